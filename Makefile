@@ -1,0 +1,87 @@
+VENV        ?= .venv
+CONSTRAINTS ?= constraints.txt
+CONFIG      ?= litellm_config.yaml
+PORT        ?= 4000
+PYTHON      ?=
+UV          ?= uv
+
+BIN         := $(VENV)/bin
+STAMP       := $(VENV)/.installed
+NEW_ENOUGH  := import sys; sys.exit(sys.version_info < (3, 11))
+
+.DEFAULT_GOAL := help
+.PHONY: help install run test lint format constraints clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@echo
+	@echo "  PYTHON=python3.12 chooses the interpreter, PORT=4001 and CONFIG=my.yaml what 'make run' serves."
+
+install: $(STAMP) ## Create .venv with the package and its development tools
+	@:
+
+run: install ## Serve litellm_config.yaml with a scripted model, no key needed
+	@exec $(BIN)/luthien-hooks demo --config $(CONFIG) --port $(PORT)
+
+test: install ## Run the tests
+	@$(BIN)/python -m pytest
+
+lint: install ## Check style, formatting and types
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/pyright
+
+format: install ## Fix what can be fixed, and format
+	@$(BIN)/ruff check --fix-only .
+	@$(BIN)/ruff format .
+
+constraints: ## Pin what a fresh install resolves to, in constraints.txt
+	@set -eu; dir=$$(mktemp -d); trap 'rm -rf "$$dir"' EXIT; \
+	$(MAKE) --no-print-directory install VENV="$$dir/venv" CONSTRAINTS=/dev/null; \
+	"$$dir/venv/bin/python" -c "$$LIST_VERSIONS" >"$$dir/constraints.txt"; \
+	cp "$$dir/constraints.txt" constraints.txt
+	@echo "Wrote constraints.txt"
+
+clean: ## Remove .venv, caches and built files
+	@rm -rf .venv build dist .pytest_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(STAMP): pyproject.toml $(CONSTRAINTS)
+	@$(CREATE_VENV)
+	@echo "Installing into $(VENV); the first time takes a minute or two ..."
+	@if $(UV) --version >/dev/null 2>&1; then \
+		$(UV) pip install --quiet --compile-bytecode --python $(BIN)/python -c $(CONSTRAINTS) -e '.[dev]'; \
+	else \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[dev]'; \
+	fi
+	@touch $@
+	@echo "Installed."
+
+# Leaves an environment that is there alone. $(PYTHON), where given, is the only one tried.
+define CREATE_VENV
+set -eu; \
+if $(BIN)/python -c '$(NEW_ENOUGH)' 2>/dev/null; then exit 0; fi; \
+for python in $(or $(PYTHON),python3 python3.13 python3.12 python3.11); do \
+	if "$$python" -c '$(NEW_ENOUGH)' 2>/dev/null; then \
+		echo "Creating $(VENV) with $$("$$python" --version)"; \
+		if $(UV) --version >/dev/null 2>&1; \
+		then exec $(UV) venv --quiet --clear --python "$$("$$python" -c 'import sys; print(sys.executable)')" $(VENV); \
+		else exec "$$python" -m venv --clear $(VENV); \
+		fi; \
+	fi; \
+done; \
+echo "Python 3.11 or newer is needed, and $(or $(PYTHON),python3) is missing or older." >&2; \
+echo "Install one and name it: make install PYTHON=/path/to/python3.12" >&2; \
+exit 1
+endef
+
+define LIST_VERSIONS
+from importlib.metadata import distributions
+from re import sub
+names = {sub("[-_.]+", "-", d.name).lower(): d.version for d in distributions()}
+for own in ("luthien-litellm-hooks", "pip", "setuptools", "wheel"):
+    names.pop(own, None)
+print("# Written by 'make constraints': the versions a fresh install resolved to.")
+print(*(f"{name}=={version}" for name, version in sorted(names.items())), sep="\n")
+endef
+export LIST_VERSIONS
