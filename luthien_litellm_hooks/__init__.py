@@ -1,0 +1,95 @@
+"""AI-control policies for the stock LiteLLM proxy.
+
+`luthien` is the callback that a LiteLLM config names. It is built when it is first asked for, so
+importing the package to write a policy has no side effect (nor has `import *`: it is not in `__all__`).
+"""
+
+from typing import TYPE_CHECKING
+
+from luthien_litellm_hooks.errors import (
+    ConfigError,
+    LuthienError,
+    PolicyBlockedError,
+    PolicyError,
+    PolicyTimeoutError,
+    QueueFullError,
+    StreamClosedError,
+    WireError,
+)
+from luthien_litellm_hooks.events import (
+    Chunk,
+    ContentStreamBlock,
+    ReasoningStreamBlock,
+    StreamBlock,
+    ToolCall,
+    ToolCallStreamBlock,
+)
+from luthien_litellm_hooks.executor import PolicyExecutor
+from luthien_litellm_hooks.policy.base import Policy, PolicyConfig
+from luthien_litellm_hooks.policy.context import Decision, Identity, PolicyContext, StreamingResponseContext
+from luthien_litellm_hooks.policy.helpers import (
+    drop_block,
+    get_last_ingress_chunk,
+    passthrough_accumulated_chunks,
+    passthrough_last_chunk,
+    send_chunk,
+    send_reasoning,
+    send_text,
+    send_tool_call,
+)
+from luthien_litellm_hooks.policy.request import Answer, Request
+from luthien_litellm_hooks.policy.simple import SimplePolicy
+from luthien_litellm_hooks.telemetry import NoOpObservabilityContext, ObservabilityContext
+
+if TYPE_CHECKING:
+    from luthien_litellm_hooks.hooks.callback import LuthienCallback
+
+    luthien: LuthienCallback
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Answer",
+    "Chunk",
+    "ConfigError",
+    "ContentStreamBlock",
+    "Decision",
+    "Identity",
+    "LuthienError",
+    "NoOpObservabilityContext",
+    "ObservabilityContext",
+    "Policy",
+    "PolicyBlockedError",
+    "PolicyConfig",
+    "PolicyContext",
+    "PolicyError",
+    "PolicyExecutor",
+    "PolicyTimeoutError",
+    "QueueFullError",
+    "ReasoningStreamBlock",
+    "Request",
+    "SimplePolicy",
+    "StreamBlock",
+    "StreamClosedError",
+    "StreamingResponseContext",
+    "ToolCall",
+    "ToolCallStreamBlock",
+    "WireError",
+    "drop_block",
+    "get_last_ingress_chunk",
+    "passthrough_accumulated_chunks",
+    "passthrough_last_chunk",
+    "send_chunk",
+    "send_reasoning",
+    "send_text",
+    "send_tool_call",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name != "luthien":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from luthien_litellm_hooks.hooks import callback
+
+    globals()[name] = built = callback.build()
+    return built

@@ -1,0 +1,1 @@
+"""Wire formats, one adapter each; all that is known of a format is known here."""

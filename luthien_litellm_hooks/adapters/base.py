@@ -1,0 +1,46 @@
+"""What the executor needs of a wire format."""
+
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+from luthien_litellm_hooks.events import Chunk, StreamEvent
+
+
+class Adapter(Protocol):
+    """One wire format, for one answer: units of the wire to events, and events back.
+
+    Adapters are pure: no clock, no logger, nothing awaited. They never change what they are given;
+    LiteLLM keeps the very same objects for its log and its cache.
+    """
+
+    @property
+    def stop_reason(self) -> str:
+        """The reason of an answer that ended naturally and calls no tool."""
+        ...
+
+    @property
+    def tool_reasons(self) -> tuple[str, ...]:
+        """The reasons of an answer that calls tools; the first is the usual one."""
+        ...
+
+    def decode(self, raw: object) -> Sequence[Chunk]:
+        """The chunks in one item of a provider's stream, and their events in the order in which
+        they are to be judged. Raises `WireError` if the item cannot be understood."""
+        ...
+
+    def flush(self) -> Sequence[Chunk]:
+        """What is left when the provider's stream has ended."""
+        ...
+
+    def encode(self, events: Sequence[StreamEvent], of: Chunk | None) -> Iterable[object]:
+        """Items of the client's stream that say just `events`. `of` is the chunk that they came
+        in, or None if a policy made them."""
+        ...
+
+    def split(self, response: object) -> Chunk:
+        """A full answer as one chunk. Raises `WireError` if it cannot be understood."""
+        ...
+
+    def join(self, response: object, events: Sequence[StreamEvent]) -> object:
+        """A new full answer like `response` that says just `events`."""
+        ...

@@ -1,0 +1,195 @@
+"""What an answer is made of, whatever wire format it came in: chunks, events and blocks.
+
+An adapter turns each unit of the wire into a `Chunk` with its events; the assembler turns events
+into blocks; the adapter of the way out turns events back into units of the wire.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Literal, TypeVar
+
+ToolForm = Literal["function", "custom", "legacy_function"]
+"""`function`: arguments are JSON. `custom`: arguments are free text. `legacy_function`: the chat
+format's old `function_call`, one at most, without an id."""
+
+_NO_EXTRA: Mapping[str, object] = MappingProxyType({})
+
+
+def _no_extra() -> Mapping[str, object]:
+    return _NO_EXTRA
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """One thing that a chunk says about one choice of the answer.
+
+    `part` is the adapter's own: the piece of the wire that the event was read from. It is not
+    copied by `dataclasses.replace`, so a changed event can never bring its original back.
+    """
+
+    choice: int = 0
+    part: object = field(default=None, init=False, repr=False, compare=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextDelta(Event):
+    """A piece of the text that the user reads. Never empty when it came from a provider."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReasoningDelta(Event):
+    """A piece of the model's reasoning. `text` may be empty (a signature, a redacted piece)."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolCallDelta(Event):
+    """A piece of a tool call. The first piece of a call brings its `id` and `name`.
+
+    `index` is the wire's number of the call, or None where the provider gives none.
+    """
+
+    index: int | None = None
+    id: str | None = None
+    name: str | None = None
+    arguments: str = ""
+    form: ToolForm = "function"
+    extra: Mapping[str, object] = field(default_factory=_no_extra)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finish(Event):
+    """The answer of this choice is complete; `reason` in the words of the wire format."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage(Event):
+    """The provider's count of tokens."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opaque(Event):
+    """Something that no policy judges: a role, an image, an annotation, a ping."""
+
+
+StreamEvent = TextDelta | ReasoningDelta | ToolCallDelta | Finish | Usage | Opaque
+DeltaEvent = TextDelta | ReasoningDelta | ToolCallDelta
+
+EventT = TypeVar("EventT", bound=Event)
+
+
+def from_wire(event: EventT, part: object) -> EventT:
+    """`event` with the piece of the wire that it stands for; for adapters and the way out only."""
+    object.__setattr__(event, "part", part)
+    return event
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """One unit of a wire format and the events in it.
+
+    `raw` is the unit itself, as it came; None for a chunk that a policy built. Like an event's
+    `part` it does not survive `dataclasses.replace`.
+    """
+
+    events: tuple[StreamEvent, ...]
+    raw: object = field(default=None, init=False, repr=False, compare=False)
+
+    @classmethod
+    def from_wire(cls, raw: object, events: tuple[StreamEvent, ...]) -> "Chunk":
+        chunk = cls(events)
+        object.__setattr__(chunk, "raw", raw)
+        return chunk
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A whole tool call. `arguments` is the text that the model wrote, valid JSON or not.
+
+    `extra` holds the fields of the wire that are none of ours (a signature, a caller); a changed
+    call keeps them.
+    """
+
+    id: str | None
+    name: str
+    arguments: str
+    form: ToolForm = "function"
+    extra: Mapping[str, object] = field(default_factory=_no_extra, compare=False, repr=False)
+
+
+class StreamBlock:
+    """A part of an answer that policies judge as a whole.
+
+    `choice` is the number of the answer it belongs to (0 unless the client asked for several),
+    `is_complete` whether all of it came.
+    """
+
+    __slots__ = ("_joined", "_pieces", "choice", "is_complete")
+
+    def __init__(self, choice: int = 0) -> None:
+        self.choice = choice
+        self.is_complete = False
+        self._pieces: list[str] = []
+        self._joined = ""
+
+    def append(self, piece: str) -> None:
+        """Adds a piece; costs the same however long the block is."""
+        self._pieces.append(piece)
+
+    def _text(self) -> str:
+        if self._pieces:
+            self._joined += "".join(self._pieces)
+            self._pieces.clear()
+        return self._joined
+
+
+class ContentStreamBlock(StreamBlock):
+    """A block of text."""
+
+    __slots__ = ()
+
+    @property
+    def content(self) -> str:
+        """The text that came so far."""
+        return self._text()
+
+
+class ReasoningStreamBlock(StreamBlock):
+    """A block of reasoning."""
+
+    __slots__ = ()
+
+    @property
+    def content(self) -> str:
+        """The reasoning that came so far."""
+        return self._text()
+
+
+class ToolCallStreamBlock(StreamBlock):
+    """A tool call. `index` counts the calls of one choice from 0, in the order they came."""
+
+    __slots__ = ("extra", "form", "id", "index", "name")
+
+    def __init__(self, index: int, choice: int = 0, form: ToolForm = "function") -> None:
+        super().__init__(choice)
+        self.index = index
+        self.id: str | None = None
+        self.name = ""
+        self.form: ToolForm = form
+        self.extra: dict[str, object] = {}
+
+    @property
+    def arguments(self) -> str:
+        """The arguments that came so far, exactly as the model wrote them."""
+        return self._text()
+
+    @property
+    def tool_call(self) -> ToolCall:
+        """The call as it stands."""
+        return ToolCall(self.id, self.name, self.arguments, self.form, MappingProxyType(self.extra))

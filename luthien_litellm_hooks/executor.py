@@ -1,0 +1,168 @@
+"""Runs a policy over a request and its answer, and decides what happens when the policy fails."""
+
+import asyncio
+import logging
+import sys
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
+
+import anyio
+
+from luthien_litellm_hooks.adapters.base import Adapter
+from luthien_litellm_hooks.deadline import HookDeadline
+from luthien_litellm_hooks.egress import MAX_ITEMS, PUT_TIMEOUT_S, EgressQueue, Parcel, WayOut, is_whole
+from luthien_litellm_hooks.errors import PolicyBlockedError, PolicyError, WireError
+from luthien_litellm_hooks.events import Finish, StreamEvent, TextDelta
+from luthien_litellm_hooks.policy.base import Policy
+from luthien_litellm_hooks.policy.context import PolicyContext
+from luthien_litellm_hooks.policy.request import Answer, Request
+from luthien_litellm_hooks.running_answer import OnPolicyError, RunningAnswer, failure_notice, note_failure
+
+logger = logging.getLogger("luthien_litellm_hooks")
+
+HOOK_TIMEOUT_S = 30.0
+CLOSE_GRACE_S = 5.0
+
+
+class PolicyExecutor:
+    """Calls one policy's hooks in the promised order, each under a deadline.
+
+    `timeout_s` is what one hook call may take without `keepalive()`. `on_policy_error` says what
+    happens when a hook fails: `block` ends the answer with a notice, `pass` lets what was not
+    delivered through and leaves the policy out of the rest of the answer.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        *,
+        name: str | None = None,
+        timeout_s: float = HOOK_TIMEOUT_S,
+        on_policy_error: OnPolicyError = "block",
+        max_items: int = MAX_ITEMS,
+        put_timeout_s: float = PUT_TIMEOUT_S,
+    ) -> None:
+        self.policy = policy
+        self.name = name or type(policy).__name__
+        self.timeout_s = timeout_s
+        self.on_policy_error: OnPolicyError = on_policy_error
+        self.max_items = max_items
+        self.put_timeout_s = put_timeout_s
+
+    async def on_request(self, ctx: PolicyContext) -> Request | Answer:
+        """What the policy makes of `ctx.request`; also sets `ctx.final_request`.
+
+        Raises `PolicyBlockedError` when the policy refuses, or fails and is to block.
+        """
+        ctx.policy_name = self.name
+        try:
+            result = await HookDeadline(self.timeout_s).run(self.policy.on_request(ctx.request, ctx))
+            _check_request(ctx.request, result)
+        except PolicyBlockedError as refusal:
+            ctx.decide("block", reason=refusal.reason, message=refusal.message)
+            raise
+        except Exception as error:
+            note_failure(ctx, self.name, self.on_policy_error, "on_request", error)
+            if self.on_policy_error == "block":
+                raise PolicyBlockedError(failure_notice(ctx)) from error
+            result = ctx.request
+        if isinstance(result, Request):
+            ctx.final_request = result
+        return result
+
+    async def run(
+        self, stream: AsyncIterable[object], adapter: Adapter, ctx: PolicyContext
+    ) -> AsyncGenerator[object, None]:
+        """The client's stream for a provider's `stream`.
+
+        What the provider's stream raises is raised here, as the same object. A policy's failure
+        never is. Closing the generator closes the provider's stream.
+        """
+        queue = EgressQueue(self.max_items, self.put_timeout_s)
+        running = self._running(queue, ctx)
+        worker = running.start(stream, adapter.decode, adapter.flush)
+        way_out = WayOut(adapter)
+        is_over = False
+        try:
+            while (parcel := await queue.take()) is not None:
+                for item in _encode(way_out, parcel):
+                    yield item
+            is_over = True
+            if running.outbox.is_touched:
+                for item in adapter.encode(way_out.finish(), None):
+                    yield item
+        finally:
+            if not is_over:
+                await _stop(worker)
+
+    async def run_full(self, response: object, adapter: Adapter, ctx: PolicyContext) -> object:
+        """The client's answer for a provider's whole `response`: the same object if nothing of it
+        was changed. The same hooks are called as for a stream."""
+        queue = EgressQueue(sys.maxsize, self.put_timeout_s)
+        running = self._running(queue, ctx)
+        worker = running.start(_one(response), lambda raw: (adapter.split(raw),), lambda: ())
+        way_out = WayOut(adapter)
+        events: list[StreamEvent] = []
+        is_over = False
+        try:
+            while (parcel := await queue.take()) is not None:
+                events += way_out.admit(parcel)
+            is_over = True
+        finally:
+            if not is_over:
+                await _stop(worker)
+        chunk = running.state.raw_chunks[-1] if running.state.raw_chunks else None
+        if chunk is None or not is_whole(chunk, events):
+            response = adapter.join(response, events + way_out.finish())
+        return await self._process_full(response, adapter, ctx)
+
+    def _running(self, queue: EgressQueue, ctx: PolicyContext) -> RunningAnswer:
+        ctx.policy_name = self.name
+        deadline = HookDeadline(self.timeout_s)
+        return RunningAnswer(self.policy, queue, deadline, ctx, self.on_policy_error)
+
+    async def _process_full(self, response: object, adapter: Adapter, ctx: PolicyContext) -> object:
+        if type(self.policy).process_full_response is Policy.process_full_response:
+            return response
+        try:
+            final = await HookDeadline(self.timeout_s).run(self.policy.process_full_response(response, ctx))
+            if type(final) is not type(response):
+                raise PolicyError(f"a {type(final).__name__} was returned for a {type(response).__name__}")
+        except PolicyBlockedError as refusal:
+            ctx.decide("block", reason=refusal.reason, message=refusal.message)
+            return adapter.join(response, _notice(adapter, refusal.message))
+        except Exception as error:
+            note_failure(ctx, self.name, self.on_policy_error, "process_full_response", error)
+            if self.on_policy_error == "block":
+                return adapter.join(response, _notice(adapter, failure_notice(ctx)))
+            return response
+        return final
+
+
+def _notice(adapter: Adapter, text: str) -> list[StreamEvent]:
+    return [TextDelta(text=text), Finish(reason=adapter.stop_reason)]
+
+
+def _check_request(request: Request, result: object) -> None:
+    if not isinstance(result, Request | Answer):
+        raise PolicyError(f"on_request returned a {type(result).__name__}, not a Request or an Answer")
+    if isinstance(result, Request) and result.is_streaming != request.is_streaming:
+        raise PolicyError("on_request changed 'stream', which decides the format that the client reads")
+
+
+def _encode(way_out: WayOut, parcel: Parcel) -> list[object]:
+    try:
+        return list(way_out.encode(parcel))
+    except Exception as error:
+        logger.exception("an answer could not be encoded")
+        raise WireError("an answer could not be encoded") from error
+
+
+async def _one(item: object) -> AsyncIterator[object]:
+    yield item
+
+
+async def _stop(worker: asyncio.Task[None]) -> None:
+    """Cancels `worker` and gives it a moment to clean up, though the caller is itself cancelled."""
+    worker.cancel()
+    with anyio.CancelScope(shield=True):
+        await asyncio.wait([worker], timeout=CLOSE_GRACE_S)

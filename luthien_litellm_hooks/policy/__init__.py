@@ -1,0 +1,1 @@
+"""What authors of policies write against; all of it is also in the package's root."""

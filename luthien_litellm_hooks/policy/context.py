@@ -1,0 +1,142 @@
+"""What hooks are given: one context for a request and its answer, and the view of a running answer."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from luthien_litellm_hooks.assembler import StreamState
+from luthien_litellm_hooks.deadline import HookDeadline
+from luthien_litellm_hooks.egress import Outbox
+from luthien_litellm_hooks.events import StreamBlock, StreamEvent
+from luthien_litellm_hooks.policy.request import Request
+from luthien_litellm_hooks.telemetry import NoOpObservabilityContext, ObservabilityContext
+
+Action = Literal["allow", "modify", "block", "error"]
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What a policy decided about one block, or about the request (`block` is None).
+
+    `reason` is for the operator and never leaves the proxy; `message` is what the client was told.
+    """
+
+    policy: str
+    action: Action
+    block: StreamBlock | None = None
+    reason: str | None = None
+    message: str | None = None
+    score: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who asks, as LiteLLM authenticated them. A field is None where LiteLLM knows nothing."""
+
+    key_hash: str | None = None
+    key_alias: str | None = None
+    user_id: str | None = None
+    team_id: str | None = None
+    team_alias: str | None = None
+    org_id: str | None = None
+    end_user_id: str | None = None
+
+
+class PolicyContext:
+    """One transaction: a request and its answer.
+
+    `scratchpad` is the policy's own, shared by `on_request` and every hook of the answer.
+    `request` is the request as it came, `final_request` as the provider got it.
+    """
+
+    def __init__(
+        self,
+        transaction_id: str,
+        request: Request,
+        *,
+        policy_name: str = "",
+        identity: Identity | None = None,
+        observability: ObservabilityContext | None = None,
+    ) -> None:
+        self.transaction_id = transaction_id
+        self.request = request
+        self.final_request = request
+        self.policy_name = policy_name
+        self.identity = identity or Identity()
+        self.observability = observability or NoOpObservabilityContext(transaction_id)
+        self.scratchpad: dict[str, Any] = {}
+        self.decisions: list[Decision] = []
+
+    def decide(
+        self,
+        action: Action,
+        *,
+        reason: str | None = None,
+        message: str | None = None,
+        score: float | None = None,
+    ) -> None:
+        """Records a decision; it changes nothing by itself."""
+        self._record(Decision(self.policy_name, action, None, reason, message, score))
+
+    def _record(self, decision: Decision) -> None:
+        self.decisions.append(decision)
+
+
+@dataclass(slots=True)
+class AnswerInProgress:
+    """The parts of the engine that a context and the helpers speak to."""
+
+    state: StreamState
+    outbox: Outbox
+    deadline: HookDeadline
+    event: StreamEvent | None = None
+    """The event that a delta hook is about."""
+    passes_chunk: bool = False
+    """A hook let the current chunk out as a whole, before its events were judged."""
+
+
+class StreamingResponseContext(PolicyContext):
+    """A transaction whose answer is coming in, from a stream or all at once.
+
+    `block` is the block that the hook is about, None in hooks that are about none. `delta` is the
+    piece that just came: text, reasoning, or a part of a call's arguments ("" if the piece only
+    opens the call); None outside the delta hooks.
+    """
+
+    def __init__(self, transaction: PolicyContext, answer: AnswerInProgress) -> None:
+        super().__init__(
+            transaction.transaction_id,
+            transaction.request,
+            policy_name=transaction.policy_name,
+            identity=transaction.identity,
+            observability=transaction.observability,
+        )
+        self.final_request = transaction.final_request
+        self.scratchpad = transaction.scratchpad
+        self.decisions = transaction.decisions
+        self.answer = answer
+        self.block: StreamBlock | None = None
+        self.delta: str | None = None
+
+    @property
+    def ingress_state(self) -> StreamState:
+        """What came from the provider so far."""
+        return self.answer.state
+
+    def keepalive(self) -> None:
+        """Gives the running hook its whole time again; call it while waiting for something slow."""
+        self.answer.deadline.keepalive()
+
+    def time_since_keepalive(self) -> float:
+        """Seconds since the hook began, or last called `keepalive()`."""
+        return self.answer.deadline.time_since_keepalive()
+
+    def decide(
+        self,
+        action: Action,
+        *,
+        reason: str | None = None,
+        message: str | None = None,
+        score: float | None = None,
+    ) -> None:
+        """Records a decision about `block`; it changes nothing by itself."""
+        self._record(Decision(self.policy_name, action, self.block, reason, message, score))

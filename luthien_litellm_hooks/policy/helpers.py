@@ -1,0 +1,113 @@
+"""How a hook lets something out. What a hook neither lets out nor holds on to is never delivered."""
+
+from luthien_litellm_hooks.events import (
+    Chunk,
+    ReasoningDelta,
+    StreamBlock,
+    StreamEvent,
+    TextDelta,
+    ToolCall,
+    ToolCallDelta,
+)
+from luthien_litellm_hooks.policy.context import StreamingResponseContext
+
+
+async def send_text(ctx: StreamingResponseContext, text: str) -> None:
+    """Sends text of the policy's own, at once.
+
+    In a hook about a block it stands for what came of that block: what is held of the block when
+    the hook returns is dropped. "" stands for it too, and sends nothing.
+    """
+    if text:
+        await _send(ctx, TextDelta(choice=_choice(ctx), text=text))
+    else:
+        drop_block(ctx)
+
+
+async def send_reasoning(ctx: StreamingResponseContext, text: str) -> None:
+    """Sends reasoning, without any provider's signature; otherwise like `send_text`."""
+    if text:
+        await _send(ctx, ReasoningDelta(choice=_choice(ctx), text=text))
+    else:
+        drop_block(ctx)
+
+
+async def send_tool_call(ctx: StreamingResponseContext, tool_call: ToolCall) -> None:
+    """Sends a whole tool call, which stands for what came of the hook's block, as in `send_text`."""
+    await _send(
+        ctx,
+        ToolCallDelta(
+            choice=_choice(ctx),
+            id=tool_call.id,
+            name=tool_call.name,
+            arguments=tool_call.arguments,
+            form=tool_call.form,
+            extra=tool_call.extra,
+        ),
+    )
+
+
+async def send_chunk(ctx: StreamingResponseContext, chunk: Chunk) -> None:
+    """Lets out a chunk that came, or sends the events of one that the policy built.
+
+    Of a chunk that came, what was delivered or dropped before is not delivered again.
+    """
+    if chunk.raw is None:
+        for event in chunk.events:
+            await _send(ctx, event)
+    elif ctx.block is None and chunk is get_last_ingress_chunk(ctx):
+        await passthrough_last_chunk(ctx)
+    else:
+        _note_emission(ctx)
+        await ctx.answer.outbox.release_chunk(chunk)
+
+
+def get_last_ingress_chunk(ctx: StreamingResponseContext) -> Chunk | None:
+    """The chunk that came last, or None before the first."""
+    chunks = ctx.ingress_state.raw_chunks
+    return chunks[-1] if chunks else None
+
+
+async def passthrough_last_chunk(ctx: StreamingResponseContext) -> None:
+    """Lets out what came last, exactly as it came.
+
+    In a delta hook that is the piece the hook is about; in `on_chunk_received` the whole chunk,
+    which the later hooks then only watch.
+    """
+    _note_emission(ctx)
+    if ctx.block is None:
+        ctx.answer.passes_chunk = True
+    elif ctx.answer.event is not None:
+        await ctx.answer.outbox.release_event(ctx.block, ctx.answer.event)
+
+
+async def passthrough_accumulated_chunks(ctx: StreamingResponseContext, block: StreamBlock | None = None) -> None:
+    """Lets out all that is held of `block` (if not given, of the hook's block; in a hook about no
+    block, of every block), exactly as it came and in order."""
+    _note_emission(ctx)
+    block = block or ctx.block
+    if block is not None:
+        await ctx.answer.outbox.release(block)
+    else:
+        await ctx.answer.outbox.release_all()
+
+
+def drop_block(ctx: StreamingResponseContext, block: StreamBlock | None = None) -> None:
+    """Drops what is held of `block` (if not given, of the hook's block): it is never delivered,
+    whatever happens later."""
+    block = block or ctx.block
+    if block is not None:
+        ctx.answer.outbox.drop(block)
+
+
+async def _send(ctx: StreamingResponseContext, event: StreamEvent) -> None:
+    _note_emission(ctx)
+    await ctx.answer.outbox.send(event)
+
+
+def _choice(ctx: StreamingResponseContext) -> int:
+    return ctx.block.choice if ctx.block is not None else 0
+
+
+def _note_emission(ctx: StreamingResponseContext) -> None:
+    ctx.ingress_state.last_emission_index = ctx.ingress_state.chunk_count

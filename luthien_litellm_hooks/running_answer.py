@@ -1,0 +1,303 @@
+"""One answer on its way through a policy: which hook is called when, and what a failure does."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterable, Awaitable, Callable, Sequence
+from typing import Literal
+
+from luthien_litellm_hooks.assembler import BlockAssembler
+from luthien_litellm_hooks.deadline import HookDeadline
+from luthien_litellm_hooks.egress import EgressQueue, Outbox
+from luthien_litellm_hooks.errors import PolicyBlockedError, PolicyError, StreamClosedError
+from luthien_litellm_hooks.events import (
+    Chunk,
+    ContentStreamBlock,
+    DeltaEvent,
+    Finish,
+    Opaque,
+    ReasoningStreamBlock,
+    StreamBlock,
+    StreamEvent,
+    ToolCallDelta,
+    ToolCallStreamBlock,
+    Usage,
+)
+from luthien_litellm_hooks.policy.base import Policy
+from luthien_litellm_hooks.policy.context import AnswerInProgress, PolicyContext, StreamingResponseContext
+
+logger = logging.getLogger("luthien_litellm_hooks")
+
+OnPolicyError = Literal["block", "pass"]
+Hook = Callable[[StreamingResponseContext], Awaitable[None]]
+Decode = Callable[[object], Sequence[Chunk]]
+Flush = Callable[[], Sequence[Chunk]]
+
+_workers: set[asyncio.Task[None]] = set()  # the event loop itself keeps only weak references
+
+
+class RunningAnswer:
+    """Feeds one answer to one policy, in a worker task of its own.
+
+    The worker alone touches the provider's stream and the policy; its reader takes from the queue.
+    Whatever fails, the worker closes the queue and the provider's stream, and calls
+    `on_stream_closed`.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        queue: EgressQueue,
+        deadline: HookDeadline,
+        transaction: PolicyContext,
+        on_policy_error: OnPolicyError,
+    ) -> None:
+        self._policy = policy
+        self._queue = queue
+        self._deadline = deadline
+        self._on_policy_error: OnPolicyError = on_policy_error
+        self._assembler = BlockAssembler()
+        self.state = self._assembler.state
+        self.outbox = Outbox(queue, deadline)
+        self._answer = AnswerInProgress(self.state, self.outbox, deadline)
+        self._ctx = StreamingResponseContext(transaction, self._answer)
+        self._is_ended = False  # a notice was sent: nothing but token counts may follow
+        self._is_policy_out = False  # the policy failed and is to be passed over
+        self._finished: set[int] = set()
+        self._tail: list[tuple[Chunk, StreamEvent]] = []  # what must leave after on_stream_complete
+        self._has_last_word = self._is_overridden("on_stream_complete")
+
+    def start(self, stream: AsyncIterable[object], decode: Decode, flush: Flush) -> asyncio.Task[None]:
+        """Starts the worker task."""
+        task = asyncio.create_task(self._work(stream, decode, flush), name=f"luthien-{self._ctx.transaction_id}")
+        _workers.add(task)
+        task.add_done_callback(_workers.discard)
+        return task
+
+    # The stream
+
+    async def _work(self, stream: AsyncIterable[object], decode: Decode, flush: Flush) -> None:
+        error: BaseException | None = None
+        try:
+            error = await self._read(stream, decode)
+            if error is None:
+                await self._take(flush)
+                await self._guard(self._complete_answer())
+        finally:
+            self.outbox.drop_all()
+            self._queue.close(error)
+            await _close(stream)
+            await self._say_closed()
+
+    async def _read(self, stream: AsyncIterable[object], decode: Decode) -> BaseException | None:
+        """Reads the provider's stream to its end, and returns the error that it ended with."""
+        items = aiter(stream)
+        while True:
+            try:
+                raw = await anext(items)
+            except StopAsyncIteration:
+                return None
+            except asyncio.CancelledError as error:
+                if _is_cancelled():
+                    raise
+                return error
+            except Exception as error:
+                return error
+            await self._take(lambda raw=raw: decode(raw))
+
+    async def _take(self, decode: Flush) -> None:
+        chunks: Sequence[Chunk] = ()
+        try:
+            chunks = decode()
+        except Exception as error:
+            self._fail(error)
+        for chunk in chunks:
+            if not self._is_ended:
+                await self._guard(self._judge(chunk))
+            if self._is_ended:
+                self._let_counts_out(chunk)
+
+    def _let_counts_out(self, chunk: Chunk) -> None:
+        for event in chunk.events:
+            if isinstance(event, Usage):
+                self.outbox.let_out_after_end(chunk, event)
+
+    async def _guard(self, work: Awaitable[None]) -> None:
+        try:
+            await work
+        except Exception as error:
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        """Ends the answer with a notice. The error's own text is for the operator alone."""
+        if self._is_ended:
+            return
+        self._is_ended = True
+        notice = failure_notice(self._ctx)
+        if isinstance(error, PolicyBlockedError):
+            notice = error.message
+            self._ctx.decide("block", reason=error.reason, message=notice)
+        elif not isinstance(error, PolicyError):  # of which the operator was told where it was caught
+            self._ctx.decide("error", reason=f"{type(error).__name__}: {error}")
+            logger.error("transaction %s: the answer was ended", self._ctx.transaction_id, exc_info=error)
+        self.outbox.end_with(notice)
+
+    # The hooks, in their order
+
+    async def _judge(self, chunk: Chunk) -> None:
+        self._assembler.begin(chunk)
+        self._answer.passes_chunk = False
+        await self._call("on_chunk_received")
+        for event in chunk.events:
+            if isinstance(event, Finish):
+                await self._finish(chunk, event)
+            elif isinstance(event, Usage | Opaque):
+                await self._let_out_in_order(chunk, event)
+            else:
+                await self._add(chunk, event)
+
+    async def _add(self, chunk: Chunk, event: DeltaEvent) -> None:
+        step = self._assembler.feed(event)
+        await self._complete(step.completed)
+        block = step.block
+        if block is None:
+            return
+        hook = _DELTA_HOOKS[type(block)]
+        if self._answer.passes_chunk or not self._is_called(hook):
+            await self.outbox.let_out(chunk, event, block)
+        else:
+            self.outbox.hold(chunk, event, block)
+        self._answer.event = event
+        await self._call(hook, block, event.arguments if isinstance(event, ToolCallDelta) else event.text)
+        self._answer.event = None
+
+    async def _finish(self, chunk: Chunk, event: Finish) -> None:
+        await self._complete(self._assembler.feed(event).completed)
+        if event.choice not in self._finished:
+            self._finished.add(event.choice)
+            await self._call("on_finish_reason")
+        await self._let_out_in_order(chunk, event)
+
+    async def _complete_answer(self) -> None:
+        if self._is_ended:
+            return
+        await self._complete(self._assembler.finish())
+        await self._call("on_stream_complete")
+        for chunk, event in self._tail:
+            await self.outbox.let_out(chunk, event)
+
+    async def _complete(self, blocks: Sequence[StreamBlock]) -> None:
+        for block in blocks:
+            self.state.just_completed = block
+            await self._call(_COMPLETE_HOOKS[type(block)], block)
+            self.state.just_completed = None
+
+    async def _let_out_in_order(self, chunk: Chunk, event: StreamEvent) -> None:
+        """Lets `event` out now, or, if it ends the answer, when the policy has had its last word."""
+        if self._has_last_word and (self._tail or isinstance(event, Finish)):
+            self._tail.append((chunk, event))
+        else:
+            await self.outbox.let_out(chunk, event)
+
+    # One hook
+
+    async def _call(self, hook: str, block: StreamBlock | None = None, delta: str | None = None) -> None:
+        if not self._is_called(hook):
+            return
+        self._ctx.block, self._ctx.delta = block, delta
+        self.outbox.has_spoken = False
+        try:
+            await self._run(hook)
+        except (PolicyBlockedError, StreamClosedError):
+            raise
+        except Exception as error:
+            self._settle(hook, block)
+            await self._policy_failed(hook, error)
+        else:
+            self._settle(hook, block)
+        finally:
+            self._ctx.block = self._ctx.delta = None
+
+    async def _run(self, hook: str) -> None:
+        try:
+            await self._deadline.run(getattr(self._policy, hook)(self._ctx))
+        except asyncio.CancelledError as error:
+            if _is_cancelled():
+                raise
+            raise PolicyError("something that the hook awaited was cancelled") from error
+
+    def _settle(self, hook: str, block: StreamBlock | None) -> None:
+        """Drops what the hook has replaced by words of its own."""
+        if not self.outbox.has_spoken:
+            return
+        if block is not None:
+            self.outbox.drop(block)
+        elif hook != "on_chunk_received":
+            self.outbox.drop_all()
+
+    async def _policy_failed(self, hook: str, error: Exception) -> None:
+        note_failure(self._ctx, self._ctx.policy_name, self._on_policy_error, hook, error)
+        if self._on_policy_error == "block":
+            raise PolicyError(f"{hook} failed") from error
+        self._is_policy_out = True
+        await self.outbox.release_all()
+
+    async def _say_closed(self) -> None:
+        self._is_policy_out = False
+        try:
+            await self._call("on_stream_closed")
+        except Exception as error:
+            if not isinstance(error, PolicyError):
+                logger.warning("on_stream_closed failed", exc_info=error)
+
+    def _is_called(self, hook: str) -> bool:
+        return not self._is_policy_out and self._is_overridden(hook)
+
+    def _is_overridden(self, hook: str) -> bool:
+        """Whether the policy has its own `hook`; those of `Policy` let pass, which needs no call."""
+        return getattr(type(self._policy), hook) is not getattr(Policy, hook)
+
+
+_DELTA_HOOKS: dict[type[StreamBlock], str] = {
+    ContentStreamBlock: "on_content_delta",
+    ReasoningStreamBlock: "on_reasoning_delta",
+    ToolCallStreamBlock: "on_tool_call_delta",
+}
+_COMPLETE_HOOKS: dict[type[StreamBlock], str] = {
+    ContentStreamBlock: "on_content_complete",
+    ReasoningStreamBlock: "on_reasoning_complete",
+    ToolCallStreamBlock: "on_tool_call_complete",
+}
+
+
+def failure_notice(ctx: PolicyContext) -> str:
+    """What a client is told when something of ours failed."""
+    return f"[luthien] This answer was stopped because a policy check failed (transaction {ctx.transaction_id})."
+
+
+def note_failure(ctx: PolicyContext, policy: str, on_policy_error: str, hook: str, error: Exception) -> None:
+    """Tells the operator, and nobody else, how a policy failed."""
+    ctx.decide("error", reason=f"{hook}: {type(error).__name__}: {error}")
+    logger.error(
+        "transaction %s: policy %s failed in %s (on_policy_error: %s)",
+        ctx.transaction_id,
+        policy,
+        hook,
+        on_policy_error,
+        exc_info=error,
+    )
+
+
+def _is_cancelled() -> bool:
+    """Whether it is this task that is cancelled, not something that it waits for."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+async def _close(stream: AsyncIterable[object]) -> None:
+    close = getattr(stream, "aclose", None)
+    if close is None:
+        return
+    try:
+        await close()
+    except Exception as error:
+        logger.warning("closing the provider's stream failed", exc_info=error)
