@@ -1,0 +1,184 @@
+"""Settings to a policy that runs; whatever is wrong with them is a `ConfigError` that says where."""
+
+import difflib
+import importlib
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, TypeVar, cast
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from luthien_litellm_hooks.egress import MAX_ITEMS, PUT_TIMEOUT_S
+from luthien_litellm_hooks.errors import ConfigError
+from luthien_litellm_hooks.executor import HOOK_TIMEOUT_S, PolicyExecutor
+from luthien_litellm_hooks.policies import SHORT_NAMES
+from luthien_litellm_hooks.policy.base import Policy
+from luthien_litellm_hooks.running_answer import OnPolicyError
+
+POLICY_FILE_VARIABLE = "LUTHIEN_POLICY_CONFIG"
+SETTINGS_KEY = "callback_settings.luthien"
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class PolicySpec(_Settings):
+    """Which policy, its own settings, and what happens when it fails."""
+
+    class_: str = Field(alias="class")
+    """A short name, or "module:Class"."""
+    config: dict[str, Any] = Field(default_factory=dict[str, Any])
+    timeout_s: Seconds = HOOK_TIMEOUT_S
+    """What one hook call may take without `keepalive()`, in seconds."""
+    on_policy_error: OnPolicyError = "block"
+
+
+class QueueSettings(_Settings):
+    """The way out to a client."""
+
+    max_items: Annotated[int, Field(gt=0)] = MAX_ITEMS
+    put_timeout_s: Seconds = PUT_TIMEOUT_S
+    """How long a full queue waits for a client that does not read, in seconds."""
+
+
+class Settings(_Settings):
+    """What stands under `callback_settings.luthien`."""
+
+    policy: PolicySpec
+    queue: QueueSettings = QueueSettings()
+
+
+class _PolicyFile(_Settings):
+    policy: PolicySpec
+
+
+def load_settings(callback_settings: Mapping[str, object], environment: Mapping[str, str]) -> Settings:
+    """The settings in LiteLLM's `callback_settings`, or the policy in the file that the variable
+    `LUTHIEN_POLICY_CONFIG` names. Raises `ConfigError`."""
+    given: object = callback_settings.get("luthien")
+    path = environment.get(POLICY_FILE_VARIABLE)
+    if given is None and not path:
+        raise ConfigError(
+            f"no policy is set: write {SETTINGS_KEY}.policy in the LiteLLM config, "
+            f"or name a file with a `policy:` in {POLICY_FILE_VARIABLE}{_similar('luthien', callback_settings)}"
+        )
+    if path:
+        given = _add_policy_file({} if given is None else given, path)
+    return _validate(Settings, given, where=SETTINGS_KEY)
+
+
+def build_executor(settings: Settings) -> PolicyExecutor:
+    """The executor of the settings' policy. Raises `ConfigError`."""
+    spec = settings.policy
+    return PolicyExecutor(
+        load_policy(spec, where=f"{SETTINGS_KEY}.policy"),
+        name=spec.class_,
+        timeout_s=spec.timeout_s,
+        on_policy_error=spec.on_policy_error,
+        max_items=settings.queue.max_items,
+        put_timeout_s=settings.queue.put_timeout_s,
+    )
+
+
+def load_policy(spec: PolicySpec, where: str = "policy") -> Policy:
+    """The policy that `spec` names, sealed: from here on its attributes cannot be set.
+
+    `where` is the key under which the spec stands, for messages. Raises `ConfigError`.
+    """
+    cls = _policy_class(spec.class_, where=f"{where}.class")
+    config = _validate(cls.Config, spec.config, where=f"{where}.config")
+    try:
+        policy = cls(config)
+    except Exception as error:
+        raise ConfigError(f"{where}: {spec.class_} cannot be made: {type(error).__name__}: {error}") from error
+    _check_is_stateless(policy, where)
+    policy.seal()
+    return policy
+
+
+def _add_policy_file(given: object, path: str) -> object:
+    if isinstance(given, Mapping) and "policy" in given:
+        raise ConfigError(
+            f"the policy is set twice: in {SETTINGS_KEY}.policy and in the file {path}, "
+            f"which {POLICY_FILE_VARIABLE} names; remove one"
+        )
+    try:
+        content: object = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{POLICY_FILE_VARIABLE}: {path} cannot be read: {error}") from error
+    policy_file = _validate(_PolicyFile, content, where=path)
+    rest = cast(Mapping[str, object], given if isinstance(given, Mapping) else {})
+    return {**rest, "policy": policy_file.policy}
+
+
+def _policy_class(name: str, where: str) -> type[Policy]:
+    module_name, _, class_name = SHORT_NAMES.get(name, name).partition(":")
+    if not class_name:
+        raise ConfigError(
+            f"{where}: no policy is called {name!r}{_similar(name, SHORT_NAMES)}; "
+            f'known are {", ".join(SHORT_NAMES)}, or write "module:Class"'
+        )
+    try:
+        found = getattr(importlib.import_module(module_name), class_name, None)
+    except Exception as error:
+        raise ConfigError(f"{where}: {module_name} cannot be imported: {type(error).__name__}: {error}") from error
+    if found is None:
+        raise ConfigError(f"{where}: {module_name} has no {class_name}")
+    if not (isinstance(found, type) and issubclass(found, Policy)):
+        raise ConfigError(f"{where}: {name} is not a subclass of luthien_litellm_hooks.Policy")
+    _check_hooks(found, where)
+    return found
+
+
+def _check_hooks(cls: type[Policy], where: str) -> None:
+    for name, hook in inspect.getmembers(Policy, inspect.iscoroutinefunction):
+        if not inspect.iscoroutinefunction(getattr(cls, name)) and getattr(cls, name) is not hook:
+            raise ConfigError(f"{where}: {cls.__name__}.{name} must be an `async def`")
+
+
+def _check_is_stateless(policy: Policy, where: str) -> None:
+    for name, value in vars(policy).items():
+        kind = type(cast(object, value))
+        if issubclass(kind, list | dict | set | bytearray):
+            raise ConfigError(
+                f"{where}: {type(policy).__name__}.{name} is a {kind.__name__}, which all requests would share; "
+                "keep what belongs to a request in ctx.scratchpad, and make a constant a tuple, frozenset or "
+                "MappingProxyType"
+            )
+
+
+def _validate(model: type[ModelT], given: object, where: str) -> ModelT:
+    try:
+        return model.model_validate(given)
+    except ValidationError as error:
+        lines = [_explain(model, item, where) for item in error.errors(include_url=False)]
+        raise ConfigError("; ".join(lines)) from error
+
+
+def _explain(model: type[BaseModel], error: Any, where: str) -> str:
+    key = ".".join([where, *(str(part) for part in error["loc"])])
+    if error["type"] == "extra_forbidden":
+        return f"{key}: unknown key{_similar(str(error['loc'][-1]), _keys(model, error['loc'][:-1]))}"
+    if error["type"] == "missing":
+        return f"{key}: missing"
+    return f"{key}: {error['msg'].lower()} (it is {error['input']!r})"
+
+
+def _keys(model: type[BaseModel], path: tuple[object, ...]) -> list[str]:
+    for part in path:
+        inner = next((field for name, field in model.model_fields.items() if part in (name, field.alias)), None)
+        if inner is None or not (isinstance(inner.annotation, type) and issubclass(inner.annotation, BaseModel)):
+            return []
+        model = inner.annotation
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _similar(name: str, known: Mapping[str, object] | list[str]) -> str:
+    found = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {found[0]!r}?" if found else ""

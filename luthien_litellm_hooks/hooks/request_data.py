@@ -1,0 +1,55 @@
+"""LiteLLM's `data` dict to a `Request`, and a policy's changes back into it."""
+
+import copy
+from typing import Any, cast
+
+from litellm.proxy._types import UserAPIKeyAuth
+from litellm.types.utils import Choices, Message, ModelResponse, Usage
+
+from luthien_litellm_hooks.policy.context import Identity
+from luthien_litellm_hooks.policy.request import Answer, Request
+
+_LITELLM_OWN = frozenset({"metadata", "litellm_metadata"})
+
+
+def read_request(data: dict[str, Any]) -> Request:
+    """What the client sent, as it stands now, copied: LiteLLM's own keys in `data` are left out."""
+    came = cast(dict[str, Any], data.get("proxy_server_request") or {})
+    body = cast(dict[str, Any], came.get("body") or {})
+    return Request({key: copy.deepcopy(data[key]) for key in body if key in data and key not in _LITELLM_OWN})
+
+
+def write_request(data: dict[str, Any], came: Request, final: Request) -> None:
+    """Puts what differs between the two into `data`. A dict of LiteLLM's own, it stays the same
+    object, because LiteLLM goes on with this one."""
+    if final is came:
+        return
+    for key in came.body.keys() - final.body.keys():
+        data.pop(key, None)
+    changed = {key for key in final.body if key not in came.body or came.body[key] != final.body[key]}
+    data.update({key: final.body[key] for key in changed})
+
+
+def answer_instead(data: dict[str, Any], answer: Answer) -> None:
+    """Makes LiteLLM give `answer` itself, without calling a provider; it counts no tokens."""
+    message = Message(role="assistant", content=answer.text)
+    data["mock_response"] = ModelResponse(
+        model=str(data.get("model") or ""),
+        choices=[Choices(index=0, finish_reason="stop", message=message)],
+        usage=Usage(prompt_tokens=0, completion_tokens=0, total_tokens=0),
+    )
+
+
+def read_identity(user: UserAPIKeyAuth | None) -> Identity:
+    """Who LiteLLM says is asking."""
+    if user is None:
+        return Identity()
+    return Identity(
+        key_hash=user.token or user.api_key,
+        key_alias=user.key_alias,
+        user_id=user.user_id,
+        team_id=user.team_id,
+        team_alias=user.team_alias,
+        org_id=user.org_id,
+        end_user_id=user.end_user_id,
+    )

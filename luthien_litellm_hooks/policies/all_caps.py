@@ -1,0 +1,73 @@
+"""`all_caps`: upper-case answers; the policy to try first, because its work is seen at once."""
+
+import json
+from dataclasses import replace
+from typing import Any, cast
+
+from luthien_litellm_hooks.events import ToolCallStreamBlock
+from luthien_litellm_hooks.policy.base import Policy, PolicyConfig
+from luthien_litellm_hooks.policy.context import StreamingResponseContext
+from luthien_litellm_hooks.policy.helpers import (
+    passthrough_accumulated_chunks,
+    passthrough_last_chunk,
+    send_text,
+    send_tool_call,
+)
+
+
+class AllCapsConfig(PolicyConfig):
+    """Settings of `all_caps`."""
+
+    tool_arguments: bool = False
+    """Also upper-case the string values (not the keys) of tool arguments. A tool call is then held
+    until it is whole."""
+
+
+class AllCaps(Policy):
+    """Upper-cases text as it streams, and tool arguments if asked. Reasoning stays as it is."""
+
+    Config = AllCapsConfig
+
+    def __init__(self, config: AllCapsConfig | None = None) -> None:
+        self._tool_arguments = (config or AllCapsConfig()).tool_arguments
+
+    async def on_content_delta(self, ctx: StreamingResponseContext) -> None:
+        text = ctx.delta or ""
+        if text.upper() == text:
+            await passthrough_last_chunk(ctx)
+        else:
+            await send_text(ctx, text.upper())
+
+    async def on_tool_call_delta(self, ctx: StreamingResponseContext) -> None:
+        if not self._tool_arguments:
+            await passthrough_last_chunk(ctx)
+
+    async def on_tool_call_complete(self, ctx: StreamingResponseContext) -> None:
+        if not self._tool_arguments or not isinstance(ctx.block, ToolCallStreamBlock):
+            return
+        call = ctx.block.tool_call
+        arguments = _upper_arguments(call.arguments)
+        if arguments == call.arguments:
+            await passthrough_accumulated_chunks(ctx)
+        else:
+            await send_tool_call(ctx, replace(call, arguments=arguments))
+
+
+def _upper_arguments(arguments: str) -> str:
+    """`arguments` with upper-case string values; unchanged if they are not JSON or need no change."""
+    try:
+        parsed: object = json.loads(arguments)
+    except (ValueError, RecursionError):
+        return arguments
+    upper = _upper_strings(parsed)
+    return arguments if upper == parsed else json.dumps(upper, ensure_ascii=False)
+
+
+def _upper_strings(value: object) -> object:
+    if isinstance(value, str):
+        return value.upper()
+    if isinstance(value, list):
+        return [_upper_strings(item) for item in cast(list[Any], value)]
+    if isinstance(value, dict):
+        return {key: _upper_strings(item) for key, item in cast(dict[str, Any], value).items()}
+    return value
