@@ -1,0 +1,1 @@
+"""For tests and demos: a scripted provider that needs no key and no network."""

@@ -1,0 +1,119 @@
+"""The stock LiteLLM proxy in front of a scripted provider, to try a policy without any key."""
+
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from luthien_litellm_hooks.testing.provider import ScriptedProvider
+from luthien_litellm_hooks.testing.proxy import HOST, answers, proxy_process
+from luthien_litellm_hooks.testing.serving import serve
+
+_PAUSE_SECONDS = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class _MasterKey:
+    """What clients authenticate with, which LiteLLM does not start without."""
+
+    value: str
+    shown: str  # in a command for a shell
+
+    @classmethod
+    def from_environment(cls) -> "_MasterKey":
+        """The one that is set, which is not for the screen, or else a new one for this run."""
+        if value := os.environ.get("LITELLM_MASTER_KEY"):
+            return cls(value, shown="$LITELLM_MASTER_KEY")
+        value = f"sk-{secrets.token_hex(16)}"
+        return cls(value, shown=value)
+
+
+class _StopRequest:
+    """Whether a signal has asked the demo to end. Asked by polling: its handler only sets a flag."""
+
+    def __init__(self) -> None:
+        self.received = False
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, self._receive)
+
+    def _receive(self, _number: int, _frame: FrameType | None) -> None:
+        self.received = True
+
+
+def run_demo(config: Path, port: int) -> int:
+    """Serve until a signal or the proxy's end, and return the exit code. Takes over the process's signal handlers."""
+    # LiteLLM itself would silently move to a random port.
+    if _is_taken(port):
+        return _fail(f"Port {port} is taken. Stop what listens there, or choose another: --port {port + 1}")
+    stop = _StopRequest()
+    key = _MasterKey.from_environment()
+    with (
+        serve(ScriptedProvider()) as provider_url,
+        proxy_process(config, port, _environment(provider_url, key)) as proxy,
+    ):
+        _pause_until_ready(proxy, port, stop)
+        if proxy.poll() is None and not stop.received:
+            _introduce(config, port, key)
+        while proxy.poll() is None and not stop.received:
+            time.sleep(_PAUSE_SECONDS)
+        if not stop.received:
+            return _fail(f"The proxy ended by itself with exit code {proxy.returncode}; see its output above.")
+    return 0
+
+
+def _is_taken(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex((HOST, port)) == 0
+
+
+def _fail(message: str) -> int:
+    print(message, file=sys.stderr)
+    return 1
+
+
+def _environment(provider_url: str, key: _MasterKey) -> dict[str, str]:
+    """What the configuration refers to."""
+    return {
+        "LITELLM_MASTER_KEY": key.value,
+        "SCRIPTED_PROVIDER_URL": f"{provider_url}/v1",
+        "SCRIPTED_PROVIDER_ANTHROPIC_URL": provider_url,
+    }
+
+
+def _pause_until_ready(proxy: subprocess.Popen[bytes], port: int, stop: _StopRequest) -> None:
+    """Return once the proxy answers, has ended, or need not be waited for any more."""
+    while proxy.poll() is None and not stop.received and not answers(port):
+        time.sleep(_PAUSE_SECONDS)
+
+
+def _introduce(config: Path, port: int, key: _MasterKey) -> None:
+    url = f"http://{HOST}:{port}"
+    print(
+        f"""
+LiteLLM serves {config} on {url}; its model `scripted` needs no network.
+
+A whole answer:
+
+{_curl(url, key)}
+
+A streamed answer:
+
+{_curl(url, key, stream=True)}
+
+Ctrl-C ends it.
+""",
+        flush=True,
+    )
+
+
+def _curl(url: str, key: _MasterKey, *, stream: bool = False) -> str:
+    flags, field = ("-sSN", '"stream": true, ') if stream else ("-sS", "")
+    headers = f"-H 'Content-Type: application/json' -H \"Authorization: Bearer {key.shown}\""
+    body = f'{{"model": "scripted", {field}"messages": [{{"role": "user", "content": "hello"}}]}}'
+    return f"curl {flags} {url}/v1/chat/completions {headers} -d '{body}'"

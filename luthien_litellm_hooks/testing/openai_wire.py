@@ -1,0 +1,116 @@
+"""Spells an `Answer` in the OpenAI chat-completions format, so that clients of that API can be served."""
+
+import time
+from collections.abc import Iterator
+from itertools import zip_longest
+from typing import TypeAlias
+
+from luthien_litellm_hooks.testing.answers import JSON, Answer, Call, Cut, Emission, Say, Think, Wait, dump, fresh_id
+
+_CALL_ID = "call_"
+_ERROR_TYPES = {429: "rate_limit_error", 401: "authentication_error"}
+
+_Delta: TypeAlias = JSON | Wait | Cut
+
+
+def full(answer: Answer, request: JSON) -> JSON:
+    """The body of a reply that is not streamed."""
+    choices = [
+        _choice(index, "message", _message(answer.with_call_ids(_CALL_ID)), answer.finish_reason)
+        for index in range(_choice_count(request))
+    ]
+    return {**_envelope(request, "chat.completion"), "choices": choices, "usage": _usage(answer)}
+
+
+def stream(answer: Answer, request: JSON) -> Iterator[Emission]:
+    """The frames of a streamed reply; the choices advance side by side."""
+    count = _choice_count(request)
+    options: JSON = request.get("stream_options") or {}
+    with_usage = bool(options.get("include_usage"))
+    envelope = _envelope(request, "chat.completion.chunk") | ({"usage": None} if with_usage else {})
+    lanes = [_deltas(answer.with_call_ids(_CALL_ID)) for _ in range(count)]
+    for row in zip(*lanes, strict=True):
+        for index, delta in enumerate(row):
+            if isinstance(delta, Wait | Cut):
+                yield delta
+                break
+            yield _frame({**envelope, "choices": [_choice(index, "delta", delta, None)]})
+    for index in range(count):
+        yield _frame({**envelope, "choices": [_choice(index, "delta", {}, answer.finish_reason)]})
+    if with_usage:
+        yield _frame({**envelope, "choices": [], "usage": _usage(answer)})
+    yield b"data: [DONE]\n\n"
+
+
+def error(status: int, message: str) -> JSON:
+    """The body of an error reply."""
+    kind = _ERROR_TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
+    return {"error": {"message": message, "type": kind, "param": None, "code": None}}
+
+
+def _message(answer: Answer) -> JSON:
+    says = [step.text for step in answer.steps if isinstance(step, Say)]
+    thoughts = "".join(step.text for step in answer.steps if isinstance(step, Think))
+    message: JSON = {"role": "assistant", "content": "".join(says) if says or not answer.calls else None}
+    if thoughts:
+        message["reasoning_content"] = thoughts
+    if answer.calls:
+        message["tool_calls"] = [_tool_call(call, call.arguments) for call in answer.calls]
+    return message
+
+
+def _deltas(answer: Answer) -> Iterator[_Delta]:
+    """The deltas of one choice, with the control steps in their places."""
+    yield {"role": "assistant", "content": ""}
+    lanes = iter([_call_deltas(answer, index, call) for index, call in enumerate(answer.calls)])
+    for step in answer.steps:
+        match step:
+            case Say(text):
+                yield from ({"content": piece} for piece in answer.pieces(text))
+            case Think(text):
+                yield from ({"reasoning_content": piece} for piece in answer.pieces(text))
+            case Call():
+                # The first call takes all lanes when they are interleaved; the later ones then find none.
+                yield from _round_robin(lanes) if answer.interleave else next(lanes)
+            case Wait() | Cut():
+                yield step
+
+
+def _call_deltas(answer: Answer, index: int, call: Call) -> Iterator[JSON]:
+    yield {"tool_calls": [{"index": index, **_tool_call(call, "")}]}
+    for piece in answer.pieces(call.arguments):
+        yield {"tool_calls": [{"index": index, "function": {"arguments": piece}}]}
+
+
+def _round_robin(lanes: Iterator[Iterator[JSON]]) -> Iterator[JSON]:
+    for row in zip_longest(*lanes):
+        yield from (delta for delta in row if delta is not None)
+
+
+def _tool_call(call: Call, arguments: str) -> JSON:
+    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": arguments}}
+
+
+def _choice(index: int, key: str, content: JSON, finish_reason: str | None) -> JSON:
+    return {"index": index, key: content, "logprobs": None, "finish_reason": finish_reason}
+
+
+def _choice_count(request: JSON) -> int:
+    return request.get("n") or 1
+
+
+def _envelope(request: JSON, kind: str) -> JSON:
+    return {"id": fresh_id("chatcmpl-"), "object": kind, "created": int(time.time()), "model": request.get("model")}
+
+
+def _usage(answer: Answer) -> JSON:
+    usage = answer.usage
+    return {
+        "prompt_tokens": usage.prompt,
+        "completion_tokens": usage.completion,
+        "total_tokens": usage.prompt + usage.completion,
+    }
+
+
+def _frame(chunk: JSON) -> bytes:
+    return f"data: {dump(chunk)}\n\n".encode()

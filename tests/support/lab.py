@@ -1,0 +1,68 @@
+"""A policy for tests of the whole proxy: what it does is said in the request, by its `user` field."""
+
+import os
+from dataclasses import replace
+from typing import Any
+
+import httpx
+
+from luthien_litellm_hooks import (
+    Answer,
+    PolicyBlockedError,
+    PolicyContext,
+    Request,
+    SimplePolicy,
+    StreamingResponseContext,
+    ToolCall,
+    passthrough_accumulated_chunks,
+    passthrough_last_chunk,
+    send_text,
+)
+
+
+class Lab(SimplePolicy):
+    """Drops, rewrites, refuses, fails or waits, as the request's `user` says."""
+
+    async def on_request(self, request: Request, ctx: PolicyContext) -> Request | Answer:
+        match request.body.get("user"):
+            case "rewrite request":
+                return request.replace(messages=[{"role": "user", "content": "say: rewritten"}], temperature=0.5)
+            case "remove field":
+                return request.without("temperature")
+            case "refuse request":
+                raise PolicyBlockedError("This request is refused.", reason="the operator's reason")
+            case "answer":
+                return Answer("answered by the policy")
+            case "fail on request":
+                raise RuntimeError("secret of the policy")
+            case _:
+                return request
+
+    async def on_content_complete(self, ctx: StreamingResponseContext) -> None:
+        match ctx.request.body.get("user"):
+            case "wait":
+                await send_text(ctx, "early")
+                await self._wait_at_the_gate()
+                await send_text(ctx, " late")
+            case "fail on text":
+                raise RuntimeError("secret of the policy")
+            case _:
+                await passthrough_accumulated_chunks(ctx)
+
+    async def on_content_delta(self, ctx: StreamingResponseContext) -> None:
+        if ctx.request.body.get("user") not in ("wait", "fail on text", "hold"):
+            await passthrough_last_chunk(ctx)
+
+    async def on_response_tool_call(self, tool_call: ToolCall, request: Request) -> ToolCall | None:
+        match request.body.get("user"):
+            case "drop calls":
+                return None
+            case "rename calls":
+                return replace(tool_call, name=f"safe_{tool_call.name}")
+            case _:
+                return tool_call
+
+    async def _wait_at_the_gate(self) -> None:
+        body: dict[str, Any] = {"model": "gate", "messages": [], "stream": True}
+        async with httpx.AsyncClient(timeout=60) as client:
+            await client.post(f"{os.environ['GATE_URL']}/v1/chat/completions", json=body)

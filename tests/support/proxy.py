@@ -1,0 +1,116 @@
+"""Real proxies for tests: a stock LiteLLM with a config of the test's, in front of the scripted provider."""
+
+import socket
+import time
+from collections.abc import Generator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import yaml
+
+from luthien_litellm_hooks.testing.proxy import HOST, answers, proxy_process
+
+KEY = "sk-0123456789abcdef"
+START_SECONDS = 90
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Proxy:
+    """A running proxy. `output` is what it has written."""
+
+    port: int
+    log: Path
+
+    @property
+    def url(self) -> str:
+        return f"http://{HOST}:{self.port}"
+
+    @property
+    def output(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    @cached_property
+    def http(self) -> httpx.Client:
+        return httpx.Client(base_url=self.url, headers={"Authorization": f"Bearer {KEY}"}, timeout=60)
+
+    @cached_property
+    def openai(self) -> openai.OpenAI:
+        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=KEY, max_retries=0, timeout=60)
+
+
+def proxy_config(provider_url: str, luthien: Mapping[str, Any] | None) -> dict[str, Any]:
+    """A LiteLLM config whose models `openai/NAME` and `anthropic/NAME` are the provider's NAME, with
+    the plugin's settings, or without the plugin."""
+    bases = {"openai": f"{provider_url}/v1", "anthropic": provider_url}
+    config: dict[str, Any] = {
+        "model_list": [
+            {"model_name": f"{wire}/*", "litellm_params": {"model": f"{wire}/*", "api_base": base, "api_key": "k"}}
+            for wire, base in bases.items()
+        ],
+        "router_settings": {"num_retries": 0, "disable_cooldowns": True},
+        "litellm_settings": {"num_retries": 0},
+    }
+    if luthien is not None:
+        config["litellm_settings"]["callbacks"] = ["luthien_litellm_hooks.luthien"]
+        config["callback_settings"] = {"luthien": dict(luthien)}
+    return config
+
+
+def free_port() -> int:
+    with socket.create_server((HOST, 0)) as listener:
+        return listener.getsockname()[1]
+
+
+class Proxies:
+    """Starts each proxy once, at its first use, and ends all of them."""
+
+    def __init__(self, provider_url: str, folder: Path) -> None:
+        self._provider_url = provider_url
+        self._folder = folder
+        self._stack = ExitStack()
+        self._running: dict[str, Proxy] = {}
+
+    def get(self, luthien: Mapping[str, Any] | None) -> Proxy:
+        """The proxy with these settings of the plugin; None for the stock proxy without it."""
+        name = yaml.safe_dump(luthien)
+        if name not in self._running:
+            config = proxy_config(self._provider_url, luthien)
+            folder = self._folder / f"proxy-{len(self._running)}"
+            running = running_proxy(config, folder, {"GATE_URL": self._provider_url})
+            self._running[name] = self._stack.enter_context(running)
+        return self._running[name]
+
+    def close(self) -> None:
+        self._stack.close()
+
+
+@contextmanager
+def running_proxy(config: Mapping[str, Any], folder: Path, environment: Mapping[str, str]) -> Generator[Proxy]:
+    """A proxy that serves `config`, as soon as it answers."""
+    with starting_proxy(config, folder, environment) as (process, proxy):
+        deadline = time.monotonic() + START_SECONDS
+        while not answers(proxy.port):
+            assert process.poll() is None, f"the proxy ended by itself:\n{proxy.output}"
+            assert time.monotonic() < deadline, f"the proxy did not start:\n{proxy.output}"
+            time.sleep(0.05)
+        yield proxy
+
+
+@contextmanager
+def starting_proxy(
+    config: Mapping[str, Any], folder: Path, environment: Mapping[str, str]
+) -> Generator[tuple[Any, Proxy]]:
+    """A proxy process that has just been started."""
+    folder.mkdir(parents=True)
+    path, log = folder / "config.yaml", folder / "output.txt"
+    path.write_text(yaml.safe_dump(dict(config)))
+    proxy = Proxy(free_port(), log)
+    environment = {"LITELLM_MASTER_KEY": KEY, "PYTHONPATH": str(ROOT), **environment}
+    with log.open("wb") as output, proxy_process(path, proxy.port, environment, output) as process:
+        yield process, proxy

@@ -1,0 +1,119 @@
+"""What the plugin needs of LiteLLM, checked against the installed version; each was once a silent failure."""
+
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import litellm
+import pytest
+import yaml
+from litellm.integrations.custom_logger import CustomLogger
+from litellm.proxy.types_utils.utils import get_instance_fn
+from litellm.proxy.utils import ProxyLogging
+
+import luthien_litellm_hooks
+from luthien_litellm_hooks.executor import PolicyExecutor
+from luthien_litellm_hooks.hooks.callback import LuthienCallback, UngovernedError
+from luthien_litellm_hooks.policies.noop import NoOp
+from tests.support.proxy import ROOT, Proxies, proxy_config, starting_proxy
+
+CONFIG = ROOT / "litellm_config.yaml"
+HOOKS = ("async_pre_call_hook", "async_post_call_streaming_iterator_hook", "async_post_call_success_hook")
+
+
+@pytest.fixture
+def _own_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = yaml.safe_load(CONFIG.read_text())
+    monkeypatch.setattr(litellm, "callback_settings", config["callback_settings"])
+    monkeypatch.delitem(vars(luthien_litellm_hooks), "luthien", raising=False)
+    yield
+    vars(luthien_litellm_hooks).pop("luthien", None)
+
+
+@pytest.mark.usefixtures("_own_settings")
+def test_litellms_own_loader_gets_our_one_object_from_our_own_config() -> None:
+    [entry] = yaml.safe_load(CONFIG.read_text())["litellm_settings"]["callbacks"]
+    loaded = get_instance_fn(entry, config_file_path=str(CONFIG))
+    assert isinstance(loaded, CustomLogger)
+    assert type(loaded) is LuthienCallback, "a second copy of the module would have a class of its own"
+    assert get_instance_fn(entry, config_file_path=str(CONFIG)) is loaded is luthien_litellm_hooks.luthien
+
+
+def test_litellm_sees_each_of_our_hooks(monkeypatch: pytest.MonkeyPatch) -> None:
+    callback = LuthienCallback(PolicyExecutor(NoOp()))
+    monkeypatch.setattr(litellm, "callbacks", [callback])
+    seen = ProxyLogging.callback_capabilities()
+    assert callback in seen.resolved_callbacks
+    assert seen.has_pre_call_override
+    assert (callback, "override") in seen.iterator_overrides
+    assert not seen.has_guardrail, "LiteLLM's slow path for each chunk"
+    assert not seen.has_streaming_chunk_override, "LiteLLM's slow path for each chunk"
+    assert set(HOOKS) <= set(vars(LuthienCallback)), "LiteLLM does not see inherited hooks"
+
+
+async def test_an_answer_without_a_checked_request_is_withheld() -> None:
+    """LiteLLM's hidden route /queue/chat/completions brings a stream without any request hook."""
+    callback = LuthienCallback(PolicyExecutor(NoOp()))
+
+    async def provider() -> Any:
+        yield "secret"
+
+    with pytest.raises(UngovernedError, match="could not be checked"):
+        await anext(callback.async_post_call_streaming_iterator_hook(None, provider(), {}))
+    with pytest.raises(UngovernedError, match="could not be checked"):
+        await callback.async_post_call_success_hook({}, None, "secret")
+
+
+def test_importing_the_package_to_write_a_policy_loads_neither_litellm_nor_settings() -> None:
+    code = "import sys, luthien_litellm_hooks as l; l.Policy; sys.exit('litellm' in sys.modules)"
+    environment = {"LUTHIEN_POLICY_CONFIG": "/does/not/exist", "PYTHONPATH": str(ROOT)}
+    assert subprocess.run([sys.executable, "-c", code], env=environment, check=False).returncode == 0
+
+
+BAD = {
+    "no settings": (None, "no policy is set"),
+    "wrong class": ({"policy": {"class": "all_cap"}}, "callback_settings.luthien.policy.class: no policy is called"),
+    "wrong key": (
+        {"policy": {"class": "all_caps", "config": {"tool_argument": True}}},
+        "callback_settings.luthien.policy.config.tool_argument: unknown key; did you mean 'tool_arguments'?",
+    ),
+    "wrong value": (
+        {"policy": {"class": "all_caps", "timeout_s": "soon"}},
+        "callback_settings.luthien.policy.timeout_s: input should be a valid number",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_proxy_with_a_wrong_config_does_not_start_and_says_why(name: str, tmp_path: Path) -> None:
+    settings, message = BAD[name]
+    config = proxy_config("http://127.0.0.1:9", settings or {})
+    if settings is None:
+        del config["callback_settings"]
+    assert _start_and_fail(config, tmp_path / "bad", {}).count(message)
+
+
+def test_a_proxy_takes_its_policy_from_the_file_that_the_environment_names(tmp_path: Path) -> None:
+    policy_file = tmp_path / "policy.yaml"
+    policy_file.write_text("policy: {class: all_caps, config: {tool_argument: true}}")
+    config = proxy_config("http://127.0.0.1:9", {})
+    del config["callback_settings"]
+    output = _start_and_fail(config, tmp_path / "bad", {"LUTHIEN_POLICY_CONFIG": str(policy_file)})
+    assert "policy.config.tool_argument: unknown key" in output
+
+
+def _start_and_fail(config: Mapping[str, Any], folder: Path, environment: Mapping[str, str]) -> str:
+    with starting_proxy(config, folder, environment) as (process, proxy):
+        assert process.wait(90) != 0
+        return proxy.output
+
+
+def test_routes_without_model_text_stay_as_they_are(proxies: Proxies) -> None:
+    """The scripted provider has no embeddings: its own 404 shows that it was asked."""
+    response = proxies.get({"policy": {"class": "noop"}}).http.post(
+        "/v1/embeddings", json={"model": "openai/text", "input": "x"}
+    )
+    assert response.status_code == 404
+    assert "no such endpoint: POST /v1/embeddings" in response.text

@@ -1,0 +1,268 @@
+"""Chat completions through a real proxy, with the official client: what a client gets under each policy."""
+
+import json
+import re
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from luthien_litellm_hooks.testing.answers import Answer, Call, Cut, Gate, Say, Think, Wait
+from luthien_litellm_hooks.testing.provider import ScriptedProvider
+from tests.support.chat import Delivered
+from tests.support.proxy import Proxies, Proxy
+
+NOOP = {"policy": {"class": "noop"}}
+ALL_CAPS = {"policy": {"class": "all_caps", "config": {"tool_arguments": True}}}
+LAB = {"policy": {"class": "tests.support.lab:Lab"}}
+
+FAILURE = "[luthien] This answer was stopped because a policy check failed "
+
+THREE_CALLS = (
+    Call("search", '{"query": "weather in Paris", "limit": 3}', id="call_a"),
+    Call("read", '{"path": "/tmp/x"}', id="call_b"),
+    Call("noop", "{}", id="call_c"),
+)
+ANSWERS = {
+    "text": Answer([Say("The quick brown fox: über alles")]),
+    "reasoning": Answer([Think("step by step", signature="sig"), Say("The answer.")]),
+    "call": Answer([Call("search", '{"query": "weather in Paris"}', id="call_a")]),
+    "calls": Answer([Say("Three calls."), *THREE_CALLS]),
+    "interleaved": Answer(list(THREE_CALLS), interleave=True),
+    "length": Answer([Say("cut off")], finish="length"),
+    "broken-arguments": Answer([Call("search", '{"query": "wea', id="call_a")], finish="length"),
+}
+WIRES = ("openai", "anthropic")
+CASES = [(wire, name) for wire in WIRES for name in ANSWERS if (wire, name) != ("anthropic", "broken-arguments")]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _answers(provider: ScriptedProvider) -> None:
+    provider.answers.update(ANSWERS)
+
+
+def request(model: str, content: str = "hello", **more: Any) -> dict[str, Any]:
+    return {"model": model, "messages": [{"role": "user", "content": content}], **more}
+
+
+def raw(proxy: Proxy, body: dict[str, Any]) -> str:
+    """The bytes that a client gets, but for ids and times of LiteLLM's own making."""
+    response = proxy.http.post("/v1/chat/completions", json=body)
+    assert response.status_code == 200, response.text
+    return re.sub(r'"id":"chatcmpl-[\w-]+"|"created":\d+', "", response.text)
+
+
+@pytest.mark.parametrize("mode", [{}, {"stream": True}, {"stream": True, "stream_options": {"include_usage": True}}])
+@pytest.mark.parametrize(("wire", "name"), CASES)
+def test_noop_gives_what_the_stock_proxy_gives(proxies: Proxies, wire: str, name: str, mode: dict[str, Any]) -> None:
+    body = request(f"{wire}/{name}", **mode)
+    stock, governed = raw(proxies.get(None), body), raw(proxies.get(NOOP), body)
+    assert governed == stock
+    assert len(stock) > 100
+
+
+def ask(proxy: Proxy, body: dict[str, Any], stream: bool) -> dict[str, Any]:
+    """What a client gets, the same of a full and a streamed answer."""
+    if not stream:
+        return plain(proxy.openai.chat.completions.create(**body))
+    options = {"stream": True, "stream_options": {"include_usage": True}}
+    delivered = Delivered.of(proxy.openai.chat.completions.create(**body, **options))
+    usage = delivered.chunks[-1].usage
+    return {
+        "text": delivered.text,
+        "reasoning": delivered.reasoning or None,
+        "calls": delivered.calls,
+        "finish": "".join(delivered.finish_reasons),
+        "usage": (usage.prompt_tokens, usage.completion_tokens),
+    }
+
+
+def plain(completion: Any) -> dict[str, Any]:
+    message, [choice] = completion.choices[0].message, completion.choices
+    return {
+        "text": message.content or "",
+        "reasoning": getattr(message, "reasoning_content", None),
+        "calls": [(call.id, call.function.name, call.function.arguments) for call in message.tool_calls or ()],
+        "finish": choice.finish_reason,
+        "usage": completion.usage and (completion.usage.prompt_tokens, completion.usage.completion_tokens),
+    }
+
+
+def upper_strings(arguments: dict[str, Any]) -> dict[str, Any]:
+    return {key: value.upper() if isinstance(value, str) else value for key, value in arguments.items()}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(("wire", "name"), CASES)
+def test_all_caps_changes_text_and_arguments_and_nothing_else(
+    proxies: Proxies, wire: str, name: str, stream: bool
+) -> None:
+    body = request(f"{wire}/{name}")
+    stock = ask(proxies.get(None), body, stream)
+    shouted = ask(proxies.get(ALL_CAPS), body, stream)
+    assert shouted["text"] == stock["text"].upper()
+    assert [call[:2] for call in shouted["calls"]] == [call[:2] for call in stock["calls"]]
+    if name == "broken-arguments":
+        assert shouted["calls"] == stock["calls"]
+    else:
+        came, left = ([json.loads(call[2]) for call in answer["calls"]] for answer in (stock, shouted))
+        assert left == [upper_strings(arguments) for arguments in came]
+    rest = ("reasoning", "finish", "usage")
+    assert {key: shouted[key] for key in rest} == {key: stock[key] for key in rest}
+
+
+@pytest.mark.parametrize("name", ["text", "reasoning", "call", "calls", "interleaved"])
+@pytest.mark.parametrize("settings", [NOOP, ALL_CAPS], ids=["noop", "all_caps"])
+def test_the_official_clients_own_accumulator_reads_the_stream(
+    proxies: Proxies, settings: dict[str, Any], name: str
+) -> None:
+    body = request(f"openai/{name}")
+    with proxies.get(settings).openai.chat.completions.stream(**body) as events:
+        streamed = events.get_final_completion()
+    full = proxies.get(settings).openai.chat.completions.create(**body)
+    assert {**plain(streamed), "usage": None} == {**plain(full), "usage": None}
+
+
+# Requests
+
+
+def test_the_provider_gets_the_request_as_the_policy_rewrote_it(proxies: Proxies, provider: ScriptedProvider) -> None:
+    body = request("openai/scripted", "say: original", user="rewrite request", seed=7)
+    answer = proxies.get(LAB).openai.chat.completions.create(**body)
+    assert answer.choices[0].message.content == "rewritten"
+    seen = provider.requests[-1].body
+    assert seen["messages"] == [{"role": "user", "content": "say: rewritten"}]
+    assert (seen["temperature"], seen["seed"]) == (0.5, 7)
+
+
+def test_the_provider_does_not_get_what_the_policy_took_out(proxies: Proxies, provider: ScriptedProvider) -> None:
+    body = request("openai/scripted", user="remove field", temperature=0.7)
+    proxies.get(LAB).openai.chat.completions.create(**body)
+    assert "temperature" not in provider.requests[-1].body
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("wire", WIRES)
+@pytest.mark.parametrize(
+    ("user", "expected"),
+    [
+        ("refuse request", r"This request is refused\."),
+        ("answer", r"answered by the policy"),
+        ("fail on request", re.escape(FAILURE) + r"\(transaction [\w-]+\)\."),
+    ],
+)
+def test_a_policy_answers_in_the_providers_stead(
+    proxies: Proxies, provider: ScriptedProvider, user: str, expected: str, wire: str, stream: bool
+) -> None:
+    before = len(provider.requests)
+    answer = ask(proxies.get(LAB), request(f"{wire}/text", user=user), stream)
+    assert re.fullmatch(expected, answer["text"])
+    assert (answer["finish"], answer["usage"]) == ("stop", (0, 0))
+    assert len(provider.requests) == before, "the provider must not be called"
+
+
+# Answers
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("wire", WIRES)
+def test_a_policy_drops_all_calls(proxies: Proxies, wire: str, stream: bool) -> None:
+    answer = ask(proxies.get(LAB), request(f"{wire}/calls", user="drop calls"), stream)
+    assert (answer["text"], answer["calls"], answer["finish"]) == ("Three calls.", [], "stop")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("wire", WIRES)
+def test_a_policy_renames_calls(proxies: Proxies, wire: str, stream: bool) -> None:
+    stock = ask(proxies.get(None), request(f"{wire}/calls"), stream)
+    answer = ask(proxies.get(LAB), request(f"{wire}/calls", user="rename calls"), stream)
+    renamed = [(id, f"safe_{name}", arguments) for id, name, arguments in stock["calls"]]
+    assert answer == {**stock, "calls": renamed}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_no_text_of_an_exception_reaches_a_client(proxies: Proxies, stream: bool) -> None:
+    answer = ask(proxies.get(LAB), request("openai/calls", user="fail on text"), stream)
+    assert answer["text"].startswith(FAILURE)
+    assert (answer["calls"], answer["finish"]) == ([], "stop")
+    assert "secret" not in answer["text"]
+    assert "secret of the policy" in proxies.get(LAB).output, "the operator is told"
+
+
+def test_text_sent_during_a_slow_hook_arrives_before_the_hook_ends(
+    proxies: Proxies, provider: ScriptedProvider
+) -> None:
+    gate = Gate()
+    provider.answers["gate"] = Answer([Wait(gate), Say("open")])
+    stream = proxies.get(LAB).openai.chat.completions.create(**request("openai/text", user="wait"), stream=True)
+    texts = (chunk.choices[0].delta.content for chunk in stream if chunk.choices[0].delta.content)
+    assert next(texts) == "early"
+    gate.wait_reached()
+    gate.open()
+    assert list(texts) == [" late"]
+
+
+def test_a_client_that_leaves_is_noticed_at_the_provider(proxies: Proxies, provider: ScriptedProvider) -> None:
+    gate = Gate()
+    provider.answers["endless"] = Answer([Say("first words"), Wait(gate), Say("never")])
+    before = len(provider.disconnects)
+    with proxies.get(LAB).openai.chat.completions.create(**request("openai/endless"), stream=True) as stream:
+        next(iter(stream))
+        gate.wait_reached()
+    provider.disconnects.wait_for(before + 1, timeout=2)
+    gate.open()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("user", ["pass", "hold"])
+def test_a_providers_error_reaches_the_client_as_from_the_stock_proxy(
+    proxies: Proxies, provider: ScriptedProvider, user: str, stream: bool
+) -> None:
+    provider.answers["limited"] = Answer([Say("slow down")], status=429)
+    body = request("openai/limited", user=user, stream=stream)
+    stock, governed = (proxies.get(which).http.post("/v1/chat/completions", json=body) for which in (None, LAB))
+    assert (governed.status_code, governed.json()) == (stock.status_code, stock.json())
+    assert stock.status_code == 429
+
+
+def test_a_stream_that_the_provider_cuts_gives_nothing_away_that_was_held(
+    proxies: Proxies, provider: ScriptedProvider
+) -> None:
+    provider.answers["cut"] = Answer([Say("not judged yet"), Cut()])
+    body = request("openai/cut", user="hold", stream=True)
+    response = proxies.get(LAB).http.post("/v1/chat/completions", json=body)
+    assert "judged" not in response.text
+    assert '"error"' in response.text
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_two_requests_at_once_get_their_own_answers(proxies: Proxies, stream: bool) -> None:
+    def ask_number(number: int) -> tuple[int, str]:
+        body = request("openai/scripted", f"say: number {number}")
+        return number, ask(proxies.get(ALL_CAPS), body, stream)["text"]
+
+    with ThreadPoolExecutor(20) as pool:
+        assert all(answer == f"NUMBER {number}" for number, answer in pool.map(ask_number, range(60)))
+
+
+def test_several_choices_are_all_governed(proxies: Proxies) -> None:
+    answer = proxies.get(ALL_CAPS).openai.chat.completions.create(**request("openai/text", n=3))
+    assert [choice.message.content for choice in answer.choices] == ["THE QUICK BROWN FOX: ÜBER ALLES"] * 3
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/messages", {"model": "anthropic/text", "max_tokens": 9, "messages": [{"role": "user", "content": "x"}]}),
+        ("/v1/responses", {"model": "openai/text", "input": "x"}),
+        ("/v1/completions", {"model": "openai/text", "prompt": "x"}),
+    ],
+)
+def test_a_route_that_is_not_governed_is_closed(
+    proxies: Proxies, provider: ScriptedProvider, path: str, body: dict[str, Any]
+) -> None:
+    before = len(provider.requests)
+    response = proxies.get(NOOP).http.post(path, json=body)
+    assert response.status_code == 403, response.text
+    assert "does not govern" in response.text
+    assert len(provider.requests) == before
