@@ -15,6 +15,7 @@ from luthien_litellm_hooks.events import (
     Chunk,
     Finish,
     Opaque,
+    Start,
     StreamBlock,
     StreamEvent,
     TextDelta,
@@ -214,11 +215,12 @@ class Outbox:
 class _ChoiceOut:
     """What of one choice has left."""
 
-    __slots__ = ("calls", "finish_reason", "has_made_call", "has_text", "numbers")
+    __slots__ = ("calls", "finish_reason", "has_made_call", "has_started", "has_text", "numbers")
 
     def __init__(self) -> None:
         self.numbers: dict[StreamBlock, int] = {}
         self.calls = 0
+        self.has_started = False
         self.has_made_call = False
         self.has_text = False
         self.finish_reason: str | None = None
@@ -227,8 +229,9 @@ class _ChoiceOut:
 class WayOut:
     """Keeps the order that every client can read, whatever the policy does.
 
-    Tool calls are numbered without gaps, each begins with its id and name, one finish
-    ends a choice, nothing but token counts follows it, and its reason fits what was delivered.
+    A choice starts before anything of it leaves; tool calls are numbered without gaps, and each
+    begins with its id and name; one finish ends a choice, its reason fits what was delivered, and
+    nothing but token counts follows it.
     """
 
     def __init__(self, adapter: Adapter) -> None:
@@ -237,9 +240,12 @@ class WayOut:
 
     def encode(self, parcel: Parcel) -> Iterable[object]:
         """The items of the client's stream for `parcel`, which is closed by this."""
+        started = {number for number, choice in self._choices.items() if choice.has_started}
         events = self.admit(parcel)
         if parcel.chunk is not None and is_whole(parcel.chunk, events):
             return (parcel.chunk.raw,)
+        # Some providers start a choice again with each chunk, which only a whole chunk may repeat.
+        events = [event for event in events if not (isinstance(event, Start) and event.choice in started)]
         return self._adapter.encode(events, parcel.chunk) if events else ()
 
     def admit(self, parcel: Parcel) -> list[StreamEvent]:
@@ -248,8 +254,11 @@ class WayOut:
         if parcel.notice is not None:
             for event in self._notice(parcel.notice):
                 parcel.add(event, None)
-        admitted = map(self._legal, parcel.events, parcel.blocks)
-        return [event for event in admitted if event is not None]
+        return [
+            admitted
+            for event, block in zip(parcel.events, parcel.blocks, strict=True)
+            for admitted in self._legal(event, block)
+        ]
 
     def finish(self) -> list[StreamEvent]:
         """The finishes that are still owed to the client; it gets one even if nothing else left."""
@@ -274,11 +283,20 @@ class WayOut:
             found = self._choices[number] = _ChoiceOut()
         return found
 
-    def _legal(self, event: StreamEvent, block: StreamBlock | None) -> StreamEvent | None:
+    def _legal(self, event: StreamEvent, block: StreamBlock | None) -> Iterator[StreamEvent]:
         if isinstance(event, Usage):
-            return event
+            yield event
+            return
         choice = self._choice(event.choice)
-        if isinstance(event, Opaque):
+        if not choice.has_started and event.part is None:
+            yield Start(choice=event.choice)
+        choice.has_started = True
+        admitted = self._content(choice, event, block)
+        if admitted is not None:
+            yield admitted
+
+    def _content(self, choice: _ChoiceOut, event: StreamEvent, block: StreamBlock | None) -> StreamEvent | None:
+        if isinstance(event, Start | Opaque):
             return event
         if isinstance(event, Finish):
             return self._finish(choice, event)

@@ -33,6 +33,11 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Start(Event):
+    """The answer of this choice begins: nothing of it can leave before this does."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TextDelta(Event):
     """A piece of the text that the user reads. Never empty when it came from a provider."""
 
@@ -75,10 +80,10 @@ class Usage(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Opaque(Event):
-    """Something that no policy judges: a role, an image, an annotation, a ping."""
+    """Something that no policy judges: an image, an annotation, a ping."""
 
 
-StreamEvent = TextDelta | ReasoningDelta | ToolCallDelta | Finish | Usage | Opaque
+StreamEvent = Start | TextDelta | ReasoningDelta | ToolCallDelta | Finish | Usage | Opaque
 DeltaEvent = TextDelta | ReasoningDelta | ToolCallDelta
 
 EventT = TypeVar("EventT", bound=Event)

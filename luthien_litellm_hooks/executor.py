@@ -14,6 +14,7 @@ from luthien_litellm_hooks.errors import PolicyBlockedError, PolicyError, WireEr
 from luthien_litellm_hooks.events import Finish, StreamEvent, TextDelta
 from luthien_litellm_hooks.policy.base import Policy
 from luthien_litellm_hooks.policy.context import PolicyContext
+from luthien_litellm_hooks.policy.in_stead import InStead
 from luthien_litellm_hooks.policy.request import Answer, Request
 from luthien_litellm_hooks.running_answer import OnPolicyError, RunningAnswer, failure_notice, note_failure
 
@@ -74,7 +75,8 @@ class PolicyExecutor:
     ) -> AsyncGenerator[object, None]:
         """The client's stream for a provider's `stream`.
 
-        What the provider's stream raises is raised here, as the same object. A policy's failure
+        If the policy has answered the request itself (`ctx.answer`), that is what the client gets,
+        whatever comes. What the provider's stream raises is raised here, as the same object. A policy's failure
         never is. Closing the generator closes the provider's stream.
         """
         queue = EgressQueue(self.max_items, self.put_timeout_s)
@@ -118,10 +120,11 @@ class PolicyExecutor:
     def _running(self, queue: EgressQueue, ctx: PolicyContext) -> RunningAnswer:
         ctx.policy_name = self.name
         deadline = HookDeadline(self.timeout_s)
-        return RunningAnswer(self.policy, queue, deadline, ctx, self.on_policy_error)
+        policy = self.policy if ctx.answer is None else InStead(ctx.answer)
+        return RunningAnswer(policy, queue, deadline, ctx, self.on_policy_error)
 
     async def _process_full(self, response: object, adapter: Adapter, ctx: PolicyContext) -> object:
-        if type(self.policy).process_full_response is Policy.process_full_response:
+        if ctx.answer is not None or type(self.policy).process_full_response is Policy.process_full_response:
             return response
         try:
             final = await HookDeadline(self.timeout_s).run(self.policy.process_full_response(response, ctx))

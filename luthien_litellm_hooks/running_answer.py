@@ -16,6 +16,7 @@ from luthien_litellm_hooks.events import (
     Finish,
     Opaque,
     ReasoningStreamBlock,
+    Start,
     StreamBlock,
     StreamEvent,
     ToolCallDelta,
@@ -23,7 +24,7 @@ from luthien_litellm_hooks.events import (
     Usage,
 )
 from luthien_litellm_hooks.policy.base import Policy
-from luthien_litellm_hooks.policy.context import AnswerInProgress, PolicyContext, StreamingResponseContext
+from luthien_litellm_hooks.policy.context import Engine, PolicyContext, StreamingResponseContext
 
 logger = logging.getLogger("luthien_litellm_hooks")
 
@@ -58,8 +59,8 @@ class RunningAnswer:
         self._assembler = BlockAssembler()
         self.state = self._assembler.state
         self.outbox = Outbox(queue, deadline)
-        self._answer = AnswerInProgress(self.state, self.outbox, deadline)
-        self._ctx = StreamingResponseContext(transaction, self._answer)
+        self._engine = Engine(self.state, self.outbox, deadline)
+        self._ctx = StreamingResponseContext(transaction, self._engine)
         self._is_ended = False  # a notice was sent: nothing but token counts may follow
         self._is_policy_out = False  # the policy failed and is to be passed over
         self._finished: set[int] = set()
@@ -145,12 +146,12 @@ class RunningAnswer:
 
     async def _judge(self, chunk: Chunk) -> None:
         self._assembler.begin(chunk)
-        self._answer.passes_chunk = False
+        self._engine.passes_chunk = False
         await self._call("on_chunk_received")
         for event in chunk.events:
             if isinstance(event, Finish):
                 await self._finish(chunk, event)
-            elif isinstance(event, Usage | Opaque):
+            elif isinstance(event, Start | Usage | Opaque):
                 await self._let_out_in_order(chunk, event)
             else:
                 await self._add(chunk, event)
@@ -162,13 +163,13 @@ class RunningAnswer:
         if block is None:
             return
         hook = _DELTA_HOOKS[type(block)]
-        if self._answer.passes_chunk or not self._is_called(hook):
+        if self._engine.passes_chunk or not self._is_called(hook):
             await self.outbox.let_out(chunk, event, block)
         else:
             self.outbox.hold(chunk, event, block)
-        self._answer.event = event
+        self._engine.event = event
         await self._call(hook, block, event.arguments if isinstance(event, ToolCallDelta) else event.text)
-        self._answer.event = None
+        self._engine.event = None
 
     async def _finish(self, chunk: Chunk, event: Finish) -> None:
         await self._complete(self._assembler.feed(event).completed)

@@ -295,7 +295,7 @@ class Rewrite(Hold):
         await passthrough_accumulated_chunks(ctx)
 
     async def on_tool_call_complete(self, ctx: StreamingResponseContext) -> None:
-        made = replace(ctx.block.tool_call, name="renamed")  # type: ignore[union-attr]
+        made = replace(ctx.block.tool_call, name="renamed")
         await send_tool_call(ctx, made)
         await send_tool_call(ctx, replace(made, id="second"))
 
@@ -316,7 +316,7 @@ class OnlyCall(Hold):
     """Lets only one call through."""
 
     async def on_tool_call_complete(self, ctx: StreamingResponseContext) -> None:
-        if ctx.block.name == "g":  # type: ignore[union-attr]
+        if ctx.block.name == "g":
             await passthrough_accumulated_chunks(ctx)
 
 
@@ -441,6 +441,28 @@ async def test_a_failure_in_any_hook_is_told_in_a_well_formed_stream(hook: str) 
     assert NOTICE in delivered.text
     assert "secret" not in str(delivered.chunks)
     assert delivered.finish_reasons == (["stop"] if hook != "on_stream_complete" else delivered.finish_reasons[-1:])
+
+
+async def test_an_answer_that_ends_before_it_began_still_starts_as_clients_expect() -> None:
+    class Refuses(Policy):
+        async def on_chunk_received(self, ctx: StreamingResponseContext) -> None:
+            raise PolicyBlockedError("No.")
+
+    delivered = await deliver(Refuses(), ANSWER)
+    roles = [getattr(item.choices[0].delta, "role", None) for item in delivered]
+    assert roles == ["assistant", *[None] * (len(delivered) - 1)]
+    assert Delivered.of(delivered).text == "No."
+
+
+async def test_a_provider_that_starts_again_with_each_chunk_does_so_only_in_chunks_that_pass() -> None:
+    class Star(Policy):
+        async def on_content_delta(self, ctx: StreamingResponseContext) -> None:
+            await send_text(ctx, "*")
+
+    items = [chunk(role="assistant", content="a"), chunk(role="assistant", content="b"), finish()]
+    delivered = await deliver(Star(), items)
+    assert [getattr(item.choices[0].delta, "role", None) for item in delivered] == ["assistant", None, None, None]
+    assert [id(item) for item in await deliver(NoOp(), items)] == [id(item) for item in items]
 
 
 async def test_a_hook_that_hangs_is_ended_by_its_deadline() -> None:

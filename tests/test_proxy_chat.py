@@ -135,6 +135,12 @@ def test_the_provider_gets_the_request_as_the_policy_rewrote_it(proxies: Proxies
     assert (seen["temperature"], seen["seed"]) == (0.5, 7)
 
 
+def test_a_request_edited_in_place_is_rewritten_too(proxies: Proxies, provider: ScriptedProvider) -> None:
+    body = request("openai/scripted", "say: original", user="edit in place")
+    answer = proxies.get(LAB).openai.chat.completions.create(**body)
+    assert answer.choices[0].message.content == "edited"
+
+
 def test_the_provider_does_not_get_what_the_policy_took_out(proxies: Proxies, provider: ScriptedProvider) -> None:
     body = request("openai/scripted", user="remove field", temperature=0.7)
     proxies.get(LAB).openai.chat.completions.create(**body)
@@ -159,6 +165,36 @@ def test_a_policy_answers_in_the_providers_stead(
     assert re.fullmatch(expected, answer["text"])
     assert (answer["finish"], answer["usage"]) == ("stop", (0, 0))
     assert len(provider.requests) == before, "the provider must not be called"
+
+
+CACHE = {"cache": True, "cache_params": {"type": "local"}}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_cached_answer_is_governed_and_a_refusal_never_becomes_one(
+    proxies: Proxies, provider: ScriptedProvider, stream: bool
+) -> None:
+    proxy, flag = proxies.get(LAB, **CACHE), proxies.flag
+    body = request("openai/text", f"for the cache, {stream=}", user="refuse when flagged")
+    before = len(provider.requests)
+    model = ask(proxy, body, stream)["text"]
+    flag.touch()
+    refused = ask(proxy, body, stream)["text"]
+    flag.unlink()
+    again = ask(proxy, body, stream)["text"]
+    assert (refused, again) == ("This request is refused.", model)
+    assert len(provider.requests) == before + 1, "the last answer came from the cache"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_cache_holds_what_the_provider_said(proxies: Proxies, provider: ScriptedProvider, stream: bool) -> None:
+    proxy = proxies.get(ALL_CAPS, **CACHE)
+    body = request("openai/calls", f"for the cache, {stream=}")
+    before = len(provider.requests)
+    first, second = ask(proxy, body, stream), ask(proxy, body, stream)
+    assert first == second
+    assert first["text"] == "THREE CALLS."
+    assert len(provider.requests) == before + 1
 
 
 # Answers

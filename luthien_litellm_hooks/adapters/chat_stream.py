@@ -13,6 +13,7 @@ from luthien_litellm_hooks.events import (
     Finish,
     Opaque,
     ReasoningDelta,
+    Start,
     StreamEvent,
     TextDelta,
     ToolCallDelta,
@@ -37,7 +38,6 @@ class _Part:
     tool: ToolDelta | None = None
     logprobs: object = None
     owns_rest: bool = False
-    is_role: bool = False
 
 
 def read(chunk: ModelResponseStream) -> Iterator[StreamEvent]:
@@ -49,7 +49,7 @@ def read(chunk: ModelResponseStream) -> Iterator[StreamEvent]:
     for choice in chunk.choices:
         for event in _read_choice(choice, has_rest):
             is_empty = False
-            has_rest = has_rest and isinstance(event, Opaque | Finish)
+            has_rest = has_rest and isinstance(event, Start | Opaque | Finish)
             yield event
     if "usage" in fields:
         yield from_wire(Usage(), _Part(owns_rest=has_rest))
@@ -60,7 +60,7 @@ def read(chunk: ModelResponseStream) -> Iterator[StreamEvent]:
 def _read_choice(choice: StreamingChoices, has_rest: bool) -> Iterator[StreamEvent]:
     delta = chat_parts.set_fields(choice.delta)
     if "role" in delta:
-        yield from_wire(Opaque(choice=choice.index), _Part(delta, is_role=True))
+        yield from_wire(Start(choice=choice.index), _Part(delta))
     has_own_rest = not delta.keys() <= chat_parts.MESSAGE_FIELDS
     owns_rest = has_rest or has_own_rest
     logprobs: object = getattr(choice, "logprobs", None)
@@ -121,8 +121,8 @@ class _Draft:
             self.delta |= chat_parts.reasoning_fields(event, part.delta if part is not None else None)
         elif isinstance(event, ToolCallDelta):
             self._add_call(event, part)
-        elif part is not None and part.is_role:
-            self.delta |= {"role": part.delta["role"], "content": ""}
+        elif isinstance(event, Start):
+            self.delta |= {"role": part.delta["role"] if part is not None else "assistant", "content": ""}
 
     def _add_call(self, event: ToolCallDelta, part: _Part | None) -> None:
         if event.form == "legacy_function":

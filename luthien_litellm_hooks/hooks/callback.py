@@ -42,13 +42,11 @@ class UngovernedError(GuardrailRaisedException):
 class _Transaction:
     """What the hooks of one request hand on to each other.
 
-    `context` is None on a route without model text; `is_answered` when the policy answered the
-    request itself, so that there is nothing of a model's to judge.
+    `context` is None on a route without model text.
     """
 
+    route: str
     context: PolicyContext | None = None
-    route: str = ""
-    is_answered: bool = False
 
 
 _transaction: ContextVar[_Transaction | None] = ContextVar("luthien_transaction", default=None)
@@ -68,7 +66,7 @@ class LuthienCallback(CustomLogger):
         self, user_api_key_dict: UserAPIKeyAuth, cache: DualCache, data: dict[str, Any], call_type: str
     ) -> dict[str, Any]:
         """Before the provider is called. Returns `data`, changed in place if the policy wants it."""
-        transaction = _Transaction(route=call_type)
+        transaction = _Transaction(call_type)
         _transaction.set(transaction)
         if call_type in WITHOUT_MODEL_TEXT:
             return data
@@ -90,10 +88,10 @@ class LuthienCallback(CustomLogger):
         except PolicyBlockedError as refusal:
             result = Answer(refusal.message)
         if isinstance(result, Answer):
-            transaction.is_answered = True
+            context.answer = result
             answer_instead(data, result)
         else:
-            write_request(data, request, result)
+            write_request(data, result)
 
     async def async_post_call_streaming_iterator_hook(
         self, user_api_key_dict: UserAPIKeyAuth, response: AsyncIterable[object], request_data: dict[str, Any]
@@ -103,10 +101,6 @@ class LuthienCallback(CustomLogger):
         if transaction is None or transaction.context is None:
             logger.error("a stream came without a request that was checked; it is withheld")
             raise UngovernedError
-        if transaction.is_answered:
-            async for chunk in response:
-                yield chunk
-            return
         adapter = GOVERNED[transaction.route](transaction.context.final_request)
         stream = self._executor.run(response, adapter, transaction.context)
         try:
@@ -125,7 +119,7 @@ class LuthienCallback(CustomLogger):
         if transaction is None:
             logger.error("an answer came without a request that was checked; it is withheld")
             raise UngovernedError
-        if transaction.context is None or transaction.is_answered:
+        if transaction.context is None:
             return response
         adapter = GOVERNED[transaction.route](transaction.context.final_request)
         try:

@@ -14,30 +14,33 @@ _LITELLM_OWN = frozenset({"metadata", "litellm_metadata"})
 
 def read_request(data: dict[str, Any]) -> Request:
     """What the client sent, as it stands now, copied: LiteLLM's own keys in `data` are left out."""
-    came = cast(dict[str, Any], data.get("proxy_server_request") or {})
-    body = cast(dict[str, Any], came.get("body") or {})
-    return Request({key: copy.deepcopy(data[key]) for key in body if key in data and key not in _LITELLM_OWN})
+    return Request({key: copy.deepcopy(data[key]) for key in _client_keys(data)})
 
 
-def write_request(data: dict[str, Any], came: Request, final: Request) -> None:
-    """Puts what differs between the two into `data`. A dict of LiteLLM's own, it stays the same
-    object, because LiteLLM goes on with this one."""
-    if final is came:
-        return
-    for key in came.body.keys() - final.body.keys():
-        data.pop(key, None)
-    changed = {key for key in final.body if key not in came.body or came.body[key] != final.body[key]}
+def write_request(data: dict[str, Any], final: Request) -> None:
+    """Puts what differs from `final` into `data`, which stays the same object: LiteLLM's own."""
+    for key in _client_keys(data) - final.body.keys():
+        del data[key]
+    changed = {key for key in final.body if key not in data or data[key] != final.body[key]}
     data.update({key: final.body[key] for key in changed})
 
 
 def answer_instead(data: dict[str, Any], answer: Answer) -> None:
-    """Makes LiteLLM give `answer` itself, without calling a provider; it counts no tokens."""
+    """Makes LiteLLM give `answer` itself, without calling a provider; it counts no tokens, and the
+    answers that LiteLLM keeps for later are neither asked nor added to."""
     message = Message(role="assistant", content=answer.text)
     data["mock_response"] = ModelResponse(
         model=str(data.get("model") or ""),
         choices=[Choices(index=0, finish_reason="stop", message=message)],
         usage=Usage(prompt_tokens=0, completion_tokens=0, total_tokens=0),
     )
+    data["cache"] = {"no-cache": True, "no-store": True}
+
+
+def _client_keys(data: dict[str, Any]) -> set[str]:
+    came = cast(dict[str, Any], data.get("proxy_server_request") or {})
+    body = cast(dict[str, Any], came.get("body") or {})
+    return body.keys() & data.keys() - _LITELLM_OWN
 
 
 def read_identity(user: UserAPIKeyAuth | None) -> Identity:

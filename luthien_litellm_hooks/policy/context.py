@@ -7,7 +7,7 @@ from luthien_litellm_hooks.assembler import StreamState
 from luthien_litellm_hooks.deadline import HookDeadline
 from luthien_litellm_hooks.egress import Outbox
 from luthien_litellm_hooks.events import StreamBlock, StreamEvent
-from luthien_litellm_hooks.policy.request import Request
+from luthien_litellm_hooks.policy.request import Answer, Request
 from luthien_litellm_hooks.telemetry import NoOpObservabilityContext, ObservabilityContext
 
 Action = Literal["allow", "modify", "block", "error"]
@@ -45,7 +45,8 @@ class PolicyContext:
     """One transaction: a request and its answer.
 
     `scratchpad` is the policy's own, shared by `on_request` and every hook of the answer.
-    `request` is the request as it came, `final_request` as the provider got it.
+    `request` is the request as it came, `final_request` as the provider got it. `answer` is what
+    the client gets in the model's stead, if the policy so decided.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class PolicyContext:
         self.transaction_id = transaction_id
         self.request = request
         self.final_request = request
+        self.answer: Answer | None = None
         self.policy_name = policy_name
         self.identity = identity or Identity()
         self.observability = observability or NoOpObservabilityContext(transaction_id)
@@ -82,8 +84,8 @@ class PolicyContext:
 
 
 @dataclass(slots=True)
-class AnswerInProgress:
-    """The parts of the engine that a context and the helpers speak to."""
+class Engine:
+    """The parts of the engine that a context and the helpers speak to; not for policies."""
 
     state: StreamState
     outbox: Outbox
@@ -102,7 +104,7 @@ class StreamingResponseContext(PolicyContext):
     opens the call); None outside the delta hooks.
     """
 
-    def __init__(self, transaction: PolicyContext, answer: AnswerInProgress) -> None:
+    def __init__(self, transaction: PolicyContext, engine: Engine) -> None:
         super().__init__(
             transaction.transaction_id,
             transaction.request,
@@ -113,22 +115,22 @@ class StreamingResponseContext(PolicyContext):
         self.final_request = transaction.final_request
         self.scratchpad = transaction.scratchpad
         self.decisions = transaction.decisions
-        self.answer = answer
+        self.engine = engine
         self.block: StreamBlock | None = None
         self.delta: str | None = None
 
     @property
     def ingress_state(self) -> StreamState:
         """What came from the provider so far."""
-        return self.answer.state
+        return self.engine.state
 
     def keepalive(self) -> None:
         """Gives the running hook its whole time again; call it while waiting for something slow."""
-        self.answer.deadline.keepalive()
+        self.engine.deadline.keepalive()
 
     def time_since_keepalive(self) -> float:
         """Seconds since the hook began, or last called `keepalive()`."""
-        return self.answer.deadline.time_since_keepalive()
+        return self.engine.deadline.time_since_keepalive()
 
     def decide(
         self,

@@ -59,7 +59,7 @@ async def send_chunk(ctx: StreamingResponseContext, chunk: Chunk) -> None:
         await passthrough_last_chunk(ctx)
     else:
         _note_emission(ctx)
-        await ctx.answer.outbox.release_chunk(chunk)
+        await ctx.engine.outbox.release_chunk(chunk)
 
 
 def get_last_ingress_chunk(ctx: StreamingResponseContext) -> Chunk | None:
@@ -76,9 +76,9 @@ async def passthrough_last_chunk(ctx: StreamingResponseContext) -> None:
     """
     _note_emission(ctx)
     if ctx.block is None:
-        ctx.answer.passes_chunk = True
-    elif ctx.answer.event is not None:
-        await ctx.answer.outbox.release_event(ctx.block, ctx.answer.event)
+        ctx.engine.passes_chunk = True
+    elif ctx.engine.event is not None:
+        await ctx.engine.outbox.release_event(ctx.block, ctx.engine.event)
 
 
 async def passthrough_accumulated_chunks(ctx: StreamingResponseContext, block: StreamBlock | None = None) -> None:
@@ -87,9 +87,9 @@ async def passthrough_accumulated_chunks(ctx: StreamingResponseContext, block: S
     _note_emission(ctx)
     block = block or ctx.block
     if block is not None:
-        await ctx.answer.outbox.release(block)
+        await ctx.engine.outbox.release(block)
     else:
-        await ctx.answer.outbox.release_all()
+        await ctx.engine.outbox.release_all()
 
 
 def drop_block(ctx: StreamingResponseContext, block: StreamBlock | None = None) -> None:
@@ -97,12 +97,12 @@ def drop_block(ctx: StreamingResponseContext, block: StreamBlock | None = None) 
     whatever happens later."""
     block = block or ctx.block
     if block is not None:
-        ctx.answer.outbox.drop(block)
+        ctx.engine.outbox.drop(block)
 
 
 async def _send(ctx: StreamingResponseContext, event: StreamEvent) -> None:
     _note_emission(ctx)
-    await ctx.answer.outbox.send(event)
+    await ctx.engine.outbox.send(event)
 
 
 def _choice(ctx: StreamingResponseContext) -> int:

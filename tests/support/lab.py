@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -31,6 +32,11 @@ class Lab(SimplePolicy):
                 return request.without("temperature")
             case "refuse request":
                 raise PolicyBlockedError("This request is refused.", reason="the operator's reason")
+            case "refuse when flagged" if _is_flagged():
+                raise PolicyBlockedError("This request is refused.")
+            case "edit in place":
+                request.messages[0]["content"] = "say: edited"
+                return request
             case "answer":
                 return Answer("answered by the policy")
             case "fail on request":
@@ -66,3 +72,7 @@ class Lab(SimplePolicy):
         body: dict[str, Any] = {"model": "gate", "messages": [], "stream": True}
         async with httpx.AsyncClient(timeout=60) as client:
             await client.post(f"{os.environ['GATE_URL']}/v1/chat/completions", json=body)
+
+
+def _is_flagged() -> bool:
+    return Path(os.environ["FLAG"]).exists()

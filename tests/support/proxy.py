@@ -73,17 +73,21 @@ class Proxies:
     def __init__(self, provider_url: str, folder: Path) -> None:
         self._provider_url = provider_url
         self._folder = folder
+        self.flag = folder / "flag"
+        """A file whose presence the lab policy looks for."""
         self._stack = ExitStack()
         self._running: dict[str, Proxy] = {}
 
-    def get(self, luthien: Mapping[str, Any] | None) -> Proxy:
-        """The proxy with these settings of the plugin; None for the stock proxy without it."""
-        name = yaml.safe_dump(luthien)
+    def get(self, luthien: Mapping[str, Any] | None, **litellm_settings: Any) -> Proxy:
+        """The proxy with these settings of the plugin (None for the stock proxy without it), and
+        these `litellm_settings`."""
+        name = yaml.safe_dump([luthien, litellm_settings])
         if name not in self._running:
             config = proxy_config(self._provider_url, luthien)
+            config["litellm_settings"].update(litellm_settings)
             folder = self._folder / f"proxy-{len(self._running)}"
-            running = running_proxy(config, folder, {"GATE_URL": self._provider_url})
-            self._running[name] = self._stack.enter_context(running)
+            environment = {"GATE_URL": self._provider_url, "FLAG": str(self.flag)}
+            self._running[name] = self._stack.enter_context(running_proxy(config, folder, environment))
         return self._running[name]
 
     def close(self) -> None:
