@@ -4,6 +4,7 @@ Pure: no clock, no logger, nothing awaited.
 """
 
 import json
+import re
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -24,6 +25,8 @@ from luthien_litellm_hooks.events import (
 )
 
 RAW_CHUNKS_KEPT = 100
+
+_JSON_MARK = re.compile(r'\\(?:.|\Z)|["{}\[\]]', re.DOTALL)
 
 
 def _recent_chunks() -> deque[Chunk]:
@@ -63,8 +66,8 @@ class BlockAssembler:
     """Builds the blocks of one answer.
 
     Text and reasoning end when something else of the same choice begins. A tool call ends there
-    too if its arguments are whole JSON; otherwise it stays open, because deltas of several calls
-    may be interleaved, and ends with the answer. A piece for a call that has ended is a
+    too if its arguments are whole JSON and no call before it is open; otherwise it stays open,
+    because deltas of several calls may be interleaved, and ends with the answer. A piece for a call that has ended is a
     `WireError`: what was judged is all that may be delivered of it.
     """
 
@@ -95,16 +98,12 @@ class BlockAssembler:
         block = of_choice.find(event)
         if block is not None and block.is_complete:
             return _late(event)
-        if block is not None and block is of_choice.current:
-            _append(block, event)
-            return Step(block=block)
-        completed = tuple(of_choice.close_ended(but=block))
+        completed = () if block is not None and block is of_choice.current else tuple(of_choice.close_ended(but=block))
         if block is None:
             block = of_choice.open(event)
             self.state.blocks.append(block)
-        of_choice.current = block
-        self.state.current_block = block
-        _append(block, event)
+        self.state.current_block = of_choice.current = block
+        of_choice.append(block, event)
         return Step(completed, block)
 
     def _of(self, choice: int) -> "_OpenBlocks":
@@ -120,9 +119,11 @@ class _OpenBlocks:
     def __init__(self, choice: int) -> None:
         self.choice = choice
         self.current: StreamBlock | None = None
+        self._text: StreamBlock | None = None
         self._calls: list[ToolCallStreamBlock] = []
-        self._open: dict[StreamBlock, int] = {}
+        self._ends: dict[ToolCallStreamBlock, _ObjectEnd] = {}  # of the open calls, in their order
         self._by_index: dict[int, ToolCallStreamBlock] = {}
+        self._by_id: dict[str, ToolCallStreamBlock] = {}
 
     def find(self, event: DeltaEvent) -> StreamBlock | None:
         if isinstance(event, ToolCallDelta):
@@ -131,60 +132,68 @@ class _OpenBlocks:
         return self.current if isinstance(self.current, kind) and not self.current.is_complete else None
 
     def _find_call(self, event: ToolCallDelta) -> ToolCallStreamBlock | None:
-        if event.index is not None:
-            call = self._by_index.get(event.index)
-            if call is not None and event.name and event.id and call.id and event.id != call.id:
-                return None  # some providers give every call the index 0
-        elif event.id:
-            call = next((call for call in self._calls if call.id == event.id), None)
-        else:
-            call = None if event.name or not self._calls else self._calls[-1]
-        return call
+        of_id = self._by_id.get(event.id) if event.id else None
+        if event.index is None:
+            return of_id or (None if event.id or event.name or not self._calls else self._calls[-1])
+        call = self._by_index.get(event.index)
+        if call is None or not event.id or call.id in (None, event.id):
+            return call
+        return of_id or (None if event.name else call)  # some providers give every call the index 0
 
     def open(self, event: DeltaEvent) -> StreamBlock:
-        block: StreamBlock
         if isinstance(event, ToolCallDelta):
-            block = ToolCallStreamBlock(len(self._calls), self.choice, event.form)
-            self._calls.append(block)
-            if event.index is not None:
-                self._by_index[event.index] = block
-        elif isinstance(event, TextDelta):
-            block = ContentStreamBlock(self.choice)
-        else:
-            block = ReasoningStreamBlock(self.choice)
-        self._open[block] = 0
-        return block
+            return self._open_call(event)
+        self._text = (ContentStreamBlock if isinstance(event, TextDelta) else ReasoningStreamBlock)(self.choice)
+        return self._text
+
+    def _open_call(self, event: ToolCallDelta) -> ToolCallStreamBlock:
+        call = ToolCallStreamBlock(len(self._calls), self.choice, event.form)
+        self._calls.append(call)
+        self._ends[call] = _ObjectEnd()
+        if event.id:
+            self._by_id[event.id] = call
+        if event.index is not None:
+            self._by_index[event.index] = call
+        return call
+
+    def append(self, block: StreamBlock, event: DeltaEvent) -> None:
+        _append(block, event)
+        if isinstance(event, ToolCallDelta) and isinstance(block, ToolCallStreamBlock):
+            self._ends[block].feed(event.arguments)
 
     def close_ended(self, but: StreamBlock | None) -> Iterator[StreamBlock]:
-        is_call_open = False
-        for block in list(self._open):
-            if isinstance(block, ToolCallStreamBlock):  # calls end in the order in which they began
-                is_call_open = is_call_open or block is but or not self._has_ended(block)
-            if block is not but and not (is_call_open and isinstance(block, ToolCallStreamBlock)):
-                yield self._close(block)
+        """Closes what has ended. Calls end in the order in which they began."""
+        while (call := next(iter(self._ends), None)) is not None and call is not but and self._has_ended(call):
+            yield self._close_call(call)
+        if self._text is not None and self._text is not but:
+            yield self._close_text(self._text)
 
     def close_all(self) -> Iterator[StreamBlock]:
-        for block in list(self._open):
-            yield self._close(block)
+        for call in list(self._ends):
+            yield self._close_call(call)
+        if self._text is not None:
+            yield self._close_text(self._text)
         self.current = None
 
-    def _close(self, block: StreamBlock) -> StreamBlock:
-        del self._open[block]
-        block.is_complete = True
-        return block
+    def _close_call(self, call: ToolCallStreamBlock) -> StreamBlock:
+        del self._ends[call]
+        call.is_complete = True
+        return call
 
-    def _has_ended(self, block: ToolCallStreamBlock) -> bool:
-        if block.form == "custom":
-            return False
-        arguments = block.arguments
-        if len(arguments) < 2 * self._open[block]:
-            return False  # parsed not long ago: together, all parses of a call stay linear
-        self._open[block] = len(arguments)
-        return _is_whole_json(arguments)
+    def _close_text(self, text: StreamBlock) -> StreamBlock:
+        self._text = None
+        text.is_complete = True
+        return text
+
+    def _has_ended(self, call: ToolCallStreamBlock) -> bool:
+        end = self._ends[call]
+        if call.form != "custom" and end.is_reached and not _is_json(call.arguments):
+            end.is_out_of_reach = True
+        return call.form != "custom" and end.is_reached
 
 
 def _late(event: DeltaEvent) -> Step:
-    if isinstance(event, ToolCallDelta) and (event.arguments or event.name):
+    if isinstance(event, ToolCallDelta) and (event.arguments.strip() or event.name):
         raise WireError("a tool call went on after it had ended")
     return _NOTHING
 
@@ -207,9 +216,37 @@ def _append_head(call: ToolCallStreamBlock, event: ToolCallDelta) -> None:
         call.extra.update(event.extra)
 
 
-def _is_whole_json(text: str) -> bool:
-    if not text.endswith("}"):
-        return False
+class _ObjectEnd:
+    """Finds where a JSON object may end that comes in pieces; looks at each character once."""
+
+    __slots__ = ("_carry", "_depth", "_is_begun", "_is_in_string", "is_out_of_reach")
+
+    def __init__(self) -> None:
+        self._carry = ""
+        self._depth = 0
+        self._is_begun = False
+        self._is_in_string = False
+        self.is_out_of_reach = False
+        """What came is no JSON object."""
+
+    @property
+    def is_reached(self) -> bool:
+        return self._is_begun and self._depth == 0 and not self.is_out_of_reach
+
+    def feed(self, piece: str) -> None:
+        marks = _JSON_MARK.findall(self._carry + piece)
+        self._carry = "\\" if marks and marks[-1] == "\\" else ""  # what it escapes comes with the next piece
+        for mark in marks:
+            if mark == '"':
+                self._is_in_string = not self._is_in_string
+            elif not self._is_in_string and mark in "{[":
+                self._is_begun = True
+                self._depth += 1
+            elif not self._is_in_string and mark in "}]":
+                self._depth -= 1
+
+
+def _is_json(text: str) -> bool:
     try:
         json.loads(text)
     except (ValueError, RecursionError):

@@ -3,8 +3,9 @@
 import difflib
 import importlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, MutableMapping, MutableSequence, MutableSet
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, TypeVar, cast
 
 import yaml
@@ -19,6 +20,7 @@ from luthien_litellm_hooks.running_answer import OnPolicyError
 
 POLICY_FILE_VARIABLE = "LUTHIEN_POLICY_CONFIG"
 SETTINGS_KEY = "callback_settings.luthien"
+_NO_ENVIRONMENT: Mapping[str, str] = MappingProxyType({})
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -64,20 +66,22 @@ def load_settings(callback_settings: Mapping[str, object], environment: Mapping[
     given: object = callback_settings.get("luthien")
     path = environment.get(POLICY_FILE_VARIABLE)
     if given is None and not path:
+        near = _nearest("luthien", callback_settings.keys() - {"luthien"})
         raise ConfigError(
-            f"no policy is set: write {SETTINGS_KEY}.policy in the LiteLLM config, "
-            f"or name a file with a `policy:` in {POLICY_FILE_VARIABLE}{_similar('luthien', callback_settings)}"
+            f"no policy is set: write {SETTINGS_KEY}.policy in the LiteLLM config, or name a file with a `policy:` "
+            f"in {POLICY_FILE_VARIABLE}" + (f" (there is a callback_settings.{near}: is that it?)" if near else "")
         )
     if path:
         given = _add_policy_file({} if given is None else given, path)
     return _validate(Settings, given, where=SETTINGS_KEY)
 
 
-def build_executor(settings: Settings) -> PolicyExecutor:
-    """The executor of the settings' policy. Raises `ConfigError`."""
+def build_executor(settings: Settings, environment: Mapping[str, str] = _NO_ENVIRONMENT) -> PolicyExecutor:
+    """The executor of the settings' policy. Raises `ConfigError`, which says where the policy stands."""
     spec = settings.policy
+    path = environment.get(POLICY_FILE_VARIABLE)
     return PolicyExecutor(
-        load_policy(spec, where=f"{SETTINGS_KEY}.policy"),
+        load_policy(spec, where=f"{path}: policy" if path else f"{SETTINGS_KEY}.policy"),
         name=spec.class_,
         timeout_s=spec.timeout_s,
         on_policy_error=spec.on_policy_error,
@@ -92,9 +96,11 @@ def load_policy(spec: PolicySpec, where: str = "policy") -> Policy:
     `where` is the key under which the spec stands, for messages. Raises `ConfigError`.
     """
     cls = _policy_class(spec.class_, where=f"{where}.class")
-    config = _validate(cls.Config, spec.config, where=f"{where}.config")
     try:
+        config = _validate(cls.Config, spec.config, where=f"{where}.config")
         policy = cls(config)
+    except ConfigError:
+        raise
     except Exception as error:
         raise ConfigError(f"{where}: {spec.class_} cannot be made: {type(error).__name__}: {error}") from error
     _check_is_stateless(policy, where)
@@ -103,18 +109,19 @@ def load_policy(spec: PolicySpec, where: str = "policy") -> Policy:
 
 
 def _add_policy_file(given: object, path: str) -> object:
-    if isinstance(given, Mapping) and "policy" in given:
+    if not isinstance(given, Mapping):
+        return given  # and its validation says what is wrong
+    if "policy" in given:
         raise ConfigError(
             f"the policy is set twice: in {SETTINGS_KEY}.policy and in the file {path}, "
             f"which {POLICY_FILE_VARIABLE} names; remove one"
         )
     try:
         content: object = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:  # yaml lets the ValueError of an impossible date through
         raise ConfigError(f"{POLICY_FILE_VARIABLE}: {path} cannot be read: {error}") from error
     policy_file = _validate(_PolicyFile, content, where=path)
-    rest = cast(Mapping[str, object], given if isinstance(given, Mapping) else {})
-    return {**rest, "policy": policy_file.policy}
+    return {**cast(Mapping[str, object], given), "policy": policy_file.policy}
 
 
 def _policy_class(name: str, where: str) -> type[Policy]:
@@ -129,11 +136,15 @@ def _policy_class(name: str, where: str) -> type[Policy]:
     except Exception as error:
         raise ConfigError(f"{where}: {module_name} cannot be imported: {type(error).__name__}: {error}") from error
     if found is None:
-        raise ConfigError(f"{where}: {module_name} has no {class_name}")
+        raise ConfigError(f"{where}: {module_name} has no {class_name}{_similar(class_name, _names(module_name))}")
     if not (isinstance(found, type) and issubclass(found, Policy)):
         raise ConfigError(f"{where}: {name} is not a subclass of luthien_litellm_hooks.Policy")
     _check_hooks(found, where)
     return found
+
+
+def _names(module_name: str) -> Iterable[str]:
+    return vars(importlib.import_module(module_name))
 
 
 def _check_hooks(cls: type[Policy], where: str) -> None:
@@ -143,9 +154,14 @@ def _check_hooks(cls: type[Policy], where: str) -> None:
 
 
 def _check_is_stateless(policy: Policy, where: str) -> None:
-    for name, value in vars(policy).items():
+    own = {
+        name: value for cls in type(policy).__mro__ if cls not in Policy.__mro__ for name, value in vars(cls).items()
+    }
+    for name, value in {**own, **vars(policy)}.items():
+        if name.startswith("__"):
+            continue
         kind = type(cast(object, value))
-        if issubclass(kind, list | dict | set | bytearray):
+        if issubclass(kind, MutableSequence | MutableMapping | MutableSet):
             raise ConfigError(
                 f"{where}: {type(policy).__name__}.{name} is a {kind.__name__}, which all requests would share; "
                 "keep what belongs to a request in ctx.scratchpad, and make a constant a tuple, frozenset or "
@@ -158,7 +174,7 @@ def _validate(model: type[ModelT], given: object, where: str) -> ModelT:
         return model.model_validate(given)
     except ValidationError as error:
         lines = [_explain(model, item, where) for item in error.errors(include_url=False)]
-        raise ConfigError("; ".join(lines)) from error
+        raise ConfigError("; ".join(lines)) from None
 
 
 def _explain(model: type[BaseModel], error: Any, where: str) -> str:
@@ -167,7 +183,16 @@ def _explain(model: type[BaseModel], error: Any, where: str) -> str:
         return f"{key}: unknown key{_similar(str(error['loc'][-1]), _keys(model, error['loc'][:-1]))}"
     if error["type"] == "missing":
         return f"{key}: missing"
-    return f"{key}: {error['msg'].lower()} (it is {error['input']!r})"
+    if error["type"] in ("model_type", "dict_type"):
+        return f"{key}: should be a mapping of keys to values, not {_shown(key, error['input'])}"
+    return f"{key}: {error['msg']} (it is {_shown(key, error['input'])})"
+
+
+def _shown(key: str, value: object) -> str:
+    """`value` for a message, or only its kind if it is long or may be a secret."""
+    is_secret = any(word in key.rpartition(".")[2].lower() for word in ("key", "token", "secret", "password"))
+    shown = repr(value)
+    return f"a {type(value).__name__}" if is_secret or len(shown) > 60 else shown
 
 
 def _keys(model: type[BaseModel], path: tuple[object, ...]) -> list[str]:
@@ -179,6 +204,10 @@ def _keys(model: type[BaseModel], path: tuple[object, ...]) -> list[str]:
     return [field.alias or name for name, field in model.model_fields.items()]
 
 
-def _similar(name: str, known: Mapping[str, object] | list[str]) -> str:
-    found = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {found[0]!r}?" if found else ""
+def _similar(name: str, known: Iterable[object]) -> str:
+    found = _nearest(name, known)
+    return f"; did you mean {found!r}?" if found else ""
+
+
+def _nearest(name: str, known: Iterable[object]) -> str | None:
+    return next(iter(difflib.get_close_matches(name, [key for key in known if isinstance(key, str)], n=1)), None)

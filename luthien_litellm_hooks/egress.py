@@ -263,16 +263,17 @@ class WayOut:
     def finish(self) -> list[StreamEvent]:
         """The finishes that are still owed to the client; it gets one even if nothing else left."""
         unfinished = self._unfinished() if self._choices else [0]
-        return [event for number in unfinished for event in self._ending(number)]
+        return [
+            Finish(choice=number, reason=self._adapter.tool_reasons[0] if choice.calls else self._adapter.stop_reason)
+            for number in unfinished
+            for choice in [self._choice(number)]
+        ]
 
     def _notice(self, text: str) -> Iterator[StreamEvent]:
         for number in self._unfinished() or [0]:
             before = "\n\n" if self._choice(number).has_text else ""
             yield TextDelta(choice=number, text=before + text)
-            yield from self._ending(number)
-
-    def _ending(self, number: int) -> Iterator[StreamEvent]:
-        yield Finish(choice=number, reason=self._adapter.stop_reason)
+            yield Finish(choice=number, reason=self._adapter.stop_reason)
 
     def _unfinished(self) -> list[int]:
         return [number for number, choice in self._choices.items() if choice.finish_reason is None]
@@ -288,7 +289,8 @@ class WayOut:
             yield event
             return
         choice = self._choice(event.choice)
-        if not choice.has_started and event.part is None:
+        is_start = isinstance(event, Start)
+        if not choice.has_started and event.part is None and not is_start:
             yield Start(choice=event.choice)
         choice.has_started = True
         admitted = self._content(choice, event, block)

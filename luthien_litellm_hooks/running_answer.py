@@ -175,6 +175,7 @@ class RunningAnswer:
         await self._complete(self._assembler.feed(event).completed)
         if event.choice not in self._finished:
             self._finished.add(event.choice)
+            self._ctx.choice = event.choice
             await self._call("on_finish_reason")
         await self._let_out_in_order(chunk, event)
 
@@ -205,6 +206,8 @@ class RunningAnswer:
         if not self._is_called(hook):
             return
         self._ctx.block, self._ctx.delta = block, delta
+        if block is not None:
+            self._ctx.choice = block.choice
         self.outbox.has_spoken = False
         try:
             await self._run(hook)
@@ -217,6 +220,7 @@ class RunningAnswer:
             self._settle(hook, block)
         finally:
             self._ctx.block = self._ctx.delta = None
+            self._ctx.choice = 0
 
     async def _run(self, hook: str) -> None:
         try:

@@ -696,6 +696,36 @@ async def test_several_choices_are_governed_each_for_itself() -> None:
     assert [Delivered.of(delivered, choice).finish_reasons for choice in (0, 1)] == [["stop"], ["stop"]]
 
 
+async def test_what_is_sent_at_the_finish_of_a_choice_belongs_to_it() -> None:
+    class Sign(Policy):
+        async def on_finish_reason(self, ctx: StreamingResponseContext) -> None:
+            await send_text(ctx, f" (choice {ctx.choice})")
+
+    items = [text("a"), text("b", choice=1), finish(), finish(choice=1)]
+    delivered = await deliver(Sign(), items)
+    assert [Delivered.of(delivered, choice).text for choice in (0, 1)] == ["a (choice 0)", "b (choice 1)"]
+
+
+@pytest.mark.parametrize(
+    "reasoning",
+    [
+        {"reasoning_content": "secret"},
+        {"thinking_blocks": [{"type": "thinking", "thinking": "secret"}], "provider_specific_fields": {"a": "secret"}},
+        {"reasoning_details": [{"type": "reasoning.text", "text": "secret"}]},
+        {"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "secret"}]}]},
+    ],
+    ids=lambda fields: next(iter(fields)),
+)
+async def test_reasoning_that_is_withheld_leaves_in_none_of_its_forms(reasoning: dict[str, Any]) -> None:
+    class NoReasoning(Policy):
+        async def on_reasoning_delta(self, ctx: StreamingResponseContext) -> None:
+            assert ctx.delta == "secret"
+
+    delivered = await deliver(NoReasoning(), [chunk(role="assistant", **reasoning), text("t"), finish()])
+    assert "secret" not in str(delivered)
+    assert Delivered.of(delivered).text == "t"
+
+
 async def test_two_answers_at_once_share_nothing() -> None:
     class Count(Policy):
         async def on_content_delta(self, ctx: StreamingResponseContext) -> None:

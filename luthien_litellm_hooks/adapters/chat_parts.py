@@ -17,8 +17,9 @@ from luthien_litellm_hooks.events import ReasoningDelta, ToolCallDelta
 ToolDelta = ChatCompletionDeltaToolCall | ChatCompletionDeltaCustomToolCall
 MessageToolCall = ChatCompletionMessageToolCall | ChatCompletionMessageCustomToolCall
 
-REASONING_FIELDS = ("reasoning_content", "thinking_blocks", "reasoning_items")
+REASONING_FIELDS = ("reasoning_content", "thinking_blocks", "reasoning_items", "reasoning_details")
 MESSAGE_FIELDS = frozenset({"role", "content", "tool_calls", "function_call", *REASONING_FIELDS})
+_HIDDEN_REASONING = frozenset(REASONING_FIELDS) - {"reasoning_content"}
 _TOOL_FIELDS = frozenset({"index", "id", "type", "function", "custom"})
 
 
@@ -48,9 +49,9 @@ def read_reasoning(message: Mapping[str, Any]) -> str | None:
     text: object = message.get("reasoning_content")
     if isinstance(text, str) and text:
         return text
-    blocks: object = message.get("thinking_blocks")
-    texts = [*_texts(blocks, "thinking"), *_texts(message.get("content"), "thinking")]
-    return "".join(texts) if texts or blocks or message.get("reasoning_items") else None
+    pieces = [*_texts(message.get("thinking_blocks"), "thinking"), *_texts(message.get("content"), "thinking")]
+    pieces = pieces or [*_texts(message.get("reasoning_details"), "text")]
+    return "".join(pieces) if pieces or _HIDDEN_REASONING & message.keys() else None
 
 
 def _texts(parts: object, kind: str) -> Iterator[str]:

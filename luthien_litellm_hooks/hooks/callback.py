@@ -136,4 +136,4 @@ def _refusal(status: int, message: str) -> HTTPException:
 def build() -> LuthienCallback:
     """The callback, from LiteLLM's settings. Raises `ConfigError`, on which LiteLLM does not start."""
     settings = load_settings(cast(dict[str, object], litellm.callback_settings or {}), os.environ)
-    return LuthienCallback(build_executor(settings))
+    return LuthienCallback(build_executor(settings, os.environ))

@@ -101,7 +101,8 @@ class StreamingResponseContext(PolicyContext):
 
     `block` is the block that the hook is about, None in hooks that are about none. `delta` is the
     piece that just came: text, reasoning, or a part of a call's arguments ("" if the piece only
-    opens the call); None outside the delta hooks.
+    opens the call); None outside the delta hooks. `choice` is the number of the answer that the
+    hook is about, 0 unless the client asked for several.
     """
 
     def __init__(self, transaction: PolicyContext, engine: Engine) -> None:
@@ -118,6 +119,7 @@ class StreamingResponseContext(PolicyContext):
         self.engine = engine
         self.block: StreamBlock | None = None
         self.delta: str | None = None
+        self.choice = 0
 
     @property
     def ingress_state(self) -> StreamState:

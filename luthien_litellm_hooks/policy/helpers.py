@@ -19,7 +19,7 @@ async def send_text(ctx: StreamingResponseContext, text: str) -> None:
     the hook returns is dropped. "" stands for it too, and sends nothing.
     """
     if text:
-        await _send(ctx, TextDelta(choice=_choice(ctx), text=text))
+        await _send(ctx, TextDelta(choice=ctx.choice, text=text))
     else:
         drop_block(ctx)
 
@@ -27,7 +27,7 @@ async def send_text(ctx: StreamingResponseContext, text: str) -> None:
 async def send_reasoning(ctx: StreamingResponseContext, text: str) -> None:
     """Sends reasoning, without any provider's signature; otherwise like `send_text`."""
     if text:
-        await _send(ctx, ReasoningDelta(choice=_choice(ctx), text=text))
+        await _send(ctx, ReasoningDelta(choice=ctx.choice, text=text))
     else:
         drop_block(ctx)
 
@@ -37,7 +37,7 @@ async def send_tool_call(ctx: StreamingResponseContext, tool_call: ToolCall) -> 
     await _send(
         ctx,
         ToolCallDelta(
-            choice=_choice(ctx),
+            choice=ctx.choice,
             id=tool_call.id,
             name=tool_call.name,
             arguments=tool_call.arguments,
@@ -103,10 +103,6 @@ def drop_block(ctx: StreamingResponseContext, block: StreamBlock | None = None) 
 async def _send(ctx: StreamingResponseContext, event: StreamEvent) -> None:
     _note_emission(ctx)
     await ctx.engine.outbox.send(event)
-
-
-def _choice(ctx: StreamingResponseContext) -> int:
-    return ctx.block.choice if ctx.block is not None else 0
 
 
 def _note_emission(ctx: StreamingResponseContext) -> None:
