@@ -81,7 +81,7 @@ BAD = {
     ),
     "wrong value": (
         {"policy": {"class": "all_caps", "timeout_s": "soon"}},
-        "callback_settings.luthien.policy.timeout_s: input should be a valid number",
+        "callback_settings.luthien.policy.timeout_s: Input should be a valid number",
     ),
 }
 
