@@ -15,6 +15,7 @@ from luthien_litellm_hooks.events import (
     ContentStreamBlock,
     DeltaEvent,
     Finish,
+    Frame,
     ReasoningDelta,
     ReasoningStreamBlock,
     StreamBlock,
@@ -67,12 +68,14 @@ class BlockAssembler:
 
     Text and reasoning end when something else of the same choice begins. A tool call ends there
     too if its arguments are whole JSON and no call before it is open; otherwise it stays open,
-    because deltas of several calls may be interleaved, and ends with the answer. A piece for a call that has ended is a
-    `WireError`: what was judged is all that may be delivered of it.
+    because deltas of several calls may be interleaved, and ends with the answer. On a framed wire a
+    block ends where the wire says so. A piece for a block that has ended is a `WireError`: what was
+    judged is all that may be delivered of it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_framed: bool = False) -> None:
         self.state = StreamState()
+        self._is_framed = is_framed
         self._choices: dict[int, _OpenBlocks] = {}
 
     def begin(self, chunk: Chunk) -> None:
@@ -87,6 +90,8 @@ class BlockAssembler:
         if isinstance(event, Finish):
             self.state.finish_reason = event.reason
             return Step(tuple(self._of(event.choice).close_all()))
+        if isinstance(event, Frame) and event.kind != "other":
+            return self._feed_frame(event)
         return _NOTHING
 
     def finish(self) -> tuple[StreamBlock, ...]:
@@ -98,13 +103,27 @@ class BlockAssembler:
         block = of_choice.find(event)
         if block is not None and block.is_complete:
             return _late(event)
-        completed = () if block is not None and block is of_choice.current else tuple(of_choice.close_ended(but=block))
-        if block is None:
-            block = of_choice.open(event)
-            self.state.blocks.append(block)
+        goes_on = self._is_framed or (block is not None and block is of_choice.current)
+        completed = () if goes_on else tuple(of_choice.close_ended(but=block))
+        block = block or self._open(of_choice, event)
         self.state.current_block = of_choice.current = block
         of_choice.append(block, event)
         return Step(completed, block)
+
+    def _feed_frame(self, event: Frame) -> Step:
+        of_choice = self._of(event.choice)
+        block = of_choice.of_index(event.index)
+        if event.role == "begin":
+            return Step(block=self._open(of_choice, event))
+        if block is None or block.is_complete or event.role == "detail":
+            return Step(block=block)
+        return Step((of_choice.close(block),), block)
+
+    def _open(self, of_choice: "_OpenBlocks", event: DeltaEvent | Frame) -> StreamBlock:
+        block = of_choice.open(event)
+        self.state.blocks.append(block)
+        self.state.current_block = of_choice.current = block
+        return block
 
     def _of(self, choice: int) -> "_OpenBlocks":
         found = self._choices.get(choice)
@@ -122,12 +141,14 @@ class _OpenBlocks:
         self._text: StreamBlock | None = None
         self._calls: list[ToolCallStreamBlock] = []
         self._ends: dict[ToolCallStreamBlock, _ObjectEnd] = {}  # of the open calls, in their order
-        self._by_index: dict[int, ToolCallStreamBlock] = {}
+        self._by_index: dict[int, StreamBlock] = {}
         self._by_id: dict[str, ToolCallStreamBlock] = {}
 
     def find(self, event: DeltaEvent) -> StreamBlock | None:
         if isinstance(event, ToolCallDelta):
             return self._find_call(event)
+        if event.index is not None:
+            return self._by_index.get(event.index)
         kind = ContentStreamBlock if isinstance(event, TextDelta) else ReasoningStreamBlock
         return self.current if isinstance(self.current, kind) and not self.current.is_complete else None
 
@@ -136,14 +157,24 @@ class _OpenBlocks:
         if event.index is None:
             return of_id or (None if event.id or event.name or not self._calls else self._calls[-1])
         call = self._by_index.get(event.index)
-        if call is None or not event.id or call.id in (None, event.id):
+        if not isinstance(call, ToolCallStreamBlock):
+            return None
+        if not event.id or call.id in (None, event.id):
             return call
         return of_id or (None if event.name else call)  # some providers give every call the index 0
 
-    def open(self, event: DeltaEvent) -> StreamBlock:
-        if isinstance(event, ToolCallDelta):
-            return self._open_call(event)
-        self._text = (ContentStreamBlock if isinstance(event, TextDelta) else ReasoningStreamBlock)(self.choice)
+    def of_index(self, index: int) -> StreamBlock | None:
+        return self._by_index.get(index)
+
+    def open(self, event: DeltaEvent | Frame) -> StreamBlock:
+        block = self._open_call(event) if isinstance(event, ToolCallDelta) else self._open_text(event)
+        if event.index is not None:
+            self._by_index[event.index] = block
+        return block
+
+    def _open_text(self, event: TextDelta | ReasoningDelta | Frame) -> StreamBlock:
+        is_text = isinstance(event, TextDelta) or (isinstance(event, Frame) and event.kind == "text")
+        self._text = (ContentStreamBlock if is_text else ReasoningStreamBlock)(self.choice)
         return self._text
 
     def _open_call(self, event: ToolCallDelta) -> ToolCallStreamBlock:
@@ -152,8 +183,6 @@ class _OpenBlocks:
         self._ends[call] = _ObjectEnd()
         if event.id:
             self._by_id[event.id] = call
-        if event.index is not None:
-            self._by_index[event.index] = call
         return call
 
     def append(self, block: StreamBlock, event: DeltaEvent) -> None:
@@ -164,26 +193,22 @@ class _OpenBlocks:
     def close_ended(self, but: StreamBlock | None) -> Iterator[StreamBlock]:
         """Closes what has ended. Calls end in the order in which they began."""
         while (call := next(iter(self._ends), None)) is not None and call is not but and self._has_ended(call):
-            yield self._close_call(call)
+            yield self.close(call)
         if self._text is not None and self._text is not but:
-            yield self._close_text(self._text)
+            yield self.close(self._text)
 
     def close_all(self) -> Iterator[StreamBlock]:
-        for call in list(self._ends):
-            yield self._close_call(call)
-        if self._text is not None:
-            yield self._close_text(self._text)
+        for block in [*self._ends, *([self._text] if self._text is not None else [])]:
+            yield self.close(block)
         self.current = None
 
-    def _close_call(self, call: ToolCallStreamBlock) -> StreamBlock:
-        del self._ends[call]
-        call.is_complete = True
-        return call
-
-    def _close_text(self, text: StreamBlock) -> StreamBlock:
-        self._text = None
-        text.is_complete = True
-        return text
+    def close(self, block: StreamBlock) -> StreamBlock:
+        if isinstance(block, ToolCallStreamBlock):
+            del self._ends[block]
+        else:
+            self._text = None
+        block.is_complete = True
+        return block
 
     def _has_ended(self, call: ToolCallStreamBlock) -> bool:
         end = self._ends[call]
@@ -193,8 +218,9 @@ class _OpenBlocks:
 
 
 def _late(event: DeltaEvent) -> Step:
-    if isinstance(event, ToolCallDelta) and (event.arguments.strip() or event.name):
-        raise WireError("a tool call went on after it had ended")
+    brings = event.arguments.strip() or event.name if isinstance(event, ToolCallDelta) else event.text
+    if brings:
+        raise WireError("a block went on after it had ended")
     return _NOTHING
 
 

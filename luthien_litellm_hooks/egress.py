@@ -1,29 +1,15 @@
-"""The way out of one answer: what is let out, what is held, and the order that a client can read.
+"""What of an answer is let out and what is held, and the queue between those who do and who read.
 
-The worker puts parcels in, the generator that LiteLLM reads takes them out and encodes them.
+The worker puts parcels in; the generator that LiteLLM reads takes them out.
 """
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Iterable
 
-from luthien_litellm_hooks.adapters.base import Adapter
 from luthien_litellm_hooks.deadline import HookDeadline
 from luthien_litellm_hooks.errors import QueueFullError, StreamClosedError
-from luthien_litellm_hooks.events import (
-    Chunk,
-    Finish,
-    Opaque,
-    Start,
-    StreamBlock,
-    StreamEvent,
-    TextDelta,
-    ToolCallDelta,
-    ToolCallStreamBlock,
-    Usage,
-    from_wire,
-)
+from luthien_litellm_hooks.events import Chunk, Frame, StreamBlock, StreamEvent
 
 MAX_ITEMS = 10_000
 PUT_TIMEOUT_S = 30.0
@@ -127,7 +113,8 @@ class EgressQueue:
 class Outbox:
     """What the hooks of one answer let out, and what they hold.
 
-    Each event from the provider is let out once, or held until it is let out or dropped.
+    Each event from the provider is let out once, or held until it is let out or dropped. A block's
+    frame follows what it frames: it leaves with the first of it, and not at all if nothing does.
     """
 
     def __init__(self, queue: EgressQueue, deadline: HookDeadline) -> None:
@@ -135,6 +122,8 @@ class Outbox:
         self._deadline = deadline
         self._open: Parcel | None = None
         self._held: dict[StreamBlock, list[tuple[Chunk, StreamEvent]]] = {}
+        self._begun: set[StreamBlock] = set()  # of which something has left
+        self._changed: set[StreamBlock] = set()  # of which something was replaced or dropped
         self.has_spoken = False
         """A policy sent something of its own since this was last set to False."""
         self.is_touched = False
@@ -142,20 +131,36 @@ class Outbox:
 
     async def let_out(self, chunk: Chunk, event: StreamEvent, block: StreamBlock | None = None) -> None:
         """Lets an event out that is not held."""
-        parcel = self._open
-        if parcel is not None and parcel.chunk is chunk and not parcel.is_taken:
-            parcel.add(event, block)
-        else:
-            await self._put(chunk, event, block)
+        if block is not None:
+            await self._begin(block)
+        await self._let_out(chunk, event, block)
 
-    async def send(self, event: StreamEvent) -> None:
-        """Lets an event out that a policy made."""
+    async def send(self, event: StreamEvent, block: StreamBlock | None = None) -> None:
+        """Lets an event out that a policy made; in the frame of `block`, if it stands for it."""
         self.has_spoken = self.is_touched = True
-        await self._put(None, event, None)
+        if block is not None:
+            self._changed.add(block)
+            await self._begin(block)
+        await self._put(None, event, block)
 
     def hold(self, chunk: Chunk, event: StreamEvent, block: StreamBlock) -> None:
         """Holds an event until its block is released or dropped."""
         self._held.setdefault(block, []).append((chunk, event))
+
+    async def let_out_detail(self, chunk: Chunk, event: StreamEvent, block: StreamBlock) -> None:
+        """Lets a detail out with the rest of its block, of which it says something; a changed block
+        leaves without."""
+        if self._held.get(block):
+            self.hold(chunk, event, block)
+        elif block not in self._changed:
+            await self.let_out(chunk, event, block)
+
+    async def let_out_end(self, chunk: Chunk, event: StreamEvent, block: StreamBlock) -> None:
+        """Lets the end of a block out that has begun; holds it with the rest of the block."""
+        if self._held.get(block):
+            self.hold(chunk, event, block)
+        elif block in self._begun:
+            await self.let_out(chunk, event, block)
 
     async def release_event(self, block: StreamBlock, event: StreamEvent) -> None:
         """Lets `event` out if it is the latest of `block` and still held."""
@@ -184,6 +189,7 @@ class Outbox:
     def drop(self, block: StreamBlock) -> None:
         """Forgets what is held of `block`: it is never delivered."""
         if self._held.pop(block, None):
+            self._changed.add(block)
             self.is_touched = True
 
     def drop_all(self) -> None:
@@ -197,11 +203,27 @@ class Outbox:
         self.is_touched = True
         self._queue.put_last(Parcel(None, notice))
 
-    def let_out_after_end(self, chunk: Chunk, event: Usage) -> None:
-        """Lets the provider's token counts out, though the answer was ended."""
+    def let_out_ending(self, chunk: Chunk, events: Iterable[StreamEvent]) -> None:
+        """Lets out how an answer ends that was ended with a notice."""
         parcel = Parcel(chunk)
-        parcel.add(event, None)
-        self._queue.put_last(parcel)
+        for event in events:
+            parcel.add(event, None)
+        if parcel.events:
+            self._queue.put_last(parcel)
+
+    async def _begin(self, block: StreamBlock) -> None:
+        self._begun.add(block)
+        held = self._held.get(block)
+        if held and isinstance(held[0][1], Frame) and held[0][1].role == "begin":
+            chunk, event = held.pop(0)
+            await self._let_out(chunk, event, block)
+
+    async def _let_out(self, chunk: Chunk, event: StreamEvent, block: StreamBlock | None) -> None:
+        parcel = self._open
+        if parcel is not None and parcel.chunk is chunk and not parcel.is_taken:
+            parcel.add(event, block)
+        else:
+            await self._put(chunk, event, block)
 
     async def _put(self, chunk: Chunk | None, event: StreamEvent, block: StreamBlock | None) -> None:
         parcel = Parcel(chunk)
@@ -210,139 +232,3 @@ class Outbox:
             with self._deadline.paused():
                 await self._queue.put(parcel)
         self._open = parcel
-
-
-class _ChoiceOut:
-    """What of one choice has left."""
-
-    __slots__ = ("calls", "finish_reason", "has_made_call", "has_started", "has_text", "numbers")
-
-    def __init__(self) -> None:
-        self.numbers: dict[StreamBlock, int] = {}
-        self.calls = 0
-        self.has_started = False
-        self.has_made_call = False
-        self.has_text = False
-        self.finish_reason: str | None = None
-
-
-class WayOut:
-    """Keeps the order that every client can read, whatever the policy does.
-
-    A choice starts before anything of it leaves; tool calls are numbered without gaps, and each
-    begins with its id and name; one finish ends a choice, its reason fits what was delivered, and
-    nothing but token counts follows it.
-    """
-
-    def __init__(self, adapter: Adapter) -> None:
-        self._adapter = adapter
-        self._choices: dict[int, _ChoiceOut] = {}
-
-    def encode(self, parcel: Parcel) -> Iterable[object]:
-        """The items of the client's stream for `parcel`, which is closed by this."""
-        started = {number for number, choice in self._choices.items() if choice.has_started}
-        events = self.admit(parcel)
-        if parcel.chunk is not None and is_whole(parcel.chunk, events):
-            return (parcel.chunk.raw,)
-        # Some providers start a choice again with each chunk, which only a whole chunk may repeat.
-        events = [event for event in events if not (isinstance(event, Start) and event.choice in started)]
-        return self._adapter.encode(events, parcel.chunk) if events else ()
-
-    def admit(self, parcel: Parcel) -> list[StreamEvent]:
-        """The events of `parcel` as they may leave; the same objects where nothing had to change."""
-        parcel.is_taken = True
-        if parcel.notice is not None:
-            for event in self._notice(parcel.notice):
-                parcel.add(event, None)
-        return [
-            admitted
-            for event, block in zip(parcel.events, parcel.blocks, strict=True)
-            for admitted in self._legal(event, block)
-        ]
-
-    def finish(self) -> list[StreamEvent]:
-        """The finishes that are still owed to the client; it gets one even if nothing else left."""
-        unfinished = self._unfinished() if self._choices else [0]
-        return [
-            Finish(choice=number, reason=self._adapter.tool_reasons[0] if choice.calls else self._adapter.stop_reason)
-            for number in unfinished
-            for choice in [self._choice(number)]
-        ]
-
-    def _notice(self, text: str) -> Iterator[StreamEvent]:
-        for number in self._unfinished() or [0]:
-            before = "\n\n" if self._choice(number).has_text else ""
-            yield TextDelta(choice=number, text=before + text)
-            yield Finish(choice=number, reason=self._adapter.stop_reason)
-
-    def _unfinished(self) -> list[int]:
-        return [number for number, choice in self._choices.items() if choice.finish_reason is None]
-
-    def _choice(self, number: int) -> _ChoiceOut:
-        found = self._choices.get(number)
-        if found is None:
-            found = self._choices[number] = _ChoiceOut()
-        return found
-
-    def _legal(self, event: StreamEvent, block: StreamBlock | None) -> Iterator[StreamEvent]:
-        if isinstance(event, Usage):
-            yield event
-            return
-        choice = self._choice(event.choice)
-        is_start = isinstance(event, Start)
-        if not choice.has_started and event.part is None and not is_start:
-            yield Start(choice=event.choice)
-        choice.has_started = True
-        admitted = self._content(choice, event, block)
-        if admitted is not None:
-            yield admitted
-
-    def _content(self, choice: _ChoiceOut, event: StreamEvent, block: StreamBlock | None) -> StreamEvent | None:
-        if isinstance(event, Start | Opaque):
-            return event
-        if isinstance(event, Finish):
-            return self._finish(choice, event)
-        if choice.finish_reason is not None:
-            return None
-        if isinstance(event, ToolCallDelta):
-            return self._call(choice, event, block)
-        choice.has_text = choice.has_text or isinstance(event, TextDelta)
-        return event
-
-    def _finish(self, choice: _ChoiceOut, event: Finish) -> Finish | None:
-        reason = event.reason
-        if reason in self._adapter.tool_reasons and not choice.calls:
-            reason = self._adapter.stop_reason
-        elif reason == self._adapter.stop_reason and choice.has_made_call:
-            reason = self._adapter.tool_reasons[0]
-        if choice.finish_reason not in (None, reason):
-            return None  # some providers repeat themselves, which is harmless; but not contradict
-        choice.finish_reason = reason
-        return event if reason == event.reason else from_wire(replace(event, reason=reason), event.part)
-
-    def _call(self, choice: _ChoiceOut, event: ToolCallDelta, block: StreamBlock | None) -> ToolCallDelta:
-        number = choice.numbers.get(block) if block is not None else None
-        if number is None:
-            number, choice.calls = choice.calls, choice.calls + 1
-            if isinstance(block, ToolCallStreamBlock):
-                choice.numbers[block] = number
-                event = _with_head(event, block)
-            else:
-                choice.has_made_call = True
-        if event.index == number or event.form == "legacy_function":
-            return event
-        return from_wire(replace(event, index=number), event.part)
-
-
-def _with_head(event: ToolCallDelta, block: ToolCallStreamBlock) -> ToolCallDelta:
-    """The first piece of a call to leave, with the call's id and name."""
-    if event.name:
-        return event
-    return from_wire(replace(event, id=block.id, name=block.name), event.part)
-
-
-def is_whole(chunk: Chunk, events: list[StreamEvent]) -> bool:
-    """Whether `events` are just what `chunk` said."""
-    return len(events) == len(chunk.events) and all(
-        left is came for left, came in zip(events, chunk.events, strict=True)
-    )

@@ -38,9 +38,26 @@ class Start(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TextDelta(Event):
-    """A piece of the text that the user reads. Never empty when it came from a provider."""
+class Frame(Event):
+    """A piece of a block that brings nothing to judge: its beginning, its end, or a `detail` of it
+    (a signature, a citation). Only of wires that frame their blocks, and number them by `index`.
 
+    A tool call begins with its first `ToolCallDelta`. `other` blocks are judged by nobody.
+    """
+
+    role: Literal["begin", "detail", "end"]
+    kind: Literal["text", "reasoning", "tool_call", "other"]
+    index: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextDelta(Event):
+    """A piece of the text that the user reads. Never empty when it came from a provider.
+
+    `index` is the number of its block, on wires that number blocks of text.
+    """
+
+    index: int | None = None
     text: str
 
 
@@ -48,6 +65,7 @@ class TextDelta(Event):
 class ReasoningDelta(Event):
     """A piece of the model's reasoning. `text` may be empty (a signature, a redacted piece)."""
 
+    index: int | None = None
     text: str
 
 
@@ -79,11 +97,16 @@ class Usage(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class End(Event):
+    """Nothing of the answer follows; of wires that say so in a chunk of its own."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Opaque(Event):
     """Something that no policy judges: an image, an annotation, a ping."""
 
 
-StreamEvent = Start | TextDelta | ReasoningDelta | ToolCallDelta | Finish | Usage | Opaque
+StreamEvent = Start | Frame | TextDelta | ReasoningDelta | ToolCallDelta | Finish | Usage | End | Opaque
 DeltaEvent = TextDelta | ReasoningDelta | ToolCallDelta
 
 EventT = TypeVar("EventT", bound=Event)

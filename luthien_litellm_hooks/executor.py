@@ -3,13 +3,13 @@
 import asyncio
 import logging
 import sys
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable
 
 import anyio
 
 from luthien_litellm_hooks.adapters.base import Adapter
 from luthien_litellm_hooks.deadline import HookDeadline
-from luthien_litellm_hooks.egress import MAX_ITEMS, PUT_TIMEOUT_S, EgressQueue, Parcel, WayOut, is_whole
+from luthien_litellm_hooks.egress import MAX_ITEMS, PUT_TIMEOUT_S, EgressQueue, Parcel
 from luthien_litellm_hooks.errors import PolicyBlockedError, PolicyError, WireError
 from luthien_litellm_hooks.events import Finish, StreamEvent, TextDelta
 from luthien_litellm_hooks.policy.base import Policy
@@ -17,6 +17,7 @@ from luthien_litellm_hooks.policy.context import PolicyContext
 from luthien_litellm_hooks.policy.in_stead import InStead
 from luthien_litellm_hooks.policy.request import Answer, Request
 from luthien_litellm_hooks.running_answer import OnPolicyError, RunningAnswer, failure_notice, note_failure
+from luthien_litellm_hooks.way_out import WayOut, is_whole
 
 logger = logging.getLogger("luthien_litellm_hooks")
 
@@ -80,7 +81,7 @@ class PolicyExecutor:
         never is. Closing the generator closes the provider's stream.
         """
         queue = EgressQueue(self.max_items, self.put_timeout_s)
-        running = self._running(queue, ctx)
+        running = self._running(queue, ctx, adapter)
         worker = running.start(stream, adapter.decode, adapter.flush)
         way_out = WayOut(adapter)
         is_over = False
@@ -90,7 +91,7 @@ class PolicyExecutor:
                     yield item
             is_over = True
             if running.outbox.is_touched:
-                for item in adapter.encode(way_out.finish(), None):
+                for item in _close(way_out, adapter):
                     yield item
         finally:
             if not is_over:
@@ -100,7 +101,7 @@ class PolicyExecutor:
         """The client's answer for a provider's whole `response`: the same object if nothing of it
         was changed. The same hooks are called as for a stream."""
         queue = EgressQueue(sys.maxsize, self.put_timeout_s)
-        running = self._running(queue, ctx)
+        running = self._running(queue, ctx, adapter)
         worker = running.start(_one(response), lambda raw: (adapter.split(raw),), lambda: ())
         way_out = WayOut(adapter)
         events: list[StreamEvent] = []
@@ -117,11 +118,11 @@ class PolicyExecutor:
             response = adapter.join(response, events + way_out.finish())
         return await self._process_full(response, adapter, ctx)
 
-    def _running(self, queue: EgressQueue, ctx: PolicyContext) -> RunningAnswer:
+    def _running(self, queue: EgressQueue, ctx: PolicyContext, adapter: Adapter) -> RunningAnswer:
         ctx.policy_name = self.name
         deadline = HookDeadline(self.timeout_s)
         policy = self.policy if ctx.answer is None else InStead(ctx.answer)
-        return RunningAnswer(policy, queue, deadline, ctx, self.on_policy_error)
+        return RunningAnswer(policy, queue, deadline, ctx, self.on_policy_error, is_framed=adapter.is_framed)
 
     async def _process_full(self, response: object, adapter: Adapter, ctx: PolicyContext) -> object:
         if ctx.answer is not None or type(self.policy).process_full_response is Policy.process_full_response:
@@ -158,6 +159,11 @@ def _encode(way_out: WayOut, parcel: Parcel) -> list[object]:
     except Exception as error:
         logger.exception("an answer could not be encoded")
         raise WireError("an answer could not be encoded") from error
+
+
+def _close(way_out: WayOut, adapter: Adapter) -> Iterable[object]:
+    owed = way_out.finish()
+    return adapter.encode(owed, None) if owed else ()
 
 
 async def _one(item: object) -> AsyncIterator[object]:

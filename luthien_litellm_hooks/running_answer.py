@@ -13,7 +13,9 @@ from luthien_litellm_hooks.events import (
     Chunk,
     ContentStreamBlock,
     DeltaEvent,
+    End,
     Finish,
+    Frame,
     Opaque,
     ReasoningStreamBlock,
     Start,
@@ -51,17 +53,19 @@ class RunningAnswer:
         deadline: HookDeadline,
         transaction: PolicyContext,
         on_policy_error: OnPolicyError,
+        *,
+        is_framed: bool,
     ) -> None:
         self._policy = policy
         self._queue = queue
         self._deadline = deadline
         self._on_policy_error: OnPolicyError = on_policy_error
-        self._assembler = BlockAssembler()
+        self._assembler = BlockAssembler(is_framed=is_framed)
         self.state = self._assembler.state
         self.outbox = Outbox(queue, deadline)
         self._engine = Engine(self.state, self.outbox, deadline)
         self._ctx = StreamingResponseContext(transaction, self._engine)
-        self._is_ended = False  # a notice was sent: nothing but token counts may follow
+        self._is_ended = False  # a notice was sent: nothing may follow but how answers end
         self._is_policy_out = False  # the policy failed and is to be passed over
         self._finished: set[int] = set()
         self._tail: list[tuple[Chunk, StreamEvent]] = []  # what must leave after on_stream_complete
@@ -80,6 +84,8 @@ class RunningAnswer:
         error: BaseException | None = None
         try:
             error = await self._read(stream, decode)
+            if self._is_ended:
+                error = None  # the client has been told how this answer ends
             if error is None:
                 await self._take(flush)
                 await self._guard(self._complete_answer())
@@ -115,12 +121,7 @@ class RunningAnswer:
             if not self._is_ended:
                 await self._guard(self._judge(chunk))
             if self._is_ended:
-                self._let_counts_out(chunk)
-
-    def _let_counts_out(self, chunk: Chunk) -> None:
-        for event in chunk.events:
-            if isinstance(event, Usage):
-                self.outbox.let_out_after_end(chunk, event)
+                self.outbox.let_out_ending(chunk, (event for event in chunk.events if isinstance(event, _ENDING)))
 
     async def _guard(self, work: Awaitable[None]) -> None:
         try:
@@ -151,7 +152,9 @@ class RunningAnswer:
         for event in chunk.events:
             if isinstance(event, Finish):
                 await self._finish(chunk, event)
-            elif isinstance(event, Start | Usage | Opaque):
+            elif isinstance(event, Frame):
+                await self._frame(chunk, event)
+            elif isinstance(event, Start | Usage | End | Opaque):
                 await self._let_out_in_order(chunk, event)
             else:
                 await self._add(chunk, event)
@@ -170,6 +173,21 @@ class RunningAnswer:
         self._engine.event = event
         await self._call(hook, block, event.arguments if isinstance(event, ToolCallDelta) else event.text)
         self._engine.event = None
+
+    async def _frame(self, chunk: Chunk, event: Frame) -> None:
+        step = self._assembler.feed(event)
+        await self._complete(step.completed)
+        block = step.block
+        if block is None:
+            await self.outbox.let_out(chunk, event)
+        elif event.role == "detail":
+            await self.outbox.let_out_detail(chunk, event, block)
+        elif event.role == "end":
+            await self.outbox.let_out_end(chunk, event, block)
+        elif self._engine.passes_chunk or not self._is_called(_DELTA_HOOKS[type(block)]):
+            await self.outbox.let_out(chunk, event, block)
+        else:
+            self.outbox.hold(chunk, event, block)
 
     async def _finish(self, chunk: Chunk, event: Finish) -> None:
         await self._complete(self._assembler.feed(event).completed)
@@ -262,6 +280,7 @@ class RunningAnswer:
         return getattr(type(self._policy), hook) is not getattr(Policy, hook)
 
 
+_ENDING = (Finish, Usage, End)
 _DELTA_HOOKS: dict[type[StreamBlock], str] = {
     ContentStreamBlock: "on_content_delta",
     ReasoningStreamBlock: "on_reasoning_delta",

@@ -42,6 +42,7 @@ Unit = tuple[StreamEvent, ...]
 class EventWire:
     """A wire format whose units are events already, so that a test can group them as it likes."""
 
+    is_framed = False
     stop_reason = "stop"
     tool_reasons = ("tool_calls",)
 

@@ -32,7 +32,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 )
 
 # Modules that make up one room together.
-SHARED_ROOMS = {"running_answer": "executor"}
+SHARED_ROOMS = {"running_answer": "executor", "way_out": "egress"}
 
 # What only these rooms may import.
 RESERVED: dict[str, frozenset[str]] = {

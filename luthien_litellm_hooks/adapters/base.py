@@ -14,6 +14,11 @@ class Adapter(Protocol):
     """
 
     @property
+    def is_framed(self) -> bool:
+        """Whether the wire numbers all blocks, and says where each begins and ends."""
+        ...
+
+    @property
     def stop_reason(self) -> str:
         """The reason of an answer that ended naturally and calls no tool."""
         ...
@@ -33,8 +38,8 @@ class Adapter(Protocol):
         ...
 
     def encode(self, events: Sequence[StreamEvent], of: Chunk | None) -> Iterable[object]:
-        """Items of the client's stream that say just `events`. `of` is the chunk that they came
-        in, or None if a policy made them."""
+        """Items of the client's stream that say just `events`, in the order and under the numbers
+        that they have. `of` is the chunk that they came in, or None if a policy made them."""
         ...
 
     def split(self, response: object) -> Chunk:

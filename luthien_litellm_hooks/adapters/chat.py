@@ -15,6 +15,7 @@ class ChatAdapter:
     `like` is what chunks are made like before the provider has sent one.
     """
 
+    is_framed = False
     stop_reason = "stop"
     tool_reasons = ("tool_calls", "function_call")
 

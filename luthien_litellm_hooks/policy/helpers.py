@@ -2,7 +2,9 @@
 
 from luthien_litellm_hooks.events import (
     Chunk,
+    ContentStreamBlock,
     ReasoningDelta,
+    ReasoningStreamBlock,
     StreamBlock,
     StreamEvent,
     TextDelta,
@@ -19,7 +21,7 @@ async def send_text(ctx: StreamingResponseContext, text: str) -> None:
     the hook returns is dropped. "" stands for it too, and sends nothing.
     """
     if text:
-        await _send(ctx, TextDelta(choice=ctx.choice, text=text))
+        await _send(ctx, TextDelta(choice=ctx.choice, text=text), ContentStreamBlock)
     else:
         drop_block(ctx)
 
@@ -27,7 +29,7 @@ async def send_text(ctx: StreamingResponseContext, text: str) -> None:
 async def send_reasoning(ctx: StreamingResponseContext, text: str) -> None:
     """Sends reasoning, without any provider's signature; otherwise like `send_text`."""
     if text:
-        await _send(ctx, ReasoningDelta(choice=ctx.choice, text=text))
+        await _send(ctx, ReasoningDelta(choice=ctx.choice, text=text), ReasoningStreamBlock)
     else:
         drop_block(ctx)
 
@@ -100,9 +102,11 @@ def drop_block(ctx: StreamingResponseContext, block: StreamBlock | None = None) 
         ctx.engine.outbox.drop(block)
 
 
-async def _send(ctx: StreamingResponseContext, event: StreamEvent) -> None:
+async def _send(ctx: StreamingResponseContext, event: StreamEvent, of: type[StreamBlock] | None = None) -> None:
+    """Sends `event`; as a piece of the hook's block, if that is of the kind `of`."""
     _note_emission(ctx)
-    await ctx.engine.outbox.send(event)
+    block = ctx.block if of is not None and isinstance(ctx.block, of) else None
+    await ctx.engine.outbox.send(event, block)
 
 
 def _note_emission(ctx: StreamingResponseContext) -> None:

@@ -1,0 +1,232 @@
+"""The order that every client can read, whatever a policy lets out: a state machine, no more."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+from luthien_litellm_hooks.adapters.base import Adapter
+from luthien_litellm_hooks.egress import Parcel
+from luthien_litellm_hooks.events import (
+    Chunk,
+    DeltaEvent,
+    End,
+    Finish,
+    Frame,
+    Opaque,
+    ReasoningDelta,
+    Start,
+    StreamBlock,
+    StreamEvent,
+    TextDelta,
+    ToolCallDelta,
+    ToolCallStreamBlock,
+    Usage,
+    from_wire,
+)
+
+_Key = StreamBlock | int | None
+"""What a block on the way out stands for: one that came; an `other` one, by its index; or text that
+a policy made, in a block of its own."""
+
+
+class _ChoiceOut:
+    """What of one choice has left."""
+
+    def __init__(self) -> None:
+        self.has_started = False
+        self.has_text = False
+        self.has_made_call = False
+        self.calls = 0
+        self.blocks = 0
+        self.numbers: dict[_Key, int] = {}  # of the calls, or on a framed wire of all blocks
+        self.open: tuple[_Key, Frame] | None = None  # the open block, and what ends it
+        self.finish_reason: str | None = None
+
+
+class WayOut:
+    """Makes of parcels a stream that is legal whatever the policy does.
+
+    A choice starts before anything of it leaves; blocks are numbered without gaps, begin before
+    they go on, and end before the next begins; a call begins with its id and name; one finish ends
+    a choice, its reason fits what was delivered, and nothing of the choice follows it.
+    """
+
+    def __init__(self, adapter: Adapter) -> None:
+        self._adapter = adapter
+        self._choices: dict[int, _ChoiceOut] = {}
+        self._is_cut = False
+        self._is_over = False
+
+    def encode(self, parcel: Parcel) -> Iterable[object]:
+        """The items of the client's stream for `parcel`, which is closed by this."""
+        started = {number for number, choice in self._choices.items() if choice.has_started}
+        events = self.admit(parcel)
+        if parcel.chunk is not None and is_whole(parcel.chunk, events):
+            return (parcel.chunk.raw,)
+        # Some providers start a choice again with each chunk, which only a whole chunk may repeat.
+        events = [event for event in events if not (isinstance(event, Start) and event.choice in started)]
+        return self._adapter.encode(events, parcel.chunk) if events else ()
+
+    def admit(self, parcel: Parcel) -> list[StreamEvent]:
+        """The events of `parcel` as they may leave; the same objects where nothing had to change."""
+        parcel.is_taken = True
+        if parcel.notice is not None:
+            for event in self._notice(parcel.notice):
+                parcel.add(event, None)
+        return [
+            admitted
+            for event, block in zip(parcel.events, parcel.blocks, strict=True)
+            for admitted in self._legal(event, block)
+        ]
+
+    def finish(self) -> list[StreamEvent]:
+        """What is still owed to the client; it gets a finish even if nothing else left."""
+        owed: list[StreamEvent] = []
+        for number in self._unfinished() if self._choices else [0]:
+            choice = self._choice(number)
+            reason = self._adapter.tool_reasons[0] if choice.calls else self._adapter.stop_reason
+            owed += self._legal(Finish(choice=number, reason=reason), None)
+        return [*owed, *(self._legal(End(), None) if self._adapter.is_framed else ())]
+
+    def _notice(self, text: str) -> Iterator[StreamEvent]:
+        self._is_cut = True
+        for number in self._unfinished() or [0]:
+            before = "\n\n" if self._choice(number).has_text and not self._adapter.is_framed else ""
+            yield TextDelta(choice=number, text=before + text)
+
+    def _unfinished(self) -> list[int]:
+        return [number for number, choice in self._choices.items() if choice.finish_reason is None]
+
+    def _choice(self, number: int) -> _ChoiceOut:
+        found = self._choices.get(number)
+        if found is None:
+            found = self._choices[number] = _ChoiceOut()
+        return found
+
+    def _legal(self, event: StreamEvent, block: StreamBlock | None) -> Iterator[StreamEvent]:
+        if isinstance(event, Usage):
+            yield event
+            return
+        if isinstance(event, End):
+            if not self._is_over:
+                self._is_over = True
+                yield event
+            return
+        choice = self._choice(event.choice)
+        is_start = isinstance(event, Start)
+        if not choice.has_started and event.part is None and not is_start:
+            yield Start(choice=event.choice)
+        choice.has_started = True
+        if isinstance(event, Start | Opaque):
+            yield event
+        elif isinstance(event, Finish):
+            yield from self._finish(choice, event)
+        elif choice.finish_reason is None:
+            yield from (
+                self._framed(choice, event, block) if self._adapter.is_framed else self._plain(choice, event, block)
+            )
+
+    def _finish(self, choice: _ChoiceOut, event: Finish) -> Iterator[StreamEvent]:
+        reason = event.reason
+        if reason in self._adapter.tool_reasons and (self._is_cut or not choice.calls):
+            reason = self._adapter.stop_reason
+        elif reason == self._adapter.stop_reason and choice.has_made_call and not self._is_cut:
+            reason = self._adapter.tool_reasons[0]
+        if choice.finish_reason not in (None, reason):
+            return  # some providers repeat themselves, which is harmless; but not contradict
+        yield from _end(choice)
+        choice.finish_reason = reason
+        yield event if reason == event.reason else from_wire(replace(event, reason=reason), event.part)
+
+    # Wires that do not frame blocks number the calls alone
+
+    def _plain(self, choice: _ChoiceOut, event: StreamEvent, block: StreamBlock | None) -> Iterator[StreamEvent]:
+        if isinstance(event, ToolCallDelta):
+            call = self._call(choice, event, block)
+            number = choice.numbers.get(block, choice.calls - 1)
+            yield call if event.form == "legacy_function" else _numbered(call, number)
+        elif isinstance(event, TextDelta | ReasoningDelta):
+            choice.has_text = choice.has_text or isinstance(event, TextDelta)
+            yield event
+
+    def _call(self, choice: _ChoiceOut, event: ToolCallDelta, block: StreamBlock | None) -> ToolCallDelta:
+        """`event`, with the id and name of its call if it is the first piece of it to leave."""
+        if isinstance(block, ToolCallStreamBlock):
+            if block in choice.numbers:
+                return event
+            choice.numbers[block] = choice.blocks if self._adapter.is_framed else choice.calls
+            if not event.name:
+                event = from_wire(replace(event, id=block.id, name=block.name), event.part)
+        else:
+            choice.has_made_call = True
+        choice.calls += 1
+        choice.blocks += 1
+        return event
+
+    # Wires that do
+
+    def _framed(self, choice: _ChoiceOut, event: StreamEvent, block: StreamBlock | None) -> Iterator[StreamEvent]:
+        if isinstance(event, Frame):
+            yield from self._frame(choice, event, event.index if event.kind == "other" else block)
+        elif isinstance(event, ToolCallDelta):
+            yield from self._framed_call(choice, event, block)
+        elif isinstance(event, TextDelta | ReasoningDelta):
+            yield from self._framed_text(choice, event, block)
+
+    def _frame(self, choice: _ChoiceOut, event: Frame, key: _Key) -> Iterator[StreamEvent]:
+        if event.role == "begin":
+            yield from _end(choice)
+            yield _begin(choice, event, key)
+        elif choice.open is not None and choice.open[0] == key:
+            yield _numbered(event, choice.numbers[key])
+            if event.role == "end":
+                choice.open = None
+
+    def _framed_text(
+        self, choice: _ChoiceOut, event: TextDelta | ReasoningDelta, block: StreamBlock | None
+    ) -> Iterator[StreamEvent]:
+        kind = "text" if isinstance(event, TextDelta) else "reasoning"
+        if choice.open is None or choice.open[0] is not block or choice.open[1].kind != kind:
+            if block is None and choice.calls:
+                return  # a client that sends text after a call back to its provider is refused
+            yield from _end(choice)
+            yield _begin(choice, Frame(choice=event.choice, role="begin", kind=kind, index=-1), block)
+        choice.has_text = choice.has_text or kind == "text"
+        yield _numbered(event, choice.numbers[block])
+
+    def _framed_call(
+        self, choice: _ChoiceOut, event: ToolCallDelta, block: StreamBlock | None
+    ) -> Iterator[StreamEvent]:
+        if block is not None and block in choice.numbers:
+            if choice.open is not None and choice.open[0] is block:
+                yield _numbered(event, choice.numbers[block])
+            return
+        yield from _end(choice)
+        number = choice.blocks
+        yield _numbered(self._call(choice, event, block), number)
+        choice.open = block, Frame(choice=event.choice, role="end", kind="tool_call", index=number)
+        if block is None:
+            yield from _end(choice)
+
+
+def is_whole(chunk: Chunk, events: list[StreamEvent]) -> bool:
+    """Whether `events` are just what `chunk` said."""
+    return len(events) == len(chunk.events) and all(
+        left is came for left, came in zip(events, chunk.events, strict=True)
+    )
+
+
+def _begin(choice: _ChoiceOut, event: Frame, key: _Key) -> StreamEvent:
+    number, choice.blocks = choice.blocks, choice.blocks + 1
+    choice.numbers[key] = number
+    choice.open = key, Frame(choice=event.choice, role="end", kind=event.kind, index=number)
+    return _numbered(event, number)
+
+
+def _end(choice: _ChoiceOut) -> Iterator[StreamEvent]:
+    if choice.open is not None:
+        yield choice.open[1]
+        choice.open = None
+
+
+def _numbered(event: DeltaEvent | Frame, number: int) -> StreamEvent:
+    return event if event.index == number else from_wire(replace(event, index=number), event.part)
