@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Iterable, Mapping, MutableMapping, MutableSequence, MutableSet
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, TypeVar, cast
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -53,6 +53,8 @@ class Settings(_Settings):
     """What stands under `callback_settings.luthien`."""
 
     policy: PolicySpec
+    ungoverned_routes: Literal["refuse", "allow"] | tuple[str, ...] = "refuse"
+    """What becomes of routes whose answers no policy can see; a list names those to let through."""
     queue: QueueSettings = QueueSettings()
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import sys
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Sequence
 
 import anyio
 
@@ -11,12 +11,12 @@ from luthien_litellm_hooks.adapters.base import Adapter
 from luthien_litellm_hooks.deadline import HookDeadline
 from luthien_litellm_hooks.egress import MAX_ITEMS, PUT_TIMEOUT_S, EgressQueue, Parcel
 from luthien_litellm_hooks.errors import PolicyBlockedError, PolicyError, WireError
-from luthien_litellm_hooks.events import Finish, StreamEvent, TextDelta
+from luthien_litellm_hooks.events import Chunk, Finish, StreamEvent, TextDelta
 from luthien_litellm_hooks.policy.base import Policy
 from luthien_litellm_hooks.policy.context import PolicyContext
 from luthien_litellm_hooks.policy.in_stead import InStead
 from luthien_litellm_hooks.policy.request import Answer, Request
-from luthien_litellm_hooks.running_answer import OnPolicyError, RunningAnswer, failure_notice, note_failure
+from luthien_litellm_hooks.running_answer import Decode, OnPolicyError, RunningAnswer, failure_notice, note_failure
 from luthien_litellm_hooks.way_out import WayOut, is_whole
 
 logger = logging.getLogger("luthien_litellm_hooks")
@@ -82,7 +82,8 @@ class PolicyExecutor:
         """
         queue = EgressQueue(self.max_items, self.put_timeout_s)
         running = self._running(queue, ctx, adapter)
-        worker = running.start(stream, adapter.decode, adapter.flush)
+        decode = adapter.decode if ctx.answer is None else _nothing
+        worker = running.start(stream, decode, adapter.flush)
         way_out = WayOut(adapter)
         is_over = False
         try:
@@ -102,7 +103,8 @@ class PolicyExecutor:
         was changed. The same hooks are called as for a stream."""
         queue = EgressQueue(sys.maxsize, self.put_timeout_s)
         running = self._running(queue, ctx, adapter)
-        worker = running.start(_one(response), lambda raw: (adapter.split(raw),), lambda: ())
+        decode = _splitting(adapter) if ctx.answer is None else _nothing
+        worker = running.start(_one(response), decode, tuple)
         way_out = WayOut(adapter)
         events: list[StreamEvent] = []
         is_over = False
@@ -164,6 +166,15 @@ def _encode(way_out: WayOut, parcel: Parcel) -> list[object]:
 def _close(way_out: WayOut, adapter: Adapter) -> Iterable[object]:
     owed = way_out.finish()
     return adapter.encode(owed, None) if owed else ()
+
+
+def _splitting(adapter: Adapter) -> Decode:
+    return lambda raw: (adapter.split(raw),)
+
+
+def _nothing(raw: object) -> Sequence[Chunk]:
+    """What is decoded of an answer that nobody gets: a cache, say, may have brought a model's."""
+    return ()
 
 
 async def _one(item: object) -> AsyncIterator[object]:

@@ -17,7 +17,7 @@ import luthien_litellm_hooks
 from luthien_litellm_hooks.executor import PolicyExecutor
 from luthien_litellm_hooks.hooks.callback import LuthienCallback, UngovernedError
 from luthien_litellm_hooks.policies.noop import NoOp
-from tests.support.proxy import ROOT, Proxies, proxy_config, starting_proxy
+from tests.support.proxy import ROOT, proxy_config, starting_proxy
 
 CONFIG = ROOT / "litellm_config.yaml"
 HOOKS = ("async_pre_call_hook", "async_post_call_streaming_iterator_hook", "async_post_call_success_hook")
@@ -108,12 +108,3 @@ def _start_and_fail(config: Mapping[str, Any], folder: Path, environment: Mappin
     with starting_proxy(config, folder, environment) as (process, proxy):
         assert process.wait(90) != 0
         return proxy.output
-
-
-def test_routes_without_model_text_stay_as_they_are(proxies: Proxies) -> None:
-    """The scripted provider has no embeddings: its own 404 shows that it was asked."""
-    response = proxies.get({"policy": {"class": "noop"}}).http.post(
-        "/v1/embeddings", json={"model": "openai/text", "input": "x"}
-    )
-    assert response.status_code == 404
-    assert "no such endpoint: POST /v1/embeddings" in response.text

@@ -59,6 +59,7 @@ def test_the_settings_table_is_complete() -> None:
         for section, name in (("policy", "PolicySpec"), ("queue", "QueueSettings"))
         for key in schema["$defs"][name]["properties"]
     }
+    keys |= schema["properties"].keys() - {"policy", "queue"}
     assert set(first_column("Key under `callback_settings.luthien`")) == keys
 
 

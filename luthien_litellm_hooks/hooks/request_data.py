@@ -3,6 +3,7 @@
 import copy
 from typing import Any, cast
 
+from litellm.exceptions import ModifyResponseException
 from litellm.proxy._types import UserAPIKeyAuth
 from litellm.types.utils import Choices, Message, ModelResponse, Usage
 
@@ -25,9 +26,16 @@ def write_request(data: dict[str, Any], final: Request) -> None:
     data.update({key: final.body[key] for key in changed})
 
 
-def answer_instead(data: dict[str, Any], answer: Answer) -> None:
-    """Makes LiteLLM give `answer` itself, without calling a provider; it counts no tokens, and the
-    answers that LiteLLM keeps for later are neither asked nor added to."""
+def answer_instead(data: dict[str, Any], answer: Answer, call_type: str) -> None:
+    """Makes LiteLLM answer without calling a provider; it counts no tokens, and the answers that
+    LiteLLM keeps for later are neither asked nor added to.
+
+    On chat it makes the answer itself. On other routes that makes no stream, so there this raises
+    `ModifyResponseException`, which does; what it streams goes through our hook like any answer.
+    """
+    if call_type not in ("acompletion", "completion"):
+        model = str(data.get("model") or "")
+        raise ModifyResponseException(answer.text, model=model, request_data=data, guardrail_name="luthien")
     message = Message(role="assistant", content=answer.text)
     data["mock_response"] = ModelResponse(
         model=str(data.get("model") or ""),

@@ -86,9 +86,18 @@ class Proxies:
             config = proxy_config(self._provider_url, luthien)
             config["litellm_settings"].update(litellm_settings)
             folder = self._folder / f"proxy-{len(self._running)}"
-            environment = {"GATE_URL": self._provider_url, "FLAG": str(self.flag)}
+            environment = {"GATE_URL": self._provider_url, "FLAG": str(self.flag), **self._pass_through()}
             self._running[name] = self._stack.enter_context(running_proxy(config, folder, environment))
         return self._running[name]
+
+    def _pass_through(self) -> dict[str, str]:
+        """What LiteLLM's pass-through routes need, so that a request of theirs gets as far as it can."""
+        return {
+            "ANTHROPIC_API_KEY": "k",
+            "ANTHROPIC_API_BASE": self._provider_url,
+            "OPENAI_API_KEY": "k",
+            "OPENAI_API_BASE": f"{self._provider_url}/v1",
+        }
 
     def close(self) -> None:
         self._stack.close()
