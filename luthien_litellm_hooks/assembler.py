@@ -133,12 +133,12 @@ class BlockAssembler:
 
 
 class _OpenBlocks:
-    """The open blocks of one choice: a text or reasoning block at most, and any number of calls."""
+    """The open blocks of one choice: any number of calls, of text or reasoning usually one at most."""
 
     def __init__(self, choice: int) -> None:
         self.choice = choice
         self.current: StreamBlock | None = None
-        self._text: StreamBlock | None = None
+        self._texts: list[StreamBlock] = []  # one at most, unless the wire frames its blocks
         self._calls: list[ToolCallStreamBlock] = []
         self._ends: dict[ToolCallStreamBlock, _ObjectEnd] = {}  # of the open calls, in their order
         self._by_index: dict[int, StreamBlock] = {}
@@ -174,8 +174,8 @@ class _OpenBlocks:
 
     def _open_text(self, event: TextDelta | ReasoningDelta | Frame) -> StreamBlock:
         is_text = isinstance(event, TextDelta) or (isinstance(event, Frame) and event.kind == "text")
-        self._text = (ContentStreamBlock if is_text else ReasoningStreamBlock)(self.choice)
-        return self._text
+        self._texts.append((ContentStreamBlock if is_text else ReasoningStreamBlock)(self.choice))
+        return self._texts[-1]
 
     def _open_call(self, event: ToolCallDelta) -> ToolCallStreamBlock:
         call = ToolCallStreamBlock(len(self._calls), self.choice, event.form)
@@ -194,11 +194,11 @@ class _OpenBlocks:
         """Closes what has ended. Calls end in the order in which they began."""
         while (call := next(iter(self._ends), None)) is not None and call is not but and self._has_ended(call):
             yield self.close(call)
-        if self._text is not None and self._text is not but:
-            yield self.close(self._text)
+        for text in [text for text in self._texts if text is not but]:
+            yield self.close(text)
 
     def close_all(self) -> Iterator[StreamBlock]:
-        for block in [*self._ends, *([self._text] if self._text is not None else [])]:
+        for block in [*self._ends, *self._texts]:
             yield self.close(block)
         self.current = None
 
@@ -206,7 +206,7 @@ class _OpenBlocks:
         if isinstance(block, ToolCallStreamBlock):
             del self._ends[block]
         else:
-            self._text = None
+            self._texts.remove(block)
         block.is_complete = True
         return block
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from luthien_litellm_hooks.egress import MAX_ITEMS, PUT_TIMEOUT_S
 from luthien_litellm_hooks.errors import ConfigError
-from luthien_litellm_hooks.executor import HOOK_TIMEOUT_S, PolicyExecutor
+from luthien_litellm_hooks.executor import HOOK_TIMEOUT_S, OnBlock, PolicyExecutor
 from luthien_litellm_hooks.policies import SHORT_NAMES
 from luthien_litellm_hooks.policy.base import Policy
 from luthien_litellm_hooks.running_answer import OnPolicyError
@@ -53,6 +53,11 @@ class Settings(_Settings):
     """What stands under `callback_settings.luthien`."""
 
     policy: PolicySpec
+    on_block: OnBlock = "notice"
+    """What a refused request gets, and a full answer that is ended: a normal answer with the notice,
+    or an HTTP error. A stream that has begun always ends with the notice."""
+    block_status: Annotated[int, Field(ge=400, le=599)] = 403
+    """The HTTP status of `on_block: error`."""
     ungoverned_routes: Literal["refuse", "allow"] | tuple[str, ...] = "refuse"
     """What becomes of routes whose answers no policy can see; a list names those to let through."""
     queue: QueueSettings = QueueSettings()
@@ -87,6 +92,7 @@ def build_executor(settings: Settings, environment: Mapping[str, str] = _NO_ENVI
         name=spec.class_,
         timeout_s=spec.timeout_s,
         on_policy_error=spec.on_policy_error,
+        on_block=settings.on_block,
         max_items=settings.queue.max_items,
         put_timeout_s=settings.queue.put_timeout_s,
     )

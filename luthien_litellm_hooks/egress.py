@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from luthien_litellm_hooks.deadline import HookDeadline
 from luthien_litellm_hooks.errors import QueueFullError, StreamClosedError
-from luthien_litellm_hooks.events import Chunk, Frame, StreamBlock, StreamEvent
+from luthien_litellm_hooks.events import Chunk, Frame, Opaque, StreamBlock, StreamEvent
 
 MAX_ITEMS = 10_000
 PUT_TIMEOUT_S = 30.0
@@ -124,13 +124,22 @@ class Outbox:
         self._held: dict[StreamBlock, list[tuple[Chunk, StreamEvent]]] = {}
         self._begun: set[StreamBlock] = set()  # of which something has left
         self._changed: set[StreamBlock] = set()  # of which something was replaced or dropped
+        self.delivered: set[int] = set()
+        """The choices of which something that says anything has left."""
         self.has_spoken = False
         """A policy sent something of its own since this was last set to False."""
         self.is_touched = False
         """The answer is no longer just what the provider said."""
 
+    @property
+    def holds_any(self) -> bool:
+        """Whether anything is held."""
+        return any(self._held.values())
+
     async def let_out(self, chunk: Chunk, event: StreamEvent, block: StreamBlock | None = None) -> None:
         """Lets an event out that is not held."""
+        if self.is_touched and isinstance(event, Opaque) and event.repeats:
+            return
         if block is not None:
             await self._begin(block)
         await self._let_out(chunk, event, block)
@@ -138,6 +147,7 @@ class Outbox:
     async def send(self, event: StreamEvent, block: StreamBlock | None = None) -> None:
         """Lets an event out that a policy made; in the frame of `block`, if it stands for it."""
         self.has_spoken = self.is_touched = True
+        self.delivered.add(event.choice)
         if block is not None:
             self._changed.add(block)
             await self._begin(block)
@@ -181,6 +191,11 @@ class Outbox:
         for chunk, event in self._held.pop(block, ()):
             await self.let_out(chunk, event, block)
 
+    async def release_empty(self, block: StreamBlock) -> None:
+        """Lets a block out that has only a frame, so that no hook was asked about it."""
+        if all(isinstance(event, Frame) for _, event in self._held.get(block, ())):
+            await self.release(block)
+
     async def release_all(self) -> None:
         """Lets out what is held, block by block in the order they began."""
         for block in list(self._held):
@@ -219,6 +234,8 @@ class Outbox:
             await self._let_out(chunk, event, block)
 
     async def _let_out(self, chunk: Chunk, event: StreamEvent, block: StreamBlock | None) -> None:
+        if block is not None:
+            self.delivered.add(block.choice)
         parcel = self._open
         if parcel is not None and parcel.chunk is chunk and not parcel.is_taken:
             parcel.add(event, block)

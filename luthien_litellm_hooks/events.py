@@ -103,7 +103,13 @@ class End(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Opaque(Event):
-    """Something that no policy judges: an image, an annotation, a ping."""
+    """Something that no policy judges: an image, an annotation, a ping.
+
+    What `repeats` text of the answer (its sources, say) leaves only if all that came before it left
+    just as it came.
+    """
+
+    repeats: bool = False
 
 
 StreamEvent = Start | Frame | TextDelta | ReasoningDelta | ToolCallDelta | Finish | Usage | End | Opaque

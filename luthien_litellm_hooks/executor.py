@@ -4,6 +4,7 @@ import asyncio
 import logging
 import sys
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Sequence
+from typing import Literal
 
 import anyio
 
@@ -21,6 +22,7 @@ from luthien_litellm_hooks.way_out import WayOut, is_whole
 
 logger = logging.getLogger("luthien_litellm_hooks")
 
+OnBlock = Literal["notice", "error"]
 HOOK_TIMEOUT_S = 30.0
 CLOSE_GRACE_S = 5.0
 
@@ -30,7 +32,8 @@ class PolicyExecutor:
 
     `timeout_s` is what one hook call may take without `keepalive()`. `on_policy_error` says what
     happens when a hook fails: `block` ends the answer with a notice, `pass` lets what was not
-    delivered through and leaves the policy out of the rest of the answer.
+    delivered through and leaves the policy out of the rest of the answer. `on_block` says whether
+    a full answer that is ended carries the notice, or raises it as `PolicyBlockedError`.
     """
 
     def __init__(
@@ -40,6 +43,7 @@ class PolicyExecutor:
         name: str | None = None,
         timeout_s: float = HOOK_TIMEOUT_S,
         on_policy_error: OnPolicyError = "block",
+        on_block: OnBlock = "notice",
         max_items: int = MAX_ITEMS,
         put_timeout_s: float = PUT_TIMEOUT_S,
     ) -> None:
@@ -47,6 +51,7 @@ class PolicyExecutor:
         self.name = name or type(policy).__name__
         self.timeout_s = timeout_s
         self.on_policy_error: OnPolicyError = on_policy_error
+        self.on_block: OnBlock = on_block
         self.max_items = max_items
         self.put_timeout_s = put_timeout_s
 
@@ -100,7 +105,8 @@ class PolicyExecutor:
 
     async def run_full(self, response: object, adapter: Adapter, ctx: PolicyContext) -> object:
         """The client's answer for a provider's whole `response`: the same object if nothing of it
-        was changed. The same hooks are called as for a stream."""
+        was changed. The same hooks are called as for a stream. Raises `PolicyBlockedError` if the
+        answer is ended and `on_block` is `error`."""
         queue = EgressQueue(sys.maxsize, self.put_timeout_s)
         running = self._running(queue, ctx, adapter)
         decode = _splitting(adapter) if ctx.answer is None else _nothing
@@ -115,6 +121,8 @@ class PolicyExecutor:
         finally:
             if not is_over:
                 await _stop(worker)
+        if running.notice is not None and self.on_block == "error":
+            raise PolicyBlockedError(running.notice)
         chunk = running.state.raw_chunks[-1] if running.state.raw_chunks else None
         if chunk is None or not is_whole(chunk, events):
             response = adapter.join(response, events + way_out.finish())
@@ -135,17 +143,18 @@ class PolicyExecutor:
                 raise PolicyError(f"a {type(final).__name__} was returned for a {type(response).__name__}")
         except PolicyBlockedError as refusal:
             ctx.decide("block", reason=refusal.reason, message=refusal.message)
-            return adapter.join(response, _notice(adapter, refusal.message))
+            return self._end_full(response, adapter, refusal.message)
         except Exception as error:
             note_failure(ctx, self.name, self.on_policy_error, "process_full_response", error)
-            if self.on_policy_error == "block":
-                return adapter.join(response, _notice(adapter, failure_notice(ctx)))
-            return response
+            return (
+                self._end_full(response, adapter, failure_notice(ctx)) if self.on_policy_error == "block" else response
+            )
         return final
 
-
-def _notice(adapter: Adapter, text: str) -> list[StreamEvent]:
-    return [TextDelta(text=text), Finish(reason=adapter.stop_reason)]
+    def _end_full(self, response: object, adapter: Adapter, notice: str) -> object:
+        if self.on_block == "error":
+            raise PolicyBlockedError(notice)
+        return adapter.join(response, [TextDelta(text=notice), Finish(reason=adapter.stop_reason)])
 
 
 def _check_request(request: Request, result: object) -> None:

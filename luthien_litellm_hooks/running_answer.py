@@ -21,6 +21,7 @@ from luthien_litellm_hooks.events import (
     Start,
     StreamBlock,
     StreamEvent,
+    TextDelta,
     ToolCallDelta,
     ToolCallStreamBlock,
     Usage,
@@ -31,6 +32,7 @@ from luthien_litellm_hooks.policy.context import Engine, PolicyContext, Streamin
 logger = logging.getLogger("luthien_litellm_hooks")
 
 OnPolicyError = Literal["block", "pass"]
+WITHHELD_CALLS = "[luthien] The tool calls of this answer were withheld."
 Hook = Callable[[StreamingResponseContext], Awaitable[None]]
 Decode = Callable[[object], Sequence[Chunk]]
 Flush = Callable[[], Sequence[Chunk]]
@@ -65,10 +67,12 @@ class RunningAnswer:
         self.outbox = Outbox(queue, deadline)
         self._engine = Engine(self.state, self.outbox, deadline)
         self._ctx = StreamingResponseContext(transaction, self._engine)
-        self._is_ended = False  # a notice was sent: nothing may follow but how answers end
+        self.notice: str | None = None
+        """What the answer was ended with; then nothing may follow but how answers end."""
         self._is_policy_out = False  # the policy failed and is to be passed over
         self._finished: set[int] = set()
         self._tail: list[tuple[Chunk, StreamEvent]] = []  # what must leave after on_stream_complete
+        self._repeats: list[tuple[Chunk, StreamEvent]] = []  # what must wait for what is held
         self._has_last_word = self._is_overridden("on_stream_complete")
 
     def start(self, stream: AsyncIterable[object], decode: Decode, flush: Flush) -> asyncio.Task[None]:
@@ -84,7 +88,7 @@ class RunningAnswer:
         error: BaseException | None = None
         try:
             error = await self._read(stream, decode)
-            if self._is_ended:
+            if self.notice is not None:
                 error = None  # the client has been told how this answer ends
             if error is None:
                 await self._take(flush)
@@ -118,9 +122,9 @@ class RunningAnswer:
         except Exception as error:
             self._fail(error)
         for chunk in chunks:
-            if not self._is_ended:
+            if self.notice is None:
                 await self._guard(self._judge(chunk))
-            if self._is_ended:
+            if self.notice is not None:
                 self.outbox.let_out_ending(chunk, (event for event in chunk.events if isinstance(event, _ENDING)))
 
     async def _guard(self, work: Awaitable[None]) -> None:
@@ -131,9 +135,8 @@ class RunningAnswer:
 
     def _fail(self, error: Exception) -> None:
         """Ends the answer with a notice. The error's own text is for the operator alone."""
-        if self._is_ended:
+        if self.notice is not None:
             return
-        self._is_ended = True
         notice = failure_notice(self._ctx)
         if isinstance(error, PolicyBlockedError):
             notice = error.message
@@ -141,6 +144,7 @@ class RunningAnswer:
         elif not isinstance(error, PolicyError):  # of which the operator was told where it was caught
             self._ctx.decide("error", reason=f"{type(error).__name__}: {error}")
             logger.error("transaction %s: the answer was ended", self._ctx.transaction_id, exc_info=error)
+        self.notice = notice
         self.outbox.end_with(notice)
 
     # The hooks, in their order
@@ -154,6 +158,8 @@ class RunningAnswer:
                 await self._finish(chunk, event)
             elif isinstance(event, Frame):
                 await self._frame(chunk, event)
+            elif isinstance(event, Opaque) and event.repeats and self.outbox.holds_any:
+                self._repeats.append((chunk, event))
             elif isinstance(event, Start | Usage | End | Opaque):
                 await self._let_out_in_order(chunk, event)
             else:
@@ -183,6 +189,8 @@ class RunningAnswer:
         elif event.role == "detail":
             await self.outbox.let_out_detail(chunk, event, block)
         elif event.role == "end":
+            if not self._is_called(_COMPLETE_HOOKS[type(block)]):
+                await self.outbox.release_empty(block)
             await self.outbox.let_out_end(chunk, event, block)
         elif self._engine.passes_chunk or not self._is_called(_DELTA_HOOKS[type(block)]):
             await self.outbox.let_out(chunk, event, block)
@@ -195,15 +203,29 @@ class RunningAnswer:
             self._finished.add(event.choice)
             self._ctx.choice = event.choice
             await self._call("on_finish_reason")
+            if not self._has_last_word:
+                await self._mind_withheld_calls(event.choice)
+        await self._let_out_repeats()
         await self._let_out_in_order(chunk, event)
 
     async def _complete_answer(self) -> None:
-        if self._is_ended:
+        if self.notice is not None:
             return
         await self._complete(self._assembler.finish())
         await self._call("on_stream_complete")
+        for choice in {block.choice for block in self.state.blocks}:
+            await self._mind_withheld_calls(choice)
+        await self._let_out_repeats()
         for chunk, event in self._tail:
             await self.outbox.let_out(chunk, event)
+
+    async def _mind_withheld_calls(self, choice: int) -> None:
+        """An agent that gets nothing at all in place of its calls can do nothing, and a provider
+        refuses an empty answer in its next request."""
+        blocks = [block for block in self.state.blocks if block.choice == choice]
+        has_calls = any(isinstance(block, ToolCallStreamBlock) for block in blocks)
+        if has_calls and choice not in self.outbox.delivered:
+            await self.outbox.send(TextDelta(choice=choice, text=WITHHELD_CALLS))
 
     async def _complete(self, blocks: Sequence[StreamBlock]) -> None:
         for block in blocks:
@@ -217,6 +239,12 @@ class RunningAnswer:
             self._tail.append((chunk, event))
         else:
             await self.outbox.let_out(chunk, event)
+
+    async def _let_out_repeats(self) -> None:
+        if not self.outbox.holds_any:
+            repeats, self._repeats = self._repeats, []
+            for chunk, event in repeats:
+                await self.outbox.let_out(chunk, event)
 
     # One hook
 

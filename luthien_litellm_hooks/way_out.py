@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from luthien_litellm_hooks.adapters.base import Adapter
+from luthien_litellm_hooks.adapters.base import Adapter, RepeatingAdapter
 from luthien_litellm_hooks.egress import Parcel
 from luthien_litellm_hooks.events import (
     Chunk,
@@ -46,12 +46,14 @@ class WayOut:
     """Makes of parcels a stream that is legal whatever the policy does.
 
     A choice starts before anything of it leaves; blocks are numbered without gaps, begin before
-    they go on, and end before the next begins; a call begins with its id and name; one finish ends
-    a choice, its reason fits what was delivered, and nothing of the choice follows it.
+    they go on, and end before the next begins unless their wire lets them overlap; a call begins
+    with its id and name; one finish ends a choice, its reason fits what was delivered, and nothing
+    of the choice follows it.
     """
 
     def __init__(self, adapter: Adapter) -> None:
         self._adapter = adapter
+        self._repeating = adapter if isinstance(adapter, RepeatingAdapter) else None
         self._choices: dict[int, _ChoiceOut] = {}
         self._is_cut = False
         self._is_over = False
@@ -61,7 +63,7 @@ class WayOut:
         started = {number for number, choice in self._choices.items() if choice.has_started}
         events = self.admit(parcel)
         if parcel.chunk is not None and is_whole(parcel.chunk, events):
-            return (parcel.chunk.raw,)
+            return self._repeating.pass_on(parcel.chunk) if self._repeating else (parcel.chunk.raw,)
         # Some providers start a choice again with each chunk, which only a whole chunk may repeat.
         events = [event for event in events if not (isinstance(event, Start) and event.choice in started)]
         return self._adapter.encode(events, parcel.chunk) if events else ()
@@ -112,18 +114,28 @@ class WayOut:
                 yield event
             return
         choice = self._choice(event.choice)
-        is_start = isinstance(event, Start)
-        if not choice.has_started and event.part is None and not is_start:
-            yield Start(choice=event.choice)
-        choice.has_started = True
-        if isinstance(event, Start | Opaque):
+        yield from self._start(choice, event)
+        if isinstance(event, Opaque):
             yield event
         elif isinstance(event, Finish):
             yield from self._finish(choice, event)
-        elif choice.finish_reason is None:
-            yield from (
-                self._framed(choice, event, block) if self._adapter.is_framed else self._plain(choice, event, block)
-            )
+        elif choice.finish_reason is None and not isinstance(event, Start):
+            if self._repeating:
+                yield from self._overlapping(choice, event, block)
+            elif self._adapter.is_framed:
+                yield from self._framed(choice, event, block)
+            else:
+                yield from self._plain(choice, event, block)
+
+    def _start(self, choice: _ChoiceOut, event: StreamEvent) -> Iterator[StreamEvent]:
+        if self._adapter.is_framed and isinstance(event, Opaque):
+            return  # a ping may come before the start
+        if isinstance(event, Start):
+            if not (self._adapter.is_framed and choice.has_started):
+                yield event
+        elif not choice.has_started and event.part is None:
+            yield Start(choice=event.choice)
+        choice.has_started = True
 
     def _finish(self, choice: _ChoiceOut, event: Finish) -> Iterator[StreamEvent]:
         reason = event.reason
@@ -155,12 +167,45 @@ class WayOut:
                 return event
             choice.numbers[block] = choice.blocks if self._adapter.is_framed else choice.calls
             if not event.name:
-                event = from_wire(replace(event, id=block.id, name=block.name), event.part)
+                event = from_wire(replace(event, id=block.id, name=block.name, extra=dict(block.extra)), event.part)
         else:
             choice.has_made_call = True
         choice.calls += 1
         choice.blocks += 1
         return event
+
+    # Wires whose blocks may overlap: only what a policy made is ended by what comes next
+
+    def _overlapping(self, choice: _ChoiceOut, event: StreamEvent, block: StreamBlock | None) -> Iterator[StreamEvent]:
+        kind = "text" if isinstance(event, TextDelta) else "reasoning" if isinstance(event, ReasoningDelta) else None
+        goes_on = choice.open is not None and block is None and choice.open[1].kind == kind
+        if not goes_on:
+            yield from _end(choice)
+        if isinstance(event, Frame) and event.role == "begin":
+            yield _begin(choice, event, block)
+        elif isinstance(event, ToolCallDelta):
+            yield from self._overlapping_call(choice, event, block)
+        elif isinstance(event, TextDelta | ReasoningDelta):
+            if block not in choice.numbers or (block is None and not goes_on):
+                yield _begin(choice, Frame(choice=event.choice, role="begin", kind=kind or "text", index=-1), block)
+            yield _numbered(event, choice.numbers[block])
+        elif isinstance(event, Frame) and block in choice.numbers:
+            yield _numbered(event, choice.numbers[block])
+        if block is not None:
+            choice.open = None  # it ends where its own end leaves
+
+    def _overlapping_call(
+        self, choice: _ChoiceOut, event: ToolCallDelta, block: StreamBlock | None
+    ) -> Iterator[StreamEvent]:
+        is_begun = block is not None and block in choice.numbers
+        number = choice.numbers[block] if is_begun else choice.blocks
+        if not is_begun:
+            event = self._call(choice, event, block)
+        elif event.name:  # a head that was held while its call began without it
+            event = replace(event, id=None, name=None)
+        yield _numbered(event, number)
+        if block is None:
+            yield Frame(choice=event.choice, role="end", kind="tool_call", index=number)
 
     # Wires that do
 
@@ -197,7 +242,8 @@ class WayOut:
         self, choice: _ChoiceOut, event: ToolCallDelta, block: StreamBlock | None
     ) -> Iterator[StreamEvent]:
         if block is not None and block in choice.numbers:
-            if choice.open is not None and choice.open[0] is block:
+            is_late = bool(event.name)  # a head that was held while its call began must not begin it again
+            if choice.open is not None and choice.open[0] is block and not is_late:
                 yield _numbered(event, choice.numbers[block])
             return
         yield from _end(choice)

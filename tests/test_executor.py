@@ -26,6 +26,7 @@ from luthien_litellm_hooks import (
     send_tool_call,
 )
 from luthien_litellm_hooks.policies.noop import NoOp
+from luthien_litellm_hooks.running_answer import WITHHELD_CALLS
 from tests.support.chat import (
     USAGE,
     Delivered,
@@ -177,8 +178,11 @@ async def test_of_a_chunk_that_carries_several_things_only_what_is_let_out_leave
 
 async def test_what_nobody_lets_out_is_never_delivered() -> None:
     delivered = Delivered.of(await deliver(Hold(), ANSWER))
-    assert (delivered.text, delivered.reasoning, delivered.calls) == ("", "", [])
+    assert (delivered.reasoning, delivered.calls) == ("", [])
+    assert delivered.text == WITHHELD_CALLS, "an agent can do nothing with an answer that says nothing"
     assert delivered.finish_reasons == ["stop"], "no call was delivered, so the agent must not wait for one"
+    text_alone = Delivered.of(await deliver(Hold(), [text("t"), finish()]))
+    assert (text_alone.text, text_alone.finish_reasons) == ("", ["stop"])
 
 
 async def test_what_is_held_can_be_let_out_by_a_later_hook_exactly_once() -> None:

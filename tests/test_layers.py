@@ -18,7 +18,7 @@ ROOT = Path(luthien_litellm_hooks.__file__).parent
 # but no other room on its own floor. "" is the package root, the facade for users.
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("cli",),
-    ("testing",),
+    ("testing", "doctor"),
     ("",),
     ("hooks",),
     ("config",),
@@ -28,7 +28,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("deadline",),
     ("adapters", "assembler"),
     ("events",),
-    ("errors",),
+    ("errors", "doctor_proof"),
 )
 
 # Modules that make up one room together.

@@ -9,18 +9,23 @@ from typing import Any
 import litellm
 import pytest
 import yaml
+from litellm.caching.dual_cache import DualCache
 from litellm.integrations.custom_logger import CustomLogger
+from litellm.proxy._types import UserAPIKeyAuth
 from litellm.proxy.types_utils.utils import get_instance_fn
 from litellm.proxy.utils import ProxyLogging
 
 import luthien_litellm_hooks
+from luthien_litellm_hooks import ConfigError
 from luthien_litellm_hooks.executor import PolicyExecutor
 from luthien_litellm_hooks.hooks.callback import LuthienCallback, UngovernedError
+from luthien_litellm_hooks.hooks.self_check import check_dispatch
+from luthien_litellm_hooks.policies.all_caps import AllCaps
 from luthien_litellm_hooks.policies.noop import NoOp
+from tests.support.chat import full
 from tests.support.proxy import ROOT, proxy_config, starting_proxy
 
 CONFIG = ROOT / "litellm_config.yaml"
-HOOKS = ("async_pre_call_hook", "async_post_call_streaming_iterator_hook", "async_post_call_success_hook")
 
 
 @pytest.fixture
@@ -50,7 +55,16 @@ def test_litellm_sees_each_of_our_hooks(monkeypatch: pytest.MonkeyPatch) -> None
     assert (callback, "override") in seen.iterator_overrides
     assert not seen.has_guardrail, "LiteLLM's slow path for each chunk"
     assert not seen.has_streaming_chunk_override, "LiteLLM's slow path for each chunk"
-    assert set(HOOKS) <= set(vars(LuthienCallback)), "LiteLLM does not see inherited hooks"
+    check_dispatch(callback)
+    assert litellm.callbacks == [callback], "the check leaves what is registered as it was"
+
+
+def test_a_hook_that_litellm_would_skip_stops_the_start() -> None:
+    class Inherits(LuthienCallback):
+        """LiteLLM does not see inherited hooks."""
+
+    with pytest.raises(ConfigError, match=r"would not call async_pre_call_hook, .*async_post_call_success_hook"):
+        check_dispatch(Inherits(PolicyExecutor(NoOp())))
 
 
 async def test_an_answer_without_a_checked_request_is_withheld() -> None:
@@ -64,6 +78,16 @@ async def test_an_answer_without_a_checked_request_is_withheld() -> None:
         await anext(callback.async_post_call_streaming_iterator_hook(None, provider(), {}))
     with pytest.raises(UngovernedError, match="could not be checked"):
         await callback.async_post_call_success_hook({}, None, "secret")
+
+
+async def test_a_step_within_a_governed_request_does_not_open_its_answer() -> None:
+    """LiteLLM lists MCP tools, say, in the midst of a request, and calls the same request hook for it."""
+    callback = LuthienCallback(PolicyExecutor(AllCaps()))
+    data = {"model": "m", "proxy_server_request": {"body": {"model": "m"}}}
+    await callback.async_pre_call_hook(UserAPIKeyAuth(), DualCache(), data, "acompletion")
+    await callback.async_pre_call_hook(UserAPIKeyAuth(), DualCache(), {}, "list_mcp_tools")
+    response = await callback.async_post_call_success_hook(data, UserAPIKeyAuth(), full({"content": "text"}))
+    assert response.choices[0].message.content == "TEXT"
 
 
 def test_importing_the_package_to_write_a_policy_loads_neither_litellm_nor_settings() -> None:

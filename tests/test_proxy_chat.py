@@ -284,3 +284,33 @@ def test_two_requests_at_once_get_their_own_answers(proxies: Proxies, stream: bo
 def test_several_choices_are_all_governed(proxies: Proxies) -> None:
     answer = proxies.get(ALL_CAPS).openai.chat.completions.create(**request("openai/text", n=3))
     assert [choice.message.content for choice in answer.choices] == ["THE QUICK BROWN FOX: ÜBER ALLES"] * 3
+
+
+LAB_ERROR = {**LAB, "on_block": "error", "block_status": 451}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_refused_request_is_an_http_error_where_the_operator_says_so(
+    proxies: Proxies, provider: ScriptedProvider, stream: bool
+) -> None:
+    before = len(provider.requests)
+    body = request("openai/text", user="refuse request", stream=stream)
+    response = proxies.get(LAB_ERROR).http.post("/v1/chat/completions", json=body)
+    assert response.status_code == 451
+    error = {"message": "This request is refused.", "type": "policy_error", "param": None, "code": "451"}
+    assert response.json() == {"error": error}
+    assert len(provider.requests) == before
+
+
+def test_a_full_answer_that_is_ended_is_an_http_error_where_the_operator_says_so(proxies: Proxies) -> None:
+    body = request("openai/text", user="fail on text")
+    response = proxies.get(LAB_ERROR).http.post("/v1/chat/completions", json=body)
+    assert response.status_code == 451
+    assert response.json()["error"]["message"].startswith(FAILURE)
+    assert "secret" not in response.text
+
+
+def test_a_stream_that_is_ended_ends_with_the_notice_all_the_same(proxies: Proxies) -> None:
+    answer = ask(proxies.get(LAB_ERROR), request("openai/text", user="fail on text"), stream=True)
+    assert answer["text"].startswith(FAILURE)
+    assert answer["finish"] == "stop"

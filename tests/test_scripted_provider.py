@@ -421,7 +421,7 @@ def test_models(served: Served) -> None:
     assert [model.id for model in served.openai.models.list()] == ["scripted", "m"]
 
 
-@pytest.mark.parametrize(("method", "path"), [("GET", "/"), ("POST", "/v1/responses"), ("GET", "/v1/messages")])
+@pytest.mark.parametrize(("method", "path"), [("GET", "/"), ("POST", "/v1/nothing"), ("GET", "/v1/messages")])
 def test_anything_else_is_not_found(served: Served, method: str, path: str) -> None:
     reply = httpx.request(method, served.url + path)
     assert reply.status_code == 404
@@ -432,6 +432,37 @@ def test_body_that_is_not_json(served: Served) -> None:
     reply = httpx.post(f"{served.url}/v1/messages", content=b"{")
     assert reply.status_code == 400
     assert reply.json()["error"]["type"] == "invalid_request_error"
+
+
+def test_text_completions(served: Served) -> None:
+    served.provider.answers["m"] = Answer([Think("not said"), Say(TEXT)], finish="length")
+    create: Callable[..., Any] = served.openai.completions.create
+    full = create(model="m", prompt="x", n=2)
+    assert [(choice.text, choice.finish_reason) for choice in full.choices] == [(TEXT, "length")] * 2
+    chunks = list(create(model="m", prompt="x", stream=True, stream_options={"include_usage": True}))
+    assert "".join(choice.text for chunk in chunks for choice in chunk.choices) == TEXT
+    assert chunks[-1].usage.total_tokens == full.usage.total_tokens == 18
+    assert create(model="other", prompt="say: scripted").choices[0].text == "scripted"
+
+
+def test_gemini(served: Served) -> None:
+    served.provider.answers["m"] = Answer([Think("well", signature="sig"), Say(TEXT), CALLS[1]])
+    ask = {"contents": [{"role": "user", "parts": [{"text": "say: scripted"}]}]}
+    base = f"{served.url}/v1beta/models"
+    full = httpx.post(f"{base}/m:generateContent", json=ask).json()
+    thought, text, call = full["candidates"][0]["content"]["parts"]
+    assert (thought, text) == ({"text": "well", "thought": True}, {"text": TEXT})
+    assert call["functionCall"] == {"id": "fixed_id", "name": "add", "args": {"a": 1, "b": 2}}
+    streamed = httpx.post(f"{base}/m:streamGenerateContent?alt=sse", json=ask).text
+    frames = [json.loads(line.removeprefix("data: ")) for line in streamed.splitlines() if line]
+    parts = [part for frame in frames for part in frame["candidates"][0]["content"]["parts"]]
+    assert "".join(part["text"] for part in parts if part.keys() == {"text"}) == TEXT
+    assert [part for part in parts if "functionCall" in part] == [call]
+    assert frames[-1]["candidates"][0]["finishReason"] == "STOP"
+    assert frames[-1]["usageMetadata"] == full["usageMetadata"]
+    other = httpx.post(f"{base}/other:generateContent", json=ask).json()
+    assert other["candidates"][0]["content"]["parts"] == [{"text": "scripted"}]
+    assert served.provider.requests[0].body == ask
 
 
 def test_log_wait_times_out() -> None:

@@ -1,7 +1,7 @@
 """What the executor needs of a wire format."""
 
 from collections.abc import Iterable, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from luthien_litellm_hooks.events import Chunk, StreamEvent
 
@@ -48,4 +48,15 @@ class Adapter(Protocol):
 
     def join(self, response: object, events: Sequence[StreamEvent]) -> object:
         """A new full answer like `response` that says just `events`."""
+        ...
+
+
+@runtime_checkable
+class RepeatingAdapter(Adapter, Protocol):
+    """The adapter of a wire that frames its blocks, lets them overlap, and says later again what
+    it said before. So it must know all that has left."""
+
+    def pass_on(self, chunk: Chunk) -> Iterable[object]:
+        """Items of the client's stream that say all of `chunk`: what came, if nothing before it
+        was changed."""
         ...

@@ -9,20 +9,31 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import litellm
-from fastapi import HTTPException
 from litellm.caching.dual_cache import DualCache
 from litellm.exceptions import GuardrailRaisedException, ModifyResponseException
 from litellm.integrations.custom_logger import CustomLogger
-from litellm.proxy._types import UserAPIKeyAuth
+from litellm.proxy._types import ProxyException, UserAPIKeyAuth
+from litellm.types.mcp import MCPPostCallResponseObject
+from litellm.types.utils import CallTypes
 
 from luthien_litellm_hooks.config import build_executor, load_settings
+from luthien_litellm_hooks.doctor_proof import governed, refused
 from luthien_litellm_hooks.errors import LuthienError, PolicyBlockedError
 from luthien_litellm_hooks.executor import PolicyExecutor
-from luthien_litellm_hooks.hooks.request_data import answer_instead, read_identity, read_request, write_request
+from luthien_litellm_hooks.hooks.mcp import govern_call, govern_result
+from luthien_litellm_hooks.hooks.probe import nonce_of
+from luthien_litellm_hooks.hooks.request_data import (
+    answer_instead,
+    gemini_in_stead,
+    read_identity,
+    read_request,
+    write_request,
+)
 from luthien_litellm_hooks.hooks.routes import GOVERNED, WITHOUT_MODEL_TEXT
-from luthien_litellm_hooks.hooks.ungoverned import UngovernedRoutes, close_hookless_paths, path_of
+from luthien_litellm_hooks.hooks.self_check import check_dispatch
+from luthien_litellm_hooks.hooks.ungoverned import UngovernedRoutes, close_hookless_paths, path_of, refusal
 from luthien_litellm_hooks.policy.context import PolicyContext
-from luthien_litellm_hooks.policy.request import Answer
+from luthien_litellm_hooks.policy.request import Answer, Request
 
 logger = logging.getLogger("luthien_litellm_hooks")
 
@@ -44,13 +55,16 @@ class _Transaction:
     """What the hooks of one request hand on to each other.
 
     `context` is None on a route without model text, or one that the operator has opened.
+    `in_stead` is what the policy answered, so that the provider is not to be called.
     """
 
     route: str
     context: PolicyContext | None = None
+    in_stead: Answer | None = None
 
 
 _transaction: ContextVar[_Transaction | None] = ContextVar("luthien_transaction", default=None)
+_mcp_call: ContextVar[PolicyContext | None] = ContextVar("luthien_mcp_call", default=None)
 
 
 class LuthienCallback(CustomLogger):
@@ -59,50 +73,79 @@ class LuthienCallback(CustomLogger):
     Each hook stands in this class itself: LiteLLM does not see inherited ones.
     """
 
-    def __init__(self, executor: PolicyExecutor, ungoverned: UngovernedRoutes | None = None) -> None:
+    def __init__(
+        self, executor: PolicyExecutor, ungoverned: UngovernedRoutes | None = None, block_status: int = 403
+    ) -> None:
         super().__init__()  # pyright: ignore[reportUnknownMemberType]  # LiteLLM leaves its **kwargs untyped
         self._executor = executor
         self._ungoverned = ungoverned or UngovernedRoutes("refuse")
+        self._block_status = block_status
 
     async def async_pre_call_hook(
         self, user_api_key_dict: UserAPIKeyAuth, cache: DualCache, data: dict[str, Any], call_type: str
     ) -> dict[str, Any]:
         """Before the provider is called. Returns `data`, changed in place if the policy wants it."""
-        transaction = _Transaction(call_type)
-        _transaction.set(transaction)
-        if call_type in WITHOUT_MODEL_TEXT:
+        if call_type == "call_mcp_tool":
+            await self._govern_mcp_call(user_api_key_dict, data)
             return data
         if call_type not in GOVERNED:
-            self._ungoverned.check(call_type, path_of(data))
+            if call_type not in WITHOUT_MODEL_TEXT:
+                self._ungoverned.check(call_type, path_of(data))
+            if _transaction.get() is None:  # else it is part of a request that is governed
+                _transaction.set(_Transaction(call_type))
             return data
+        transaction = _Transaction(call_type)
+        _transaction.set(transaction)
         try:
             await self._govern_request(transaction, user_api_key_dict, data)
-        except ModifyResponseException:
+        except (ModifyResponseException, ProxyException):
             raise
         except Exception:
             logger.exception("a request could not be checked")
-            raise _refusal(500, "The request was refused: it could not be checked.") from None
+            raise refusal(500, "The request was refused: it could not be checked.") from None
         return data
 
     async def _govern_request(self, transaction: _Transaction, user: UserAPIKeyAuth, data: dict[str, Any]) -> None:
         request = read_request(data)
         context = PolicyContext(str(uuid.uuid4()), request, identity=read_identity(user))
         transaction.context = context
+        nonce = nonce_of(data)
         try:
             result = await self._executor.on_request(context)
-        except PolicyBlockedError as refusal:
-            result = Answer(refusal.message)
+        except PolicyBlockedError as blocked:
+            if self._executor.on_block == "error":
+                raise refusal(self._block_status, blocked.message if nonce is None else refused(nonce)) from None
+            result = Answer(blocked.message)
         if isinstance(result, Answer):
-            context.answer = result
-            answer_instead(data, result, transaction.route)
+            context.answer = transaction.in_stead = result if nonce is None else Answer(refused(nonce))
+            answer_instead(data, context.answer, transaction.route)
         else:
+            context.answer = None if nonce is None else Answer(governed(nonce))
             write_request(data, result)
 
+    async def _govern_mcp_call(self, user: UserAPIKeyAuth | None, data: dict[str, Any]) -> None:
+        context = PolicyContext(str(uuid.uuid4()), Request({}), identity=read_identity(user))
+        _mcp_call.set(context)
+        await govern_call(self._executor, data, context)
+
+    async def async_post_mcp_tool_call_hook(
+        self, kwargs: object, response_obj: MCPPostCallResponseObject, start_time: object, end_time: object
+    ) -> MCPPostCallResponseObject:
+        """What an MCP tool gave back, before the client gets it."""
+        context = _mcp_call.get() or PolicyContext(str(uuid.uuid4()), Request({}))
+        return await govern_result(self._executor, response_obj, context)
+
     async def async_pre_call_deployment_hook(self, kwargs: dict[str, Any], call_type: object) -> dict[str, Any] | None:
-        """Just before a provider is called: a client's request that no policy has seen stops here."""
+        """Just before a provider is called: a client's request that no policy has seen stops here.
+        For an MCP call this comes before the request hook, which is then sure to come."""
         path = path_of(kwargs)
-        if _transaction.get() is None and path is not None:
+        transaction = _transaction.get()
+        if transaction is None and path is not None and call_type is not CallTypes.call_mcp_tool:
             self._ungoverned.check(path)
+        answer = transaction.in_stead if transaction is not None else None
+        if answer is not None and call_type in (CallTypes.agenerate_content, CallTypes.agenerate_content_stream):
+            is_streaming = call_type is CallTypes.agenerate_content_stream
+            return {**kwargs, "client": gemini_in_stead(answer, is_streaming=is_streaming)}
         return None
 
     async def async_post_call_streaming_iterator_hook(
@@ -136,6 +179,8 @@ class LuthienCallback(CustomLogger):
         adapter = GOVERNED[transaction.route](transaction.context.final_request)
         try:
             return await self._executor.run_full(response, adapter, transaction.context)
+        except PolicyBlockedError as blocked:
+            raise refusal(self._block_status, blocked.message) from None
         except Exception:
             logger.exception("an answer could not be checked; it is withheld")
             raise UngovernedError from None
@@ -148,13 +193,11 @@ class LuthienCallback(CustomLogger):
             raise UngovernedError
 
 
-def _refusal(status: int, message: str) -> HTTPException:
-    return HTTPException(status, detail={"error": {"message": message, "type": "policy_error", "code": str(status)}})
-
-
 def build() -> LuthienCallback:
     """The callback, from LiteLLM's settings. Raises `ConfigError`, on which LiteLLM does not start."""
     settings = load_settings(cast(dict[str, object], litellm.callback_settings or {}), os.environ)
     ungoverned = UngovernedRoutes(settings.ungoverned_routes)
+    callback = LuthienCallback(build_executor(settings, os.environ), ungoverned, settings.block_status)
+    check_dispatch(callback)
     close_hookless_paths(ungoverned)
-    return LuthienCallback(build_executor(settings, os.environ), ungoverned)
+    return callback

@@ -1,16 +1,23 @@
 """LiteLLM's `data` dict to a `Request`, and a policy's changes back into it."""
 
 import copy
+import json
 from typing import Any, cast
 
+import httpx
 from litellm.exceptions import ModifyResponseException
+from litellm.llms.custom_httpx.http_handler import AsyncHTTPHandler
 from litellm.proxy._types import UserAPIKeyAuth
 from litellm.types.utils import Choices, Message, ModelResponse, Usage
 
 from luthien_litellm_hooks.policy.context import Identity
 from luthien_litellm_hooks.policy.request import Answer, Request
 
-_LITELLM_OWN = frozenset({"metadata", "litellm_metadata"})
+_GEMINI = frozenset({"agenerate_content", "generate_content", "agenerate_content_stream", "generate_content_stream"})
+_MOCKABLE = frozenset({"acompletion", "completion", "atext_completion", "text_completion"}) | _GEMINI
+_LITELLM_OWN = frozenset(
+    {"metadata", "litellm_metadata", "_litellm_skip_openai_stream_done", "_litellm_raw_sse_stream"}
+)
 
 
 def read_request(data: dict[str, Any]) -> Request:
@@ -30,19 +37,31 @@ def answer_instead(data: dict[str, Any], answer: Answer, call_type: str) -> None
     """Makes LiteLLM answer without calling a provider; it counts no tokens, and the answers that
     LiteLLM keeps for later are neither asked nor added to.
 
-    On chat it makes the answer itself. On other routes that makes no stream, so there this raises
-    `ModifyResponseException`, which does; what it streams goes through our hook like any answer.
+    On chat, text completions and Gemini's route it makes the answer itself. On other routes that
+    makes no stream, so there this raises `ModifyResponseException`, which does; what it streams
+    goes through our hook like any answer.
     """
-    if call_type not in ("acompletion", "completion"):
-        model = str(data.get("model") or "")
+    model = str(data.get("model") or "")
+    if call_type not in _MOCKABLE:
         raise ModifyResponseException(answer.text, model=model, request_data=data, guardrail_name="luthien")
     message = Message(role="assistant", content=answer.text)
     data["mock_response"] = ModelResponse(
-        model=str(data.get("model") or ""),
+        model=model,
         choices=[Choices(index=0, finish_reason="stop", message=message)],
         usage=Usage(prompt_tokens=0, completion_tokens=0, total_tokens=0),
     )
     data["cache"] = {"no-cache": True, "no-store": True}
+    if call_type in _GEMINI and data.get("stream"):
+        data["mock_response"] = "-"  # never delivered; of an object LiteLLM makes no stream here
+
+
+def gemini_in_stead(answer: Answer, *, is_streaming: bool) -> AsyncHTTPHandler:
+    """The client that LiteLLM is to ask instead of Gemini, which it asks in spite of `mock_response`."""
+    candidate = {"content": {"parts": [{"text": answer.text}], "role": "model"}, "finishReason": "STOP", "index": 0}
+    usage = {"promptTokenCount": 0, "candidatesTokenCount": 0, "totalTokenCount": 0}
+    body = json.dumps({"candidates": [candidate], "usageMetadata": usage})
+    text = f"data: {body}\n\n" if is_streaming else body
+    return AsyncHTTPHandler(transport=httpx.MockTransport(lambda _: httpx.Response(200, text=text)))
 
 
 def _client_keys(data: dict[str, Any]) -> set[str]:

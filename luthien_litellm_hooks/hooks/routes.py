@@ -3,14 +3,20 @@
 A route is named by the `call_type` that LiteLLM gives `async_pre_call_hook`.
 """
 
+import time
 import uuid
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-from litellm.types.utils import ModelResponseStream
+from litellm.types.llms.openai import ResponsesAPIResponse
+from litellm.types.utils import ModelResponseStream, TextCompletionResponse
 
 from luthien_litellm_hooks.adapters.base import Adapter
 from luthien_litellm_hooks.adapters.chat import ChatAdapter
+from luthien_litellm_hooks.adapters.completions import CompletionsAdapter
+from luthien_litellm_hooks.adapters.gemini import GeminiAdapter
+from luthien_litellm_hooks.adapters.messages import MessagesAdapter
+from luthien_litellm_hooks.adapters.responses import ResponsesAdapter
 from luthien_litellm_hooks.policy.request import Request
 
 
@@ -18,7 +24,33 @@ def _chat(request: Request) -> Adapter:
     return ChatAdapter(like=ModelResponseStream(id=f"chatcmpl-{uuid.uuid4()}", model=request.model))
 
 
-GOVERNED: Mapping[str, Callable[[Request], Adapter]] = MappingProxyType({"acompletion": _chat, "completion": _chat})
+def _completions(request: Request) -> Adapter:
+    return CompletionsAdapter(like=TextCompletionResponse(id=f"cmpl-{uuid.uuid4()}", model=request.model))
+
+
+def _gemini(request: Request) -> Adapter:
+    return GeminiAdapter(like={"modelVersion": request.model, "responseId": str(uuid.uuid4())})
+
+
+def _messages(request: Request) -> Adapter:
+    return MessagesAdapter(model=request.model, id=f"msg_{uuid.uuid4().hex}")
+
+
+def _responses(request: Request) -> Adapter:
+    like = ResponsesAPIResponse(id=f"resp_{uuid.uuid4().hex}", created_at=int(time.time()), output=[])
+    return ResponsesAdapter(like=like.model_copy(update={"object": "response", "model": request.model}))
+
+
+GOVERNED: Mapping[str, Callable[[Request], Adapter]] = MappingProxyType(
+    {
+        **dict.fromkeys(("acompletion", "completion"), _chat),
+        **dict.fromkeys(("aresponses", "responses"), _responses),
+        **dict.fromkeys(("anthropic_messages", "aanthropic_messages"), _messages),
+        **dict.fromkeys(("atext_completion", "text_completion"), _completions),
+        **dict.fromkeys(("agenerate_content", "generate_content"), _gemini),
+        **dict.fromkeys(("agenerate_content_stream", "generate_content_stream"), _gemini),
+    }
+)
 """The routes whose answers the policy sees, and the adapter of each."""
 
 WITHOUT_MODEL_TEXT = frozenset(

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, cast
 from urllib.parse import urlsplit
 
-from fastapi import FastAPI, HTTPException
+from fastapi import FastAPI
+from litellm.proxy._types import ProxyException
 from starlette.responses import JSONResponse
 from starlette.routing import BaseRoute, Match
 from starlette.types import Receive, Scope, Send
@@ -37,9 +38,9 @@ class UngovernedRoutes:
         self.counts: dict[str, int] = {}
 
     def check(self, route: str, *names: str | None) -> None:
-        """Raises an HTTP 403 unless `route` is open, by its own or one of its other `names`."""
+        """Raises a refusal unless `route` is open, by its own or one of its other `names`."""
         if not self.is_open(route, *names):
-            raise HTTPException(403, detail={"error": _error(route)})
+            raise refusal(403, _closed(route))
 
     def is_open(self, route: str, *names: str | None) -> bool:
         """Whether a request may pass that no policy will see; tells the operator of the first."""
@@ -73,7 +74,8 @@ class ClosedPaths(BaseRoute):
         if scope["type"] == "websocket":
             await WebSocket(scope, receive, send).close(_POLICY_VIOLATION)
         else:
-            await JSONResponse({"error": _error(_path(scope))}, 403)(scope, receive, send)
+            error = {"message": _closed(_path(scope)), "type": "policy_error", "param": None, "code": "403"}
+            await JSONResponse({"error": error}, 403)(scope, receive, send)
 
 
 def close_hookless_paths(routes: UngovernedRoutes) -> None:
@@ -82,6 +84,11 @@ def close_hookless_paths(routes: UngovernedRoutes) -> None:
     app: object = getattr(server, "app", None)
     if isinstance(app, FastAPI):
         app.router.routes.insert(0, ClosedPaths(routes))
+
+
+def refusal(status: int, message: str) -> ProxyException:
+    """The one kind of error that LiteLLM sends well formed, and as it is, on every route."""
+    return ProxyException(message=message, type="policy_error", param=None, code=status)
 
 
 def path_of(data: Mapping[str, Any]) -> str | None:
@@ -101,9 +108,8 @@ def _is_at_or_below(path: str, top: str) -> bool:
     return path == top or path.startswith(f"{top.rstrip('/')}/")
 
 
-def _error(route: str) -> dict[str, str]:
-    message = (
+def _closed(route: str) -> str:
+    return (
         f"This proxy's policy cannot see the answers of {route}, so it is closed. "
         "Its operator can open it with `ungoverned_routes`."
     )
-    return {"message": message, "type": "policy_error", "code": "403"}

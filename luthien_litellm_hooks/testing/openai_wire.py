@@ -19,7 +19,7 @@ def full(answer: Answer, request: JSON) -> JSON:
         _choice(index, "message", _message(answer.with_call_ids(_CALL_ID)), answer.finish_reason)
         for index in range(_choice_count(request))
     ]
-    return {**_envelope(request, "chat.completion"), "choices": choices, "usage": _usage(answer)}
+    return {**_envelope(request, "chat.completion"), "choices": choices, "usage": usage(answer)}
 
 
 def stream(answer: Answer, request: JSON) -> Iterator[Emission]:
@@ -38,7 +38,7 @@ def stream(answer: Answer, request: JSON) -> Iterator[Emission]:
     for index in range(count):
         yield _frame({**envelope, "choices": [_choice(index, "delta", {}, answer.finish_reason)]})
     if with_usage:
-        yield _frame({**envelope, "choices": [], "usage": _usage(answer)})
+        yield _frame({**envelope, "choices": [], "usage": usage(answer)})
     yield b"data: [DONE]\n\n"
 
 
@@ -103,12 +103,13 @@ def _envelope(request: JSON, kind: str) -> JSON:
     return {"id": fresh_id("chatcmpl-"), "object": kind, "created": int(time.time()), "model": request.get("model")}
 
 
-def _usage(answer: Answer) -> JSON:
-    usage = answer.usage
+def usage(answer: Answer) -> JSON:
+    """The token counts of a reply."""
+    counts = answer.usage
     return {
-        "prompt_tokens": usage.prompt,
-        "completion_tokens": usage.completion,
-        "total_tokens": usage.prompt + usage.completion,
+        "prompt_tokens": counts.prompt,
+        "completion_tokens": counts.completion,
+        "total_tokens": counts.prompt + counts.completion,
     }
 
 

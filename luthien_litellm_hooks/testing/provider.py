@@ -1,4 +1,4 @@
-"""A model provider without a model: it answers by script on the OpenAI and Anthropic wires.
+"""A model provider without a model: it answers by script on the OpenAI, Anthropic and Gemini wires.
 
 It is the upstream of `make run` and of every end-to-end test, so neither needs a key or a network.
 """
@@ -17,7 +17,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from luthien_litellm_hooks.testing import anthropic_wire, openai_wire
+from luthien_litellm_hooks.testing import anthropic_wire, completions_wire, gemini_wire, openai_wire, responses_wire
 from luthien_litellm_hooks.testing.answers import JSON, Answer, Cut, Emission, Wait, answer_to, replay, whole
 
 DEFAULT_MODEL = "scripted"
@@ -72,6 +72,9 @@ class ScriptedProvider:
                 Route("/v1/chat/completions", self._chat_completions, methods=["POST"]),
                 Route("/chat/completions", self._chat_completions, methods=["POST"]),
                 Route("/v1/messages", self._messages, methods=["POST"]),
+                Route("/v1/responses", self._responses, methods=["POST"]),
+                Route("/v1/completions", self._completions, methods=["POST"]),
+                Route("/v1beta/models/{model}:{method}", self._gemini, methods=["POST"]),
                 Route("/v1/models", self._models, methods=["GET"]),
             ],
             exception_handlers={404: _not_found, 405: _not_found},
@@ -86,6 +89,16 @@ class ScriptedProvider:
     async def _messages(self, request: Request) -> Response:
         return await self._reply(request, anthropic_wire)
 
+    async def _completions(self, request: Request) -> Response:
+        return await self._reply(request, completions_wire, completions_wire.as_chat)
+
+    async def _responses(self, request: Request) -> Response:
+        return await self._reply(request, responses_wire, responses_wire.as_chat)
+
+    async def _gemini(self, request: Request) -> Response:
+        model, method = request.path_params["model"], request.path_params["method"]
+        return await self._reply(request, gemini_wire, lambda body: gemini_wire.as_chat(body, model, method))
+
     async def _models(self, request: Request) -> Response:
         models = [
             {"id": name, "object": "model", "created": 0, "owned_by": "luthien"}
@@ -93,13 +106,16 @@ class ScriptedProvider:
         ]
         return JSONResponse({"object": "list", "data": models})
 
-    async def _reply(self, request: Request, wire: Wire) -> Response:
+    async def _reply(
+        self, request: Request, wire: Wire, as_chat: Callable[[JSON], JSON] = lambda body: body
+    ) -> Response:
         try:
             body: JSON = await request.json()
         except ValueError:
             return JSONResponse(wire.error(400, "the body is not JSON"), 400)
         seen = SeenRequest(request.url.path, dict(request.headers), body)
         self.requests.append(seen)
+        body = as_chat(body)
         answer = self.answers.get(body.get("model", "")) or answer_to(body)
         if answer.status >= 400:
             return JSONResponse(wire.error(answer.status, answer.text or "scripted error"), answer.status)

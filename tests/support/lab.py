@@ -28,6 +28,10 @@ class Lab(SimplePolicy):
         match request.body.get("user"):
             case "rewrite request":
                 return request.replace(messages=[{"role": "user", "content": "say: rewritten"}], temperature=0.5)
+            case "rewrite prompt":
+                return request.replace(prompt="say: rewritten")
+            case "rewrite contents":
+                return request.replace(contents=[{"role": "user", "parts": [{"text": "say: rewritten"}]}])
             case "remove field":
                 return request.without("temperature")
             case "refuse request":
@@ -63,6 +67,8 @@ class Lab(SimplePolicy):
         match request.body.get("user"):
             case "drop calls":
                 return None
+            case "drop reads" if tool_call.name == "read":
+                return None
             case "rename calls":
                 return replace(tool_call, name=f"safe_{tool_call.name}")
             case _:
@@ -76,3 +82,17 @@ class Lab(SimplePolicy):
 
 def _is_flagged() -> bool:
     return Path(os.environ["FLAG"]).exists()
+
+
+class NoCalls(SimplePolicy):
+    """Withholds every tool call."""
+
+    async def on_response_tool_call(self, tool_call: ToolCall, request: Request) -> ToolCall | None:
+        return None
+
+
+class FailsOnText(SimplePolicy):
+    """Fails on every text."""
+
+    async def on_response_content(self, content: str, request: Request) -> str | None:
+        raise RuntimeError("secret of the policy")

@@ -45,9 +45,9 @@ class Proxy:
 
 
 def proxy_config(provider_url: str, luthien: Mapping[str, Any] | None) -> dict[str, Any]:
-    """A LiteLLM config whose models `openai/NAME` and `anthropic/NAME` are the provider's NAME, with
-    the plugin's settings, or without the plugin."""
-    bases = {"openai": f"{provider_url}/v1", "anthropic": provider_url}
+    """A LiteLLM config whose models `openai/NAME`, `anthropic/NAME` and `gemini/NAME` are the
+    provider's NAME, with the plugin's settings, or without the plugin."""
+    bases = {"openai": f"{provider_url}/v1", "anthropic": provider_url, "gemini": f"{provider_url}/v1beta"}
     config: dict[str, Any] = {
         "model_list": [
             {"model_name": f"{wire}/*", "litellm_params": {"model": f"{wire}/*", "api_base": base, "api_key": "k"}}

@@ -1,0 +1,92 @@
+"""Gemini's generateContent as LiteLLM hands it to a plugin: bytes of a stream; an object or a dict."""
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any, cast
+
+from litellm.types.google_genai.main import GenerateContentResponse
+from pydantic import BaseModel
+
+from luthien_litellm_hooks.adapters import gemini_payload
+from luthien_litellm_hooks.adapters.gemini_payload import Json
+from luthien_litellm_hooks.adapters.sse import SseDecoder, SseFrame, write_frame
+from luthien_litellm_hooks.errors import WireError
+from luthien_litellm_hooks.events import Chunk, Opaque, StreamEvent, from_wire
+
+
+class GeminiAdapter:
+    """The adapter of one answer of Gemini.
+
+    `like` is the payload that frames are made like before the provider has sent one.
+    """
+
+    is_framed = False
+    stop_reason = "STOP"
+    tool_reasons = ("STOP",)
+
+    def __init__(self, like: Json) -> None:
+        self._like = like
+        self._decoder = SseDecoder()
+        self._reader = gemini_payload.Reader()
+
+    def decode(self, raw: object) -> Sequence[Chunk]:
+        """One chunk for each frame that `raw` completes."""
+        if not isinstance(raw, bytes):
+            raise WireError(f"a Gemini stream brought a {type(raw).__name__}")
+        return [self._chunk(frame) for frame in self._decoder.feed(raw)]
+
+    def flush(self) -> Sequence[Chunk]:
+        """One chunk for each frame that is left."""
+        return [self._chunk(frame) for frame in self._decoder.flush()]
+
+    def encode(self, events: Sequence[StreamEvent], of: Chunk | None) -> Iterable[object]:
+        """One frame; how many tokens it all took is said again with every piece of a frame that came."""
+        said = gemini_payload.write(events)
+        if said and of is None:
+            said |= {key: value for key, value in gemini_payload.head(self._like).items() if key != "usageMetadata"}
+        if said:
+            yield write_frame(json.dumps(said))
+
+    def split(self, response: object) -> Chunk:
+        """The events of every candidate."""
+        return Chunk.from_wire(response, self._reader.read(_fields(response)))
+
+    def join(self, response: object, events: Sequence[StreamEvent]) -> object:
+        """A copy of `response` with just `events`; its id, model and usage stay."""
+        fields = gemini_payload.write_full(events, _fields(response))
+        if not isinstance(response, BaseModel):
+            return fields
+        return _copy(response, fields)
+
+    def _chunk(self, frame: SseFrame) -> Chunk:
+        if not frame.data:
+            return Chunk.from_wire(frame.raw, (from_wire(Opaque(), frame),))
+        payload = _payload(frame.data)
+        self._like = payload
+        return Chunk.from_wire(frame.raw, self._reader.read(payload))
+
+
+def _payload(text: str) -> Json:
+    try:
+        payload: object = json.loads(text)
+    except ValueError as error:
+        raise WireError("a frame of a Gemini stream is not JSON") from error
+    if not isinstance(payload, dict):
+        raise WireError("a frame of a Gemini stream is no object")
+    return cast(dict[str, Any], payload)
+
+
+def _fields(response: object) -> Json:
+    if isinstance(response, dict):
+        return cast(dict[str, Any], response)
+    if not isinstance(response, BaseModel) or not isinstance(response, GenerateContentResponse):
+        raise WireError("an answer of Gemini was something else")
+    return response.model_extra or {}
+
+
+def _copy(response: BaseModel, fields: Json) -> BaseModel:
+    copy = response.model_copy()
+    if copy.model_extra is not None:
+        copy.model_extra.clear()
+        copy.model_extra.update(fields)
+    return copy

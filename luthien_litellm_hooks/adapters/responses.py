@@ -1,0 +1,65 @@
+"""Responses as LiteLLM hands them to a plugin: events of `/v1/responses`, `ResponsesAPIResponse`."""
+
+from collections.abc import Iterable, Sequence
+
+from litellm.types.llms.openai import ResponsesAPIResponse
+from pydantic import BaseModel
+
+from luthien_litellm_hooks.adapters.responses_read import Reader
+from luthien_litellm_hooks.adapters.responses_write import Writer
+from luthien_litellm_hooks.errors import WireError
+from luthien_litellm_hooks.events import Chunk, Finish, StreamEvent
+
+
+class ResponsesAdapter:
+    """The adapter of one response.
+
+    `like` is what a response is made like before the provider has sent one.
+    """
+
+    is_framed = True
+    stop_reason = "completed"
+    tool_reasons = ("completed",)
+
+    def __init__(self, like: ResponsesAPIResponse) -> None:
+        self._reader = Reader()
+        self._writer = Writer(like)
+
+    def decode(self, raw: object) -> Sequence[Chunk]:
+        """One chunk: every item of such a stream is whole."""
+        if not isinstance(raw, BaseModel):
+            raise WireError(f"a stream of responses brought a {type(raw).__name__}")
+        return (Chunk.from_wire(raw, tuple(self._reader.read(raw))),)
+
+    def flush(self) -> Sequence[Chunk]:
+        """Nothing: `decode` keeps nothing back."""
+        return ()
+
+    def encode(self, events: Sequence[StreamEvent], of: Chunk | None) -> Iterable[object]:
+        """The units that say `events`; what they repeat is what has left."""
+        return self._writer.apart(events)
+
+    def pass_on(self, chunk: Chunk) -> Iterable[object]:
+        """The unit that came, or what has become of it; after what was held back until it came."""
+        return self._writer.whole(chunk.events)
+
+    def split(self, response: object) -> Chunk:
+        """The events of every item, one delta a block."""
+        return Chunk.from_wire(response, tuple(Reader().read_full(_full(response))))
+
+    def join(self, response: object, events: Sequence[StreamEvent]) -> object:
+        """A copy of `response` with just `events`; its id, model and usage stay."""
+        like = _full(response)
+        writer = Writer(like)
+        writer.apart(events)
+        changes: dict[str, object] = {}
+        reason = next((event.reason for event in events if isinstance(event, Finish)), None)
+        if reason == self.stop_reason and like.status != reason:
+            changes = {"status": reason, "incomplete_details": None, "error": None}
+        return writer.response(like.model_copy(update=changes))
+
+
+def _full(response: object) -> ResponsesAPIResponse:
+    if not isinstance(response, ResponsesAPIResponse):
+        raise WireError(f"a response was a {type(response).__name__}")
+    return response

@@ -1,0 +1,342 @@
+"""Units of the responses wire, and the output of a response, that say just what was let out."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
+
+from litellm.llms.openai.responses.transformation import OpenAIResponsesAPIConfig
+from litellm.types.llms.openai import GenericEvent, ResponsesAPIResponse
+from pydantic import BaseModel
+
+from luthien_litellm_hooks.adapters.responses_out import ItemOut, PartOut, final_item, new_part, other_fields
+from luthien_litellm_hooks.adapters.responses_parts import (
+    BY_DELTA,
+    BY_DONE,
+    CALL,
+    CUSTOM_CALL,
+    ITEM_ADDED,
+    ITEM_DONE,
+    ITEM_PREFIXES,
+    LISTS,
+    PART_ADDED,
+    SUMMARY,
+    TEXT,
+    Item,
+    Kind,
+    Origin,
+    changed,
+    get,
+    pieces,
+    text_of,
+)
+from luthien_litellm_hooks.events import (
+    Finish,
+    Frame,
+    Opaque,
+    ReasoningDelta,
+    Start,
+    StreamEvent,
+    TextDelta,
+    ToolCallDelta,
+)
+
+_HELD_BACK = frozenset({"message", "reasoning"})  # items that are announced when the first of their blocks leaves
+_PLACE = frozenset({"item_id", "output_index", "content_index", "summary_index"})
+_REPEATS = BY_DELTA.keys() | PART_ADDED
+_NOTHING = Origin()
+_Units = Iterator[BaseModel]
+
+
+@dataclass(frozen=True, slots=True)
+class _HeldBack:
+    """The announcement of an item of which nothing has left yet."""
+
+    raw: BaseModel
+    position: int
+    is_whole: bool
+
+
+class Writer:
+    """Writes one answer.
+
+    As long as all that came leaves as it came, so do its units: the very objects. From the first
+    unit on that does not, numbers are ours, and what repeats the answer repeats what left of it.
+    """
+
+    def __init__(self, like: ResponsesAPIResponse) -> None:
+        self._like = like
+        self._items: list[ItemOut] = []
+        self._latest: dict[Item, ItemOut] = {}
+        self._held_back: dict[Item, _HeldBack] = {}
+        self._blocks: dict[int | None, PartOut] = {}
+        self._is_whole = False  # what is written now is a whole unit of the provider's
+        self._is_own = False  # what has left is no longer just what came
+        self._count = 0
+        self._has_numbers = True
+        self._number = -1
+
+    def whole(self, events: Sequence[StreamEvent]) -> list[BaseModel]:
+        """The units for all that one unit of the provider's said."""
+        self._is_whole = True
+        return [unit for event in events for unit in self._write(event)]
+
+    def apart(self, events: Sequence[StreamEvent]) -> list[BaseModel]:
+        """The units for other events."""
+        self._is_whole, self._is_own = False, True
+        return [unit for event in events for unit in self._write(event)]
+
+    def response(self, like: object) -> Any:
+        """A response like `like` whose output is what has left."""
+        output = self._output()
+        return changed(like, output=output, **other_fields(like, output, self._items))
+
+    def _output(self) -> list[Any]:
+        return [final_item(out, out.base) for out in self._items]
+
+    def _write(self, event: StreamEvent) -> _Units:
+        origin = event.part if isinstance(event.part, Origin) else _NOTHING
+        if origin.raw is not None:
+            yield from self._let_bare_items_out(but=origin.item)
+            self._is_own = self._is_own or origin.position != self._count + len(self._held_back)
+        if isinstance(event, Frame):
+            yield from self._frame(event, origin)
+        elif isinstance(event, TextDelta | ReasoningDelta | ToolCallDelta):
+            yield from self._piece(event, origin)
+        elif isinstance(event, Start):
+            yield from self._start(origin)
+        elif isinstance(event, Opaque):
+            yield from self._opaque(origin)
+        elif isinstance(event, Finish):
+            yield from self._finish(event, origin)
+
+    # The answer as a whole
+
+    def _start(self, origin: Origin) -> _Units:
+        if origin.raw is None:
+            response = self._like.model_copy(update={"status": "in_progress", "output": []})
+            yield self._make("response.created", response=response)
+            return
+        number = (origin.raw.model_extra or {}).get("sequence_number")
+        self._has_numbers = isinstance(number, int)
+        self._like = get(origin.raw, "response") or self._like
+        yield self._without_output(origin.raw)
+
+    def _without_output(self, raw: BaseModel) -> BaseModel:
+        response = get(raw, "response")
+        return self._emit(raw, response=changed(response, output=[])) if pieces(response, "output") else self._emit(raw)
+
+    def _finish(self, event: Finish, origin: Origin) -> _Units:
+        yield from self._let_bare_items_out()
+        raw = origin.raw
+        if raw is None or origin.position != self._count:
+            self._is_own = True
+        if self._is_own:
+            for out in self._items:
+                yield from self._close(out)
+        for out in self._items:
+            out.base = origin.finals.get(out.item, out.base) if out.item is not None else out.base
+        if raw is None:
+            response = changed(self._like, status=event.reason, output=self._output())
+            yield self._make(f"response.{event.reason}", response=response)
+        else:
+            yield self._emit(raw, response=self._response(get(raw, "response")))
+
+    def _response(self, response: object) -> object:
+        is_same = {*map(id, self._output())} == {*map(id, pieces(response, "output"))}
+        return response if is_same and not self._is_own else self.response(response)
+
+    # Items
+
+    def _opaque(self, origin: Origin) -> _Units:
+        raw, item = origin.raw, origin.item
+        if raw is None:
+            if item is not None:
+                self._open(item)
+        elif item is None:
+            yield self._without_output(raw)
+        elif get(raw, "type") == ITEM_ADDED and item.type in _HELD_BACK:
+            self._held_back[item] = _HeldBack(raw, origin.position, self._is_whole)
+        elif get(raw, "type") == ITEM_ADDED:
+            yield self._emit(raw, output_index=self._open(item).index)
+        else:
+            yield from self._of_bare_item(raw, item)
+
+    def _of_bare_item(self, raw: BaseModel, item: Item) -> _Units:
+        yield from self._announce(item)
+        if item not in self._latest and item.is_bare:
+            self._open(item)
+        out = self._latest.get(item)
+        if out is not None:  # otherwise it is about something that did not leave
+            is_done = get(raw, "type") == ITEM_DONE
+            out.is_done, out.base = out.is_done or is_done, get(raw, "item") if is_done else out.base
+            yield self._emit(raw, output_index=out.index)
+
+    def _let_bare_items_out(self, but: Item | None = None) -> _Units:
+        for item in [item for item in self._held_back if item.is_bare and item is not but]:
+            yield from self._announce(item)
+
+    def _announce(self, item: Item) -> _Units:
+        held = self._held_back.pop(item, None)
+        if held is not None:
+            out = self._open(item)
+            came = get(held.raw, "item")
+            empty: dict[str, Any] = {} if held.is_whole else {name: [] for name in LISTS if pieces(came, name)}
+            yield self._emit(held.raw, output_index=out.index, item=changed(came, **empty))
+
+    def _open(self, item: Item | None, type: str = "", id: str | None = None, base: object = None) -> ItemOut:
+        index = 1 + max((out.index for out in self._items), default=-1)
+        if item is not None:
+            index = item.index if item.index is not None and not self._is_own else index
+            type, base = item.type, item.came
+            id = get(item.came, "id")
+        if id is None or any(out.id == id for out in self._items):
+            id = f"{ITEM_PREFIXES.get(type, type)}_{uuid4().hex}"
+        out = ItemOut(index, id, type, base, item)
+        self._items.append(out)
+        if item is not None:
+            self._latest[item] = out
+        return out
+
+    def _close(self, out: ItemOut, raw: BaseModel | None = None) -> _Units:
+        """Ends an item that governed blocks are in."""
+        if out.is_done or out.type not in ITEM_PREFIXES:
+            return
+        out.is_done = True
+        if self._is_own:
+            for part in out.parts:
+                yield from self._close_part(part)
+        if raw is not None:
+            out.base = get(raw, "item")
+            yield self._emit(raw, output_index=out.index, item=final_item(out, out.base))
+        else:
+            yield self._make(ITEM_DONE, output_index=out.index, item=final_item(out, out.base))
+
+    # Blocks
+
+    def _frame(self, event: Frame, origin: Origin) -> _Units:
+        if event.role == "begin":
+            kind = origin.part.kind if origin.part is not None else SUMMARY if event.kind == "reasoning" else TEXT
+            yield from self._begin(event.index, kind, origin)
+            return
+        part = self._blocks.get(event.index)
+        if part is not None and event.role == "end":
+            yield from self._end(part, origin)
+            return
+        is_repeated = part is not None and part.is_spelled and get(origin.raw, "type") in _REPEATS
+        if part is not None and origin.raw is not None and not is_repeated:
+            yield self._emit(origin.raw, **part.place())
+
+    def _begin(self, index: int | None, kind: Kind, origin: Origin) -> _Units:
+        yield from self._begin_item(kind, origin.item)
+        out = self._latest[origin.item] if origin.item is not None else self._items[-1]
+        number = sum(part.kind.within == kind.within for part in out.parts)
+        if origin.part is not None and not self._is_own:
+            number = origin.part.slot
+        part = self._blocks[index] = PartOut(out, kind, number, origin.part)
+        out.parts.append(part)
+        if origin.raw is not None:
+            came = get(origin.raw, "part")
+            empty: dict[str, Any] = {} if self._is_whole else {kind.field: ""}
+            yield self._emit(origin.raw, **part.place(), part=changed(came, **empty))
+        elif not self._is_whole:
+            yield self._make(f"{kind.frame}.added", **part.place(), part=new_part(kind))
+
+    def _begin_item(self, kind: Kind, item: Item | None) -> _Units:
+        if item is not None:
+            yield from self._announce(item)
+            if item in self._latest and not self._latest[item].is_done:
+                return
+        lists: dict[str, Any] = {"summary": []} if kind.item == "reasoning" else {"role": "assistant", "content": []}
+        out = self._open(item, kind.item, base={"type": kind.item, "status": "completed", **lists})
+        if not self._is_whole:
+            new = {"id": out.id, "type": kind.item, "status": "in_progress", **lists}
+            yield self._make(ITEM_ADDED, output_index=out.index, item=new)
+
+    def _piece(self, event: TextDelta | ReasoningDelta | ToolCallDelta, origin: Origin) -> _Units:
+        is_call = isinstance(event, ToolCallDelta)
+        if event.index not in self._blocks:
+            if is_call:
+                yield from self._begin_call(event, origin)
+            else:
+                yield from self._begin(event.index, TEXT if isinstance(event, TextDelta) else SUMMARY, origin)
+        part, text = self._blocks[event.index], event.arguments if is_call else event.text
+        part.said.append(text)
+        raw = origin.raw
+        if raw is not None and get(raw, "type") in BY_DELTA:
+            yield self._emit(raw, **part.place())
+        elif raw is None and text and not self._is_whole:
+            part.is_spelled = True
+            rest: dict[str, Any] = {"logprobs": []} if part.kind is TEXT else {}
+            yield self._make(part.kind.delta, **part.place(), delta=text, **rest)
+
+    def _begin_call(self, event: ToolCallDelta, origin: Origin) -> _Units:
+        kind = CUSTOM_CALL if event.form == "custom" else CALL
+        extra = {**event.extra}
+        own_id = extra.pop("id", None)
+        base = {**extra, "type": kind.name, "status": "completed"}
+        out = self._open(origin.item, kind.name, own_id if isinstance(own_id, str) else None, base)
+        part = self._blocks[event.index] = PartOut(out, kind, 0, origin.part, event)
+        out.parts.append(part)
+        raw = origin.raw
+        if raw is not None and get(raw, "type") == ITEM_ADDED:
+            yield self._emit(raw, output_index=out.index, item=changed(get(raw, "item"), id=out.id))
+        elif not self._is_whole:
+            new = changed(final_item(out, out.base), status="in_progress", **{kind.field: ""})
+            yield self._make(ITEM_ADDED, output_index=out.index, item=new)
+
+    def _end(self, part: PartOut, origin: Origin) -> _Units:
+        raw = origin.raw
+        if raw is None:
+            if not self._is_whole:
+                yield from self._close_part(part)
+                if origin.item is None:
+                    yield from self._close(part.out)
+            return
+        type: str = get(raw, "type")
+        if type == ITEM_DONE:
+            yield from self._close(part.out, raw)
+        elif type in BY_DONE:
+            part.done.add(type)
+            is_changed = text_of(raw, part.kind) != part.text
+            rest: dict[str, Any] = {"logprobs": []} if part.kind is TEXT and is_changed else {}
+            yield self._emit(raw, **part.place(), **{part.kind.field: part.text}, **rest)
+        else:
+            part.done.add(type)
+            yield self._emit(raw, **part.place(), part=part.written_like(get(raw, "part")))
+
+    def _close_part(self, part: PartOut) -> _Units:
+        """What the end of a block still needs."""
+        kind = part.kind
+        if kind.done not in part.done:
+            part.done.add(kind.done)
+            rest: dict[str, Any] = {"logprobs": []} if kind is TEXT else {}
+            if kind is CALL and part.head is not None:
+                rest = {"name": part.head.name}
+            yield self._make(kind.done, **part.place(), **{kind.field: part.text}, **rest)
+        if kind.within and f"{kind.frame}.done" not in part.done:
+            part.done.add(f"{kind.frame}.done")
+            said = {**new_part(kind), kind.field: part.text}
+            yield self._make(f"{kind.frame}.done", **part.place(), part=said)
+
+    # Units
+
+    def _emit(self, raw: BaseModel, **changes: object) -> BaseModel:
+        """`raw` with those of `changes` that it has fields for; `raw` itself if they change nothing."""
+        self._count += 1
+        left_out = frozenset[str]() if self._is_own else _PLACE
+        if self._has_numbers and isinstance(number := get(raw, "sequence_number"), int):
+            self._number = self._number + 1 if self._is_own else number
+            changes["sequence_number"] = self._number
+        known = {name for name in changes if get(raw, name) is not None} - left_out
+        return changed(raw, **{name: changes[name] for name in known})
+
+    def _make(self, type: str, **content: object) -> BaseModel:
+        self._count += 1
+        self._is_own = True
+        if self._has_numbers:
+            self._number += 1
+            content["sequence_number"] = self._number
+        # LiteLLM's own classes of the other events refuse items that LiteLLM itself makes.
+        made = OpenAIResponsesAPIConfig.get_event_model_class(type) if "response" in content else GenericEvent
+        return made.model_validate({"type": type, **content})

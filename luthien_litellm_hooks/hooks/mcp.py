@@ -1,0 +1,37 @@
+"""MCP tool calls through LiteLLM's gateway: judged before they are made, their results after."""
+
+import logging
+from typing import Any, cast
+
+from litellm.exceptions import GuardrailRaisedException
+from litellm.types.mcp import MCPPostCallResponseObject
+from mcp.types import TextContent
+
+from luthien_litellm_hooks.adapters.mcp import McpCall, McpCallAdapter, McpResultAdapter
+from luthien_litellm_hooks.executor import PolicyExecutor
+from luthien_litellm_hooks.policy.context import PolicyContext
+
+logger = logging.getLogger("luthien_litellm_hooks")
+
+
+async def govern_call(executor: PolicyExecutor, data: dict[str, Any], context: PolicyContext) -> None:
+    """Puts the arguments that the policy lets through into `data`. Raises if the call is not to be
+    made; LiteLLM tells the client just the message of it."""
+    call = McpCall(str(data.get("mcp_tool_name") or ""), cast(dict[str, Any], data.get("mcp_arguments") or {}))
+    final = cast(McpCall, await executor.run_full(call, McpCallAdapter(), context))
+    if final.notice is not None:
+        raise GuardrailRaisedException("luthien", final.notice, should_wrap_with_default_message=False)
+    if final is not call:
+        data["modified_arguments"] = final.arguments
+
+
+async def govern_result(
+    executor: PolicyExecutor, result: MCPPostCallResponseObject, context: PolicyContext
+) -> MCPPostCallResponseObject:
+    """The result that the client is to get. Never raises: LiteLLM would deliver the original."""
+    try:
+        content = await executor.run_full(list(result.mcp_tool_call_response), McpResultAdapter(), context)
+    except Exception as error:  # whatever it is
+        logger.exception("the result of a tool could not be checked; it is withheld", exc_info=error)
+        content = [TextContent(type="text", text="The result was withheld: it could not be checked.")]
+    return result.model_copy(update={"mcp_tool_call_response": content})

@@ -1,0 +1,36 @@
+"""Whether LiteLLM would call our hooks: where it would not, it says nothing and serves unguarded."""
+
+import litellm
+from litellm.integrations.custom_logger import CustomLogger
+from litellm.proxy.utils import ProxyLogging
+
+from luthien_litellm_hooks.errors import ConfigError
+
+# LiteLLM dispatches these only where the registered class itself defines them.
+OWN_HOOKS = (
+    "async_pre_call_hook",
+    "async_pre_call_deployment_hook",
+    "async_post_call_streaming_iterator_hook",
+    "async_post_call_success_hook",
+)
+
+
+def check_dispatch(callback: CustomLogger) -> None:
+    """Asks this version of LiteLLM what it sees in `callback`. Raises `ConfigError` if a hook of it
+    would be skipped."""
+    registered = litellm.callbacks
+    litellm.callbacks = [callback]
+    try:
+        seen = ProxyLogging.callback_capabilities()
+    finally:
+        litellm.callbacks = registered
+    skipped = [name for name in OWN_HOOKS if name not in vars(type(callback))]
+    if not seen.has_pre_call_override:
+        skipped.append("async_pre_call_hook")
+    if (callback, "override") not in seen.iterator_overrides:
+        skipped.append("async_post_call_streaming_iterator_hook")
+    if skipped:
+        raise ConfigError(
+            f"LiteLLM would not call {', '.join(dict.fromkeys(skipped))} of {type(callback).__name__}, "
+            "so answers would pass unchecked; this version of LiteLLM and luthien_litellm_hooks do not fit"
+        )

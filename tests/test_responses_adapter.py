@@ -1,0 +1,605 @@
+"""Responses: what leaves says the same in its deltas, in what repeats them, and in the last event."""
+
+import json
+import os
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from litellm.types.llms.openai import ResponsesAPIResponse
+
+from luthien_litellm_hooks import (
+    Policy,
+    PolicyBlockedError,
+    StreamingResponseContext,
+    ToolCall,
+    ToolCallStreamBlock,
+    drop_block,
+    passthrough_accumulated_chunks,
+    passthrough_last_chunk,
+    send_reasoning,
+    send_text,
+    send_tool_call,
+)
+from luthien_litellm_hooks.assembler import BlockAssembler
+from luthien_litellm_hooks.events import ContentStreamBlock, Finish, ReasoningStreamBlock
+from luthien_litellm_hooks.policies.all_caps import AllCaps, AllCapsConfig
+from luthien_litellm_hooks.policies.noop import NoOp
+from luthien_litellm_hooks.running_answer import WITHHELD_CALLS
+from luthien_litellm_hooks.testing import responses_wire
+from luthien_litellm_hooks.testing.answers import Answer, Call, Say, Think
+from tests.support.responses import (
+    Reading,
+    adapter,
+    deliver,
+    deliver_full,
+    parse,
+    plain,
+    read_by_openai,
+    read_response,
+    read_strictly,
+)
+
+STREAMS = Path(os.environ.get("LUTHIEN_TEST_STREAMS") or Path(__file__).parents[2] / "shared" / "streams")
+RECORDINGS = sorted((STREAMS / "responses").glob("*.sse"))
+
+pytestmark = pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")
+
+
+# What came
+
+
+@cache
+def recorded(recording: Path) -> tuple[dict[str, Any], ...]:
+    lines = recording.read_text(encoding="utf-8").splitlines()
+    return tuple(
+        json.loads(line.removeprefix("data:"))
+        for line in lines
+        if line.startswith("data:") and line.removeprefix("data:").strip() != "[DONE]"
+    )
+
+
+def events_of(recording: Path) -> list[Any]:
+    return [parse(json.loads(json.dumps(payload))) for payload in recorded(recording)]
+
+
+def scripted(answer: Answer) -> list[dict[str, Any]]:
+    frames = [frame for frame in responses_wire.stream(answer, {"model": "m"}) if isinstance(frame, bytes)]
+    return [json.loads(frame.decode().partition("data: ")[2]) for frame in frames]
+
+
+def scripted_full(answer: Answer) -> ResponsesAPIResponse:
+    return ResponsesAPIResponse(**responses_wire.full(answer, {"model": "m"}))
+
+
+def what_came(payloads: Any) -> Reading:
+    return read_response(payloads[-1]["response"])
+
+
+def read_by_us(events: list[Any]) -> Reading:
+    wire, assembler = adapter(), BlockAssembler(is_framed=True)
+    status = ""
+    for raw in events:
+        for chunk in wire.decode(raw):
+            for event in chunk.events:
+                assembler.feed(event)
+                status = event.reason if isinstance(event, Finish) else status
+    assembler.finish()
+    blocks = assembler.state.blocks
+    return Reading(
+        text=tuple(block.content for block in blocks if isinstance(block, ContentStreamBlock) and block.content),
+        reasoning=tuple(block.content for block in blocks if isinstance(block, ReasoningStreamBlock) and block.content),
+        calls=tuple(
+            (block.id or "", block.name, block.arguments) for block in blocks if isinstance(block, ToolCallStreamBlock)
+        ),
+        status=status,
+    )
+
+
+# Policies
+
+Hook = Callable[[StreamingResponseContext], Awaitable[None]]
+
+
+class Holding(Policy):
+    """Holds every block until it is whole, then does with it as its methods say."""
+
+    async def on_content_delta(self, ctx: StreamingResponseContext) -> None: ...
+
+    on_reasoning_delta = on_tool_call_delta = on_content_delta
+
+    async def on_content_complete(self, ctx: StreamingResponseContext) -> None:
+        await passthrough_accumulated_chunks(ctx)
+
+    async def on_reasoning_complete(self, ctx: StreamingResponseContext) -> None:
+        await passthrough_accumulated_chunks(ctx)
+
+    async def on_tool_call_complete(self, ctx: StreamingResponseContext) -> None:
+        await passthrough_accumulated_chunks(ctx)
+
+
+class HoldingAll(Policy):
+    """Holds everything to the end."""
+
+    async def on_content_delta(self, ctx: StreamingResponseContext) -> None: ...
+
+    on_reasoning_delta = on_tool_call_delta = on_content_delta
+
+    async def on_finish_reason(self, ctx: StreamingResponseContext) -> None:
+        await passthrough_accumulated_chunks(ctx)
+
+
+class HoldingToTheLast(HoldingAll):
+    on_finish_reason = Policy.on_finish_reason
+
+    async def on_stream_complete(self, ctx: StreamingResponseContext) -> None:
+        await passthrough_accumulated_chunks(ctx)
+
+
+class DropAll(Holding):
+    """Says nothing at all."""
+
+    async def on_content_complete(self, ctx: StreamingResponseContext) -> None:
+        drop_block(ctx)
+
+    on_reasoning_complete = on_tool_call_complete = on_content_complete
+
+
+class DropCalls(Holding):
+    async def on_tool_call_complete(self, ctx: StreamingResponseContext) -> None:
+        drop_block(ctx)
+
+
+class DropFirst(Holding):
+    """Drops the first block of every kind."""
+
+    async def _drop_first(self, ctx: StreamingResponseContext) -> None:
+        seen = ctx.scratchpad.setdefault("seen", set())
+        if type(ctx.block) in seen:
+            await passthrough_accumulated_chunks(ctx)
+        seen.add(type(ctx.block))
+
+    on_content_complete = on_reasoning_complete = on_tool_call_complete = _drop_first
+
+
+class DropLastPart(Holding):
+    """Drops every second block of reasoning."""
+
+    async def on_reasoning_complete(self, ctx: StreamingResponseContext) -> None:
+        number = ctx.scratchpad["number"] = ctx.scratchpad.get("number", 0) + 1
+        if number % 2:
+            await passthrough_accumulated_chunks(ctx)
+
+
+class RenameCalls(Holding):
+    async def on_tool_call_complete(self, ctx: StreamingResponseContext) -> None:
+        assert isinstance(ctx.block, ToolCallStreamBlock)
+        await send_tool_call(ctx, replace(ctx.block.tool_call, name=f"safe_{ctx.block.name}"))
+
+
+class TwoForOne(Holding):
+    """Two blocks for every one."""
+
+    async def on_content_complete(self, ctx: StreamingResponseContext) -> None:
+        await send_text(ctx, "one")
+        await send_reasoning(ctx, "between")
+        await send_text(ctx, "two")
+
+    async def on_reasoning_complete(self, ctx: StreamingResponseContext) -> None:
+        await send_reasoning(ctx, "thought")
+        await send_text(ctx, "said")
+
+    async def on_tool_call_complete(self, ctx: StreamingResponseContext) -> None:
+        assert isinstance(ctx.block, ToolCallStreamBlock)
+        for letter in "ab":
+            await send_tool_call(ctx, replace(ctx.block.tool_call, id=f"call_{letter}", name=letter, arguments="{}"))
+
+
+class OnePieceEach(Policy):
+    """Lets the first piece of each block through and drops the rest."""
+
+    async def on_content_delta(self, ctx: StreamingResponseContext) -> None:
+        seen = ctx.scratchpad.setdefault("seen", set())
+        if ctx.block not in seen:
+            await passthrough_last_chunk(ctx)
+        seen.add(ctx.block)
+
+    on_reasoning_delta = on_tool_call_delta = on_content_delta
+
+
+class Refuse(Policy):
+    """Ends the answer in the middle of a block."""
+
+    async def on_content_delta(self, ctx: StreamingResponseContext) -> None:
+        await passthrough_last_chunk(ctx)
+        if (count := ctx.scratchpad.get("count", 0)) > 2:
+            raise PolicyBlockedError("No more.")
+        ctx.scratchpad["count"] = count + 1
+
+    on_reasoning_delta = on_tool_call_delta = on_content_delta
+
+
+# Recordings
+
+each_recording = pytest.mark.parametrize("recording", RECORDINGS, ids=lambda recording: recording.stem)
+
+
+async def unharmed(policy: Policy, events: list[Any]) -> list[Any]:
+    """What a client gets of `events`, which LiteLLM logs and caches: they must stay as they are."""
+    before = [event.model_dump_json() for event in events]
+    delivered = await deliver(policy, events)
+    assert [event.model_dump_json() for event in events] == before
+    return delivered
+
+
+def strictly(units: list[Any], recording: Path) -> Reading:
+    """Reads `units` as strictly as the provider's own events can be read."""
+    payloads = recorded(recording)
+    numbers = [payload.get("sequence_number") for payload in payloads]
+    is_numbered = numbers == list(range(len(numbers)))
+    is_well_formed = True
+    try:
+        read_strictly(list(map(parse, payloads)), is_numbered=is_numbered)
+    except (AssertionError, KeyError):
+        is_well_formed = False
+    if is_well_formed:
+        return read_strictly(units, is_numbered=is_numbered)
+    return read_response(plain(units[-1])["response"])
+
+
+@each_recording
+async def test_what_no_policy_touches_leaves_as_the_very_events(recording: Path) -> None:
+    events = events_of(recording)
+    delivered = await unharmed(NoOp(), events)
+    assert [id(event) for event in delivered] == [id(event) for event in events]
+
+
+@each_recording
+def test_we_read_what_the_official_client_reads(recording: Path) -> None:
+    assert read_by_us(events_of(recording)) == replace(what_came(recorded(recording)), others=())
+
+
+@each_recording
+@pytest.mark.parametrize("policy", [Holding, HoldingAll, HoldingToTheLast])
+async def test_what_was_held_and_released_says_the_same(recording: Path, policy: type[Policy]) -> None:
+    delivered = await unharmed(policy(), events_of(recording))
+    came = what_came(recorded(recording))
+    left = strictly(delivered, recording)
+    assert sorted_reading(left) == sorted_reading(came)
+
+
+def sorted_reading(reading: Reading) -> Reading:
+    return replace(reading, others=tuple(sorted(reading.others)))
+
+
+@each_recording
+async def test_all_caps_changes_the_text_alone(recording: Path) -> None:
+    delivered = await unharmed(AllCaps(), events_of(recording))
+    came = what_came(recorded(recording))
+    assert strictly(delivered, recording) == replace(came, text=tuple(text.upper() for text in came.text))
+
+
+@each_recording
+async def test_what_was_dropped_is_gone_everywhere(recording: Path) -> None:
+    delivered = await unharmed(DropAll(), events_of(recording))
+    came = what_came(recorded(recording))
+    notice = (WITHHELD_CALLS,) if came.calls else ()
+    assert strictly(delivered, recording) == Reading(text=notice, others=came.others, status=came.status)
+    assert_gone(delivered, came)
+
+
+@each_recording
+async def test_two_blocks_for_every_one(recording: Path) -> None:
+    delivered = await unharmed(TwoForOne(), events_of(recording))
+    came, left = what_came(recorded(recording)), strictly(delivered, recording)
+    assert len(left.calls) == 2 * len(came.calls)
+    assert sorted(left.text) == sorted(["onetwo"] * len(came.text) + ["said"] * len(came.reasoning))
+    assert sorted(left.reasoning) == sorted(["between"] * len(came.text) + ["thought"] * len(came.reasoning))
+    assert_gone(delivered, came)
+
+
+def assert_gone(delivered: list[Any], came: Reading) -> None:
+    output = json.dumps([plain(unit) for unit in delivered], ensure_ascii=False)
+    for text in (*came.text, *came.reasoning, *(call[0] for call in came.calls)):
+        piece = json.dumps(text, ensure_ascii=False)[1:-1]
+        assert piece not in output or len(piece) < 4
+
+
+@each_recording
+@pytest.mark.parametrize("policy", [DropCalls, DropFirst, DropLastPart, RenameCalls, OnePieceEach, Refuse])
+async def test_whatever_a_policy_does_the_stream_is_well_formed(recording: Path, policy: type[Policy]) -> None:
+    delivered = await unharmed(policy(), events_of(recording))
+    strictly(delivered, recording)
+
+
+@pytest.mark.skipif(not RECORDINGS, reason=f"no recorded responses in {STREAMS}; LUTHIEN_TEST_STREAMS names them")
+def test_the_recordings_are_worth_reading() -> None:
+    readings = [what_came(recorded(recording)) for recording in RECORDINGS]
+    assert any(reading.reasoning for reading in readings)
+    assert any(reading.calls for reading in readings)
+    assert any(reading.others for reading in readings)
+
+
+# Scripts
+
+ANSWER = Answer(
+    [
+        Think("step by step"),
+        Say("one two three"),
+        Call("search", '{"query": "x"}', id="call_1"),
+        Call("read", '{"path": "y"}', id="call_2"),
+    ]
+)
+BEFORE = Reading(
+    text=("one two three",),
+    reasoning=("step by step",),
+    calls=(("call_1", "search", '{"query": "x"}'), ("call_2", "read", '{"path": "y"}')),
+)
+CAPITALS = (("call_1", "search", '{"query": "X"}'), ("call_2", "read", '{"path": "Y"}'))
+AFTER: dict[type[Policy], Reading] = {
+    NoOp: BEFORE,
+    Holding: BEFORE,
+    HoldingAll: BEFORE,
+    HoldingToTheLast: BEFORE,
+    AllCaps: replace(BEFORE, text=("ONE TWO THREE",), calls=CAPITALS),
+    DropAll: Reading(text=(WITHHELD_CALLS,)),
+    DropCalls: replace(BEFORE, calls=()),
+    DropFirst: Reading(calls=BEFORE.calls[1:]),
+    RenameCalls: replace(BEFORE, calls=tuple((id, f"safe_{name}", said) for id, name, said in BEFORE.calls)),
+    TwoForOne: Reading(
+        text=("said", "onetwo"),
+        reasoning=("thought", "between"),
+        calls=(("call_a", "a", "{}"), ("call_b", "b", "{}")) * 2,
+    ),
+}
+
+
+def make(policy: type[Policy]) -> Policy:
+    return AllCaps(AllCapsConfig(tool_arguments=True)) if policy is AllCaps else policy()
+
+
+@pytest.mark.parametrize("interleave", [False, True])
+@pytest.mark.parametrize("policy", AFTER)
+async def test_a_stream_says_what_the_policy_let_out(policy: type[Policy], interleave: bool) -> None:
+    events = [parse(payload) for payload in scripted(replace(ANSWER, interleave=interleave))]
+    left = read_strictly(await unharmed(make(policy), events))
+    assert left == (AFTER[policy] if policy is not TwoForOne else replace(AFTER[policy], text=left.text))
+
+
+@pytest.mark.parametrize("policy", AFTER)
+async def test_a_full_answer_says_what_the_policy_let_out(policy: type[Policy]) -> None:
+    response = scripted_full(ANSWER)
+    before = response.model_dump_json()
+    left = await deliver_full(make(policy), response)
+    assert response.model_dump_json() == before
+    assert (left is response) == (AFTER[policy] == BEFORE)
+    assert read_response(plain(left)) == AFTER[policy]
+    assert (left.id, left.usage) == (response.id, response.usage)
+
+
+async def test_a_refusal_in_mid_answer_ends_what_is_open() -> None:
+    events = [parse(payload) for payload in scripted(Answer([Say("one two three four five")], piece=4))]
+    delivered = await deliver(Refuse(), events)
+    assert read_strictly(delivered) == Reading(text=("one two three fo", "No more."))
+
+
+async def test_a_refused_full_answer_is_a_completed_one() -> None:
+    response = scripted_full(replace(ANSWER, finish="length"))
+    left = await deliver_full(Refuse(), response)
+    assert read_response(plain(left)).text[-1] == "No more."
+
+
+async def test_a_cut_answer_stays_incomplete() -> None:
+    events = [parse(payload) for payload in scripted(replace(ANSWER, finish="length"))]
+    left = read_strictly(await deliver(AllCaps(), events))
+    assert (left.status, left.text) == ("incomplete", ("ONE TWO THREE",))
+
+
+async def test_changed_reasoning_leaves_without_what_is_encrypted_of_it() -> None:
+    payloads = scripted(Answer([Think("secret thought"), Say("hello")]))
+    for payload in payloads:
+        items = [payload.get("item"), *payload.get("response", {}).get("output", ())]
+        for item in filter(None, items):
+            item.update({"encrypted_content": "sealed"} if item["type"] == "reasoning" and item["summary"] else {})
+    changed = await deliver(TwoForOne(), list(map(parse, payloads)))
+    kept = await deliver(Holding(), list(map(parse, payloads)))
+    assert "sealed" not in json.dumps(list(map(plain, changed)))
+    assert "sealed" in json.dumps(list(map(plain, kept)))
+
+
+async def test_what_only_a_repetition_says_is_judged_too() -> None:
+    payloads = [payload for payload in scripted(ANSWER) if not payload["type"].endswith(".delta")]
+    only_last = [payloads[0], payloads[-1]]
+    for came in (payloads, only_last):
+        left = await deliver(DropCalls(), list(map(parse, came)))
+        assert read_response(plain(left[-1])["response"]) == replace(BEFORE, calls=())
+        assert "call_1" not in json.dumps(list(map(plain, left)))
+        events = list(map(parse, came))
+        assert [id(unit) for unit in await deliver(NoOp(), events)] == list(map(id, events))
+
+
+async def test_a_repetition_that_says_something_else_is_not_believed() -> None:
+    payloads = scripted(Answer([Say("hello")]))
+    payloads = json.loads(json.dumps(payloads).replace('"text": "hello"', '"text": "bomb"'))
+    left = read_strictly(await deliver(NoOp(), list(map(parse, payloads))))
+    assert left.text == ("hello",)
+
+
+async def test_numbers_stay_the_providers_while_nothing_changes() -> None:
+    payloads = scripted(ANSWER)
+    for payload in payloads:
+        payload["sequence_number"] = payload["sequence_number"] * 3 + 7
+    events = list(map(parse, payloads))
+    assert [id(unit) for unit in await deliver(Holding(), events)][:3] == [id(event) for event in events][:3]
+
+
+async def test_a_stream_that_ends_without_an_end_gets_one_when_it_was_changed() -> None:
+    events = [parse(payload) for payload in scripted(Answer([Say("hello")]))[:-4]]
+    left = read_strictly(await deliver(AllCaps(), events))
+    assert left == Reading(text=("HELLO",))
+
+
+async def test_the_official_client_reads_what_came_and_what_left() -> None:
+    payloads = scripted(ANSWER)
+    read_by_openai(payloads)
+    read_by_openai(map(plain, await deliver(TwoForOne(), list(map(parse, payloads)))))
+
+
+def announced_whole(answer: Answer) -> list[dict[str, Any]]:
+    """What LiteLLM makes of a full answer for a client that asked for a stream: each item is whole
+    when it is announced, and then again in deltas."""
+    payloads = scripted(answer)
+    done = {payload["output_index"]: payload["item"] for payload in payloads if payload["type"].endswith("item.done")}
+    for payload in payloads:
+        if payload["type"] == "response.output_item.added":
+            payload["item"] = done[payload["output_index"]]
+        if payload["type"] == "response.content_part.added":
+            payload["part"] = done[payload["output_index"]]["content"][0]
+    return payloads
+
+
+@pytest.mark.parametrize("policy", [NoOp, Holding, AllCaps, DropAll, DropCalls, RenameCalls, TwoForOne])
+async def test_what_is_announced_whole_is_judged_before_it_leaves(policy: type[Policy]) -> None:
+    events = list(map(parse, announced_whole(ANSWER)))
+    left = [plain(unit) for unit in await unharmed(make(policy), events)]
+    assert read_response(left[-1]["response"]) == AFTER[policy]
+    for payload in left:
+        if payload["type"].endswith("text.done"):
+            said = [other["delta"] for other in left if other.get("item_id") == payload["item_id"] and "delta" in other]
+            assert "".join(said) == payload["text"]
+    if AFTER[policy].text != BEFORE.text:
+        assert "one two three" not in json.dumps(left)
+    if AFTER[policy].reasoning != BEFORE.reasoning:
+        assert "step by step" not in json.dumps(left)
+    if policy is NoOp:
+        assert [id(unit) for unit in await deliver(NoOp(), events)] == list(map(id, events))
+
+
+def renamed(payloads: list[dict[str, Any]], *names: tuple[str, str]) -> list[dict[str, Any]]:
+    """`payloads` in the words of another kind of block."""
+    text = json.dumps(payloads)
+    for before, after in names:
+        text = text.replace(before, after)
+    return json.loads(text)
+
+
+@pytest.mark.parametrize("policy", AFTER)
+async def test_calls_of_free_text_are_calls(policy: type[Policy]) -> None:
+    payloads = renamed(
+        scripted(ANSWER),
+        ("function_call_arguments", "custom_tool_call_input"),
+        ('"arguments"', '"input"'),
+        ("function_call", "custom_tool_call"),
+    )
+    assert read_strictly(await unharmed(make(policy), list(map(parse, payloads)))) == AFTER[policy]
+
+
+@pytest.mark.parametrize("policy", AFTER)
+async def test_a_refusal_of_the_model_is_text(policy: type[Policy]) -> None:
+    refusal = [("output_text", "refusal"), ('"text": "one two three"', '"refusal": "one two three"')]
+    payloads = renamed(scripted(ANSWER), *refusal, ('"type": "refusal", "text"', '"type": "refusal", "refusal"'))
+    for payload in payloads:
+        if payload.get("part", {}).get("type") == "refusal":
+            payload["part"] = {
+                "type": "refusal",
+                "refusal": payload["part"].get("refusal", payload["part"].get("text")),
+            }
+    left = read_strictly(await unharmed(make(policy), list(map(parse, payloads))))
+    assert left == AFTER[policy]
+
+
+@pytest.mark.parametrize("policy", AFTER)
+async def test_the_count_of_tokens_is_the_providers(policy: type[Policy]) -> None:
+    payloads = scripted(ANSWER)
+    last = plain((await deliver(make(policy), list(map(parse, payloads))))[-1])["response"]
+    assert last["usage"] == payloads[-1]["response"]["usage"]
+    assert last["id"] == payloads[-1]["response"]["id"]
+
+
+async def test_changed_reasoning_is_gone_from_what_litellm_adds_to_a_full_answer() -> None:
+    """A chat provider's reasoning, as LiteLLM's bridge repeats it."""
+    response = scripted_full(ANSWER)
+    item = {
+        "type": "reasoning",
+        "id": "rs_1",
+        "status": "completed",
+        "content": [{"type": "output_text", "text": "hm", "annotations": []}],
+        "encrypted_content": '[{"thinking": "hm"}]',
+    }
+    own = {"thinking_blocks": [{"thinking": "hm"}], "citations": None}
+    response = ResponsesAPIResponse(
+        **{**response.model_dump(), "output": [item, *response.output[1:]], "provider_specific_fields": own}
+    )
+    changed = await deliver_full(TwoForOne(), response)
+    assert read_response(plain(changed)).reasoning == ("thought", "between")
+    assert '"hm"' not in changed.model_dump_json()
+    assert await deliver_full(Holding(), response) is response
+    kept = await deliver_full(DropCalls(), response)
+    assert read_response(plain(kept)) == replace(BEFORE, reasoning=("hm",), calls=())
+    assert kept.provider_specific_fields == own
+
+
+async def test_blocks_that_overlap_are_complete_when_the_answer_ends() -> None:
+    """Nothing says where they end: a policy that held them must be asked all the same."""
+    payloads = [payload for payload in scripted(ANSWER) if not payload["type"].endswith(".done")]
+    left = await deliver(Holding(), list(map(parse, payloads)))
+    assert read_strictly(left) == BEFORE
+
+
+class Whim(Policy):
+    """Does anything at any time."""
+
+    def __init__(self, seed: int) -> None:
+        self._random = random.Random(seed)
+
+    async def on_content_delta(self, ctx: StreamingResponseContext) -> None:
+        if self._random.random() < 0.6:
+            await passthrough_last_chunk(ctx)
+        elif self._random.random() < 0.2:
+            await send_text(ctx, "mine")
+
+    on_reasoning_delta = on_tool_call_delta = on_content_delta
+
+    async def on_content_complete(self, ctx: StreamingResponseContext) -> None:
+        action = self._random.randrange(6)
+        if action == 0:
+            drop_block(ctx)
+        elif action == 1:
+            await passthrough_accumulated_chunks(ctx)
+        elif action == 2:
+            await send_text(ctx, "said")
+        elif action == 3:
+            await send_reasoning(ctx, "thought")
+        elif action == 4:
+            await send_tool_call(ctx, ToolCall(f"call_{self._random.random()}", "own", "{}"))
+
+    on_reasoning_complete = on_tool_call_complete = on_content_complete
+
+    async def on_finish_reason(self, ctx: StreamingResponseContext) -> None:
+        if self._random.random() < 0.5:
+            await passthrough_accumulated_chunks(ctx)
+
+
+@pytest.mark.parametrize("seed", range(100))
+async def test_whatever_a_policy_does_at_whatever_time_the_stream_is_well_formed(seed: int) -> None:
+    answer = replace(ANSWER, steps=[*ANSWER.steps, Say("and then"), Think("again")], interleave=seed % 2 == 0)
+    payloads = scripted(answer)
+    if seed % 3 == 0:  # another item than policies judge, in between
+        found = {"type": "web_search_call", "id": "ws_1", "status": "completed"}
+        payloads[2:2] = [
+            {"type": "response.output_item.added", "output_index": 0, "item": found},
+            {"type": "response.web_search_call.completed", "output_index": 0, "item_id": "ws_1"},
+            {"type": "response.output_item.done", "output_index": 0, "item": found},
+        ]
+        for number, payload in enumerate(payloads):
+            payload["sequence_number"] = number
+            payload.update(
+                {"output_index": payload["output_index"] + 1} if number > 4 and "output_index" in payload else {}
+            )
+        payloads[-1]["response"]["output"].insert(0, found)
+    reading = read_strictly(await unharmed(Whim(seed), list(map(parse, payloads))))
+    assert reading.others == (("web_search_call",) if seed % 3 == 0 else ())
