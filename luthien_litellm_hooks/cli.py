@@ -7,7 +7,8 @@ import typer
 
 from luthien_litellm_hooks import __version__
 
-app = typer.Typer(no_args_is_help=True, add_completion=False)
+# The locals of a traceback could show a key.
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_show_locals=False)
 
 
 def _print_version(wanted: bool) -> None:
@@ -36,3 +37,22 @@ def demo(
     from luthien_litellm_hooks.testing.demo import run_demo
 
     raise typer.Exit(run_demo(config, port))
+
+
+@app.command()
+def doctor(
+    key: Annotated[str, typer.Option(envvar="LITELLM_MASTER_KEY", help="A key of the proxy; it is never printed.")],
+    url: Annotated[str, typer.Option(help="Where the proxy listens.")] = "http://127.0.0.1:4000",
+    model: Annotated[
+        list[str] | None, typer.Option(help="A model to ask, any number of times; else the proxy's first two.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, not a table.")] = False,
+) -> None:
+    """Ask a running proxy, route by route, whether a policy governs its answers.
+
+    Each probe that is let through calls the provider, for at most 16 tokens. The exit code
+    is 1 if an answer is NOT GOVERNED, and 2 if the proxy cannot be reached or refuses the key.
+    """
+    from luthien_litellm_hooks.doctor.report import run_doctor
+
+    raise typer.Exit(run_doctor(url, key, model or (), as_json=as_json))
