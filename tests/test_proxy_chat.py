@@ -314,3 +314,17 @@ def test_a_stream_that_is_ended_ends_with_the_notice_all_the_same(proxies: Proxi
     answer = ask(proxies.get(LAB_ERROR), request("openai/text", user="fail on text"), stream=True)
     assert answer["text"].startswith(FAILURE)
     assert answer["finish"] == "stop"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_request_hook_runs_once_however_often_the_request_is_tried(
+    proxies: Proxies, provider: ScriptedProvider, stream: bool
+) -> None:
+    provider.answers["overloaded"] = Answer([Say("busy")], status=500)
+    proxy = proxies.get(LAB, fallbacks=[{"openai/overloaded": ["openai/text"]}], num_retries=1)
+    before = len(provider.requests)
+    answer = ask(proxy, request("openai/overloaded", "hello", user="count"), stream)
+    assert answer["text"] == "The quick brown fox: über alles"
+    tried = provider.requests[before:]
+    assert {seen.body["model"] for seen in tried} == {"overloaded", "text"}
+    assert {seen.body["messages"][-1]["content"] for seen in tried} == {"hello once"}

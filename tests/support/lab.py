@@ -15,9 +15,11 @@ from luthien_litellm_hooks import (
     SimplePolicy,
     StreamingResponseContext,
     ToolCall,
+    ToolCallStreamBlock,
     passthrough_accumulated_chunks,
     passthrough_last_chunk,
     send_text,
+    send_tool_call,
 )
 
 
@@ -38,6 +40,9 @@ class Lab(SimplePolicy):
                 raise PolicyBlockedError("This request is refused.", reason="the operator's reason")
             case "refuse when flagged" if _is_flagged():
                 raise PolicyBlockedError("This request is refused.")
+            case "count":
+                last = request.messages[-1]
+                return request.replace(messages=[{**last, "content": f"{last['content']} once"}])
             case "edit in place":
                 request.messages[0]["content"] = "say: edited"
                 return request
@@ -48,8 +53,18 @@ class Lab(SimplePolicy):
             case _:
                 return request
 
+    async def on_tool_call_complete(self, ctx: StreamingResponseContext) -> None:
+        if ctx.request.body.get("user") != "double" or not isinstance(ctx.block, ToolCallStreamBlock):
+            await super().on_tool_call_complete(ctx)
+            return
+        await send_tool_call(ctx, replace(ctx.block.tool_call, name="first"))
+        await send_tool_call(ctx, replace(ctx.block.tool_call, id="call_second", name="second"))
+
     async def on_content_complete(self, ctx: StreamingResponseContext) -> None:
         match ctx.request.body.get("user"):
+            case "double":
+                await send_text(ctx, "one and ")
+                await send_text(ctx, "two")
             case "wait":
                 await send_text(ctx, "early")
                 await self._wait_at_the_gate()
@@ -60,7 +75,7 @@ class Lab(SimplePolicy):
                 await passthrough_accumulated_chunks(ctx)
 
     async def on_content_delta(self, ctx: StreamingResponseContext) -> None:
-        if ctx.request.body.get("user") not in ("wait", "fail on text", "hold"):
+        if ctx.request.body.get("user") not in ("wait", "fail on text", "hold", "double"):
             await passthrough_last_chunk(ctx)
 
     async def on_response_tool_call(self, tool_call: ToolCall, request: Request) -> ToolCall | None:
