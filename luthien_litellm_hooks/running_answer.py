@@ -146,6 +146,8 @@ class RunningAnswer:
             logger.error("transaction %s: the answer was ended", self._ctx.transaction_id, exc_info=error)
         self.notice = notice
         self.outbox.end_with(notice)
+        for chunk, event in self._tail:
+            self.outbox.let_out_ending(chunk, (event,) if isinstance(event, _ENDING) else ())
 
     # The hooks, in their order
 

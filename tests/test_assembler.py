@@ -229,7 +229,7 @@ async def run(units: Iterable[Unit]) -> tuple[Log, list[Unit]]:
     """What the policy is called for, and what the client gets."""
     log = Log()
     stream = PolicyExecutor(log).run(provide(units), EventWire(), context())
-    return log, [unit async for unit in stream]  # type: ignore[misc]
+    return log, [unit async for unit in stream]
 
 
 # Any answer, cut anywhere
