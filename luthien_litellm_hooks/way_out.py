@@ -119,13 +119,18 @@ class WayOut:
             yield event
         elif isinstance(event, Finish):
             yield from self._finish(choice, event)
-        elif choice.finish_reason is None and not isinstance(event, Start):
+        elif self._may_go_on(choice, event) and not isinstance(event, Start):
             if self._repeating:
                 yield from self._overlapping(choice, event, block)
             elif self._adapter.is_framed:
                 yield from self._framed(choice, event, block)
             else:
                 yield from self._plain(choice, event, block)
+
+    def _may_go_on(self, choice: _ChoiceOut, event: StreamEvent) -> bool:
+        """Some providers, early Gemini models among them, say with each chunk why they finish."""
+        is_providers_own = event.part is not None and not self._is_cut and not self._adapter.is_framed
+        return choice.finish_reason is None or is_providers_own
 
     def _start(self, choice: _ChoiceOut, event: StreamEvent) -> Iterator[StreamEvent]:
         if self._adapter.is_framed and isinstance(event, Opaque):

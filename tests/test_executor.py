@@ -690,6 +690,12 @@ async def test_a_stream_without_a_finish_reason_completes_its_blocks() -> None:
     assert Delivered.of(await deliver(Hold(), came)).finish_reasons == ["stop"], "a changed answer is closed properly"
 
 
+async def test_a_provider_that_finishes_with_each_chunk_loses_nothing() -> None:
+    items = [chunk(content="a", finish="stop"), chunk(content="b", finish="stop")]
+    assert [id(item) for item in await deliver(NoOp(), items)] == [id(item) for item in items]
+    assert Delivered.of(await deliver(Log(), items)).text == "ab"
+
+
 async def test_several_choices_are_governed_each_for_itself() -> None:
     class Upper(Policy):
         async def on_content_delta(self, ctx: StreamingResponseContext) -> None:
