@@ -18,6 +18,7 @@ from luthien_litellm_hooks import (
     StreamingResponseContext,
     ToolCall,
     ToolCallStreamBlock,
+    WireError,
     drop_block,
     passthrough_accumulated_chunks,
     passthrough_last_chunk,
@@ -94,10 +95,15 @@ def read_by_us(events: list[Any]) -> Reading:
         text=tuple(block.content for block in blocks if isinstance(block, ContentStreamBlock) and block.content),
         reasoning=tuple(block.content for block in blocks if isinstance(block, ReasoningStreamBlock) and block.content),
         calls=tuple(
-            (block.id or "", block.name, block.arguments) for block in blocks if isinstance(block, ToolCallStreamBlock)
+            (block.id or "", block.name, in_order(block)) for block in blocks if isinstance(block, ToolCallStreamBlock)
         ),
         status=status,
     )
+
+
+def in_order(block: ToolCallStreamBlock) -> str:
+    """The arguments of a call, those of an action with their fields in order."""
+    return json.dumps(json.loads(block.arguments), sort_keys=True) if "type" in block.extra else block.arguments
 
 
 # Policies
@@ -603,3 +609,256 @@ async def test_whatever_a_policy_does_at_whatever_time_the_stream_is_well_formed
         payloads[-1]["response"]["output"].insert(0, found)
     reading = read_strictly(await unharmed(Whim(seed), list(map(parse, payloads))))
     assert reading.others == (("web_search_call",) if seed % 3 == 0 else ())
+
+
+# Actions of the client's: calls that are no function's
+
+ACTIONS: dict[str, dict[str, Any]] = {
+    "local_shell_call": {"action": {"type": "exec", "command": ["rm", "-r", "forbidden"], "env": {}}},
+    "shell_call": {"action": {"commands": ["ls", "rm -r forbidden"], "timeout_ms": None, "max_output_length": 5}},
+    "apply_patch_call": {"operation": {"type": "create_file", "path": "forbidden.py", "diff": "+one\n+two"}},
+    "computer_call": {"action": {"type": "type", "text": "forbidden"}, "pending_safety_checks": []},
+    "computer_call in batches": {
+        "actions": [{"type": "click", "x": 1, "y": 2, "button": "left"}, {"type": "type", "text": "forbidden"}],
+        "pending_safety_checks": [],
+    },
+}
+BEGUN: dict[str, dict[str, Any]] = {
+    "local_shell_call": {"action": {"type": "exec", "command": ["rm"], "env": {}}},
+    "shell_call": {"action": {"commands": ["ls", "rm -r forb"]}},
+    "apply_patch_call": {"operation": {"type": "create_file", "path": "forbidden.py", "diff": ""}},
+    "computer_call": {"pending_safety_checks": []},
+    "computer_call in batches": {"pending_safety_checks": []},
+}
+"""What their announcements say of them."""
+PIECES: dict[str, list[dict[str, Any]]] = {
+    "apply_patch_call": [
+        {"type": "response.apply_patch_call_operation_diff.delta", "delta": "+one\n"},
+        {"type": "response.apply_patch_call_operation_diff.delta", "delta": "+two"},
+        {"type": "response.apply_patch_call_operation_diff.done", "diff": "+one\n+two"},
+    ],
+    "shell_call": [{"type": "response.shell_call_command.delta", "delta": "rm -r forbidden", "command_index": 1}],
+}
+each_action = pytest.mark.parametrize("action", ACTIONS)
+
+
+def item_of(action: str, *, is_begun: bool = False) -> dict[str, Any]:
+    item = {"type": action.split()[0], "id": "act_1", "call_id": "call_act"}
+    return {**item, **(BEGUN if is_begun else ACTIONS)[action], "status": "in_progress" if is_begun else "completed"}
+
+
+def acting(action: str) -> list[dict[str, Any]]:
+    """A stream that says something, acts, and calls a function."""
+    payloads: list[dict[str, Any]] = []
+    for payload in scripted(Answer([Say("hello"), Call("act", "{}"), Call("read", '{"path": "y"}', id="call_2")])):
+        is_action = payload.get("output_index") == 1
+        if payload["type"] == "response.output_item.added" and is_action:
+            payloads.append({**payload, "item": item_of(action, is_begun=True)})
+            place = {"output_index": 1, "item_id": "act_1"}
+            payloads.extend({**piece, **place} for piece in PIECES.get(action, ()))
+        elif payload["type"] == "response.output_item.done" and is_action:
+            payloads.append({**payload, "item": item_of(action)})
+        elif not is_action:
+            payloads.append(payload)
+    payloads[-1]["response"]["output"][1] = item_of(action)
+    return json.loads(json.dumps([{**payload, "sequence_number": n} for n, payload in enumerate(payloads)]))
+
+
+def only_at_the_end(action: str) -> list[dict[str, Any]]:
+    payloads = [payload for payload in acting(action) if payload.get("output_index") != 1]
+    for number, payload in enumerate(payloads):
+        payload["sequence_number"] = number
+        if payload.get("output_index") == 2:
+            payload["output_index"] = 1
+    output = payloads[-1]["response"]["output"]
+    output.append(output.pop(1))
+    return payloads
+
+
+def without_beginning(action: str) -> list[dict[str, Any]]:
+    kept = [
+        payload for payload in acting(action) if payload.get("output_index") != 1 or payload["type"].endswith("done")
+    ]
+    return [payload for payload in kept if "operation_diff" not in payload["type"]]
+
+
+CAME = {"whole": acting, "without its beginning": without_beginning, "only at the end": only_at_the_end}
+each_way = pytest.mark.parametrize("way", CAME)
+
+
+def acting_full(action: str) -> ResponsesAPIResponse:
+    return ResponsesAPIResponse(**acting(action)[-1]["response"])
+
+
+def what_acts(action: str) -> Reading:
+    return what_came(acting(action))
+
+
+class BlockByName(Holding):
+    """Drops the calls of one tool."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    async def on_tool_call_complete(self, ctx: StreamingResponseContext) -> None:
+        assert isinstance(ctx.block, ToolCallStreamBlock)
+        if ctx.block.name != self._name:
+            await passthrough_accumulated_chunks(ctx)
+
+
+class Rewrite(Holding):
+    """Changes the arguments of actions."""
+
+    def __init__(self, arguments: str | None = None, **changes: Any) -> None:
+        self._arguments = arguments
+        self._changes = changes
+
+    async def on_tool_call_complete(self, ctx: StreamingResponseContext) -> None:
+        assert isinstance(ctx.block, ToolCallStreamBlock)
+        if ctx.block.id != "call_act":
+            await passthrough_accumulated_chunks(ctx)
+            return
+        call = ctx.block.tool_call
+        changed = self._arguments or call.arguments.replace("forbidden", "allowed").replace("+one", "+three")
+        await send_tool_call(ctx, replace(call, arguments=changed, **self._changes))
+
+
+def nothing_of(action: str, left: Any) -> None:
+    output = json.dumps(left)
+    for piece in ("forb", "call_act", "act_1", "+one", "+two", action.split()[0]):
+        assert piece not in output
+
+
+@each_action
+@each_way
+@pytest.mark.parametrize("policy", [NoOp, Holding, AllCaps])
+async def test_an_action_that_may_leave_leaves_as_it_came(action: str, way: str, policy: type[Policy]) -> None:
+    events = list(map(parse, CAME[way](action)))
+    delivered = await unharmed(policy(), events)
+    if policy is NoOp:
+        assert [id(event) for event in delivered] == [id(event) for event in events]
+    if way == "without its beginning":
+        return  # what came is not well-formed
+    left = read_strictly(delivered) if way == "whole" else read_response(plain(delivered[-1])["response"])
+    assert sorted(left.calls) == sorted(what_acts(action).calls)
+
+
+@each_action
+async def test_a_held_action_leaves_as_the_very_events(action: str) -> None:
+    events = list(map(parse, acting(action)))
+    delivered = await unharmed(Holding(), events)
+    actions = [id(event) for event in events if getattr(event, "output_index", None) == 1]
+    assert [id(event) for event in delivered if getattr(event, "output_index", None) == 1] == actions
+
+
+@each_action
+@each_way
+@pytest.mark.parametrize("full", [False, True])
+async def test_an_action_is_judged_as_a_call(action: str, way: str, full: bool) -> None:
+    seen: list[tuple[str, Any]] = []
+
+    class Watch(Policy):
+        async def on_tool_call_complete(self, ctx: StreamingResponseContext) -> None:
+            assert isinstance(ctx.block, ToolCallStreamBlock)
+            assert ctx.block.is_complete
+            seen.append((ctx.block.id or "", ctx.block.name, in_order(ctx.block)))
+
+    if full:
+        await deliver_full(Watch(), acting_full(action))
+    else:
+        await deliver(Watch(), list(map(parse, CAME[way](action))))
+    assert sorted(seen) == sorted(what_acts(action).calls)
+    assert ("call_act", action.split()[0].removesuffix("_call")) in [call[:2] for call in seen]
+
+
+@each_action
+@each_way
+async def test_nothing_of_a_dropped_action_leaves(action: str, way: str) -> None:
+    came = what_acts(action)
+    name = action.split()[0].removesuffix("_call")
+    for policy, calls in ((DropCalls(), ()), (BlockByName(name), came.calls[1:])):
+        delivered = await unharmed(policy, list(map(parse, CAME[way](action))))
+        assert read_strictly(delivered) == replace(came, calls=calls)
+        nothing_of(action, list(map(plain, delivered)))
+
+
+@each_action
+@each_way
+async def test_a_changed_action_leaves_changed_everywhere(action: str, way: str) -> None:
+    delivered = await unharmed(Rewrite(), list(map(parse, CAME[way](action))))
+    left, came = read_strictly(delivered), what_acts(action)
+    changed = came.calls[0][2].replace("forbidden", "allowed").replace("+one", "+three")
+    assert sorted(left.calls) == sorted([(*came.calls[0][:2], changed), came.calls[1]])
+    output = json.dumps(list(map(plain, delivered)))
+    assert "forb" not in output
+    assert "+one" not in output
+    assert output.count("allowed") == 3
+
+
+@each_action
+async def test_a_full_answer_acts_as_the_policy_let_it(action: str) -> None:
+    response, came = acting_full(action), what_acts(action)
+    before = response.model_dump_json()
+    for policy in (NoOp(), Holding(), BlockByName("other")):
+        assert await deliver_full(policy, response) is response
+    assert (await deliver_full(AllCaps(), response)).output[1] is response.output[1]
+    for policy, calls in (
+        (DropCalls(), ()),
+        (BlockByName(action.split()[0].removesuffix("_call")), came.calls[1:]),
+    ):
+        left = plain(await deliver_full(policy, response))
+        assert read_response(left) == replace(came, calls=calls)
+        nothing_of(action, left)
+    left = plain(await deliver_full(Rewrite(), response))
+    changed = came.calls[0][2].replace("forbidden", "allowed").replace("+one", "+three")
+    assert sorted(read_response(left).calls) == sorted([(*came.calls[0][:2], changed), came.calls[1]])
+    assert "forbidden" not in json.dumps(left)
+    assert response.model_dump_json() == before
+
+
+@each_action
+@pytest.mark.parametrize(
+    "policy", [Rewrite(name="safe"), Rewrite("no JSON"), Rewrite("[1]"), Rewrite('"text"')], ids=repr
+)
+async def test_what_no_action_can_say_does_not_leave(action: str, policy: Policy) -> None:
+    with pytest.raises(WireError):
+        await deliver(policy, list(map(parse, acting(action))))
+    with pytest.raises(WireError):
+        await deliver_full(policy, acting_full(action))
+
+
+@each_action
+async def test_an_action_that_was_announced_as_another_leaves_as_it_was_judged(action: str) -> None:
+    payloads = json.loads(json.dumps(acting(action)))
+    for payload in payloads:
+        if payload["type"] == "response.output_item.added" and payload["output_index"] == 1:
+            payload["item"] = json.loads(json.dumps(item_of(action)).replace("forbidden", "unjudged"))
+    payloads[-1] = json.loads(json.dumps(payloads[-1]).replace("forbidden", "unjudged"))
+    delivered = await deliver(NoOp(), list(map(parse, payloads)))
+    assert read_strictly(delivered) == what_acts(action)
+    assert "unjudged" not in json.dumps(list(map(plain, delivered)))
+
+
+@each_action
+async def test_a_piece_that_leaves_early_says_nothing_unjudged(action: str) -> None:
+    """The first piece of a call may pass before the rest of it is judged, so an action has but one."""
+    payloads = acting(action)
+    done = next(n for n, payload in enumerate(payloads) if payload.get("item", {}) == item_of(action))
+    assert "act_1" not in json.dumps(list(map(plain, await deliver(DropCalls(), list(map(parse, payloads[:done]))))))
+    cut = list(map(parse, payloads[:done]))
+    assert [id(event) for event in await deliver(NoOp(), cut)] == list(map(id, cut))
+
+
+@pytest.mark.parametrize("types", [("web_search_call", "shell_call"), ("shell_call", "web_search_call")])
+async def test_an_action_cannot_begin_or_end_as_something_else(types: tuple[str, str]) -> None:
+    payloads = acting("shell_call")
+    for payload in payloads:
+        if payload.get("item", {}).get("id") == "act_1":
+            payload["item"]["type"] = types[payload["type"].endswith("done")]
+    assert "forbidden" not in json.dumps(list(map(plain, await deliver(NoOp(), list(map(parse, payloads))))))
+
+
+async def test_what_the_provider_has_carried_out_is_no_call() -> None:
+    found = {"type": "mcp_call", "id": "mcp_1", "name": "n", "server_label": "s", "arguments": "{}", "output": "x"}
+    response = ResponsesAPIResponse(**{**scripted_full(ANSWER).model_dump(), "output": [found]})
+    assert await deliver_full(DropCalls(), response) is response

@@ -26,14 +26,15 @@ class ResponsesAdapter:
         self._writer = Writer(like)
 
     def decode(self, raw: object) -> Sequence[Chunk]:
-        """One chunk: every item of such a stream is whole."""
+        """One chunk; without events if it is about an action that is not whole yet."""
         if not isinstance(raw, BaseModel):
             raise WireError(f"a stream of responses brought a {type(raw).__name__}")
         return (Chunk.from_wire(raw, tuple(self._reader.read(raw))),)
 
     def flush(self) -> Sequence[Chunk]:
-        """Nothing: `decode` keeps nothing back."""
-        return ()
+        """The actions that never were whole."""
+        rest = tuple(self._reader.read_rest())
+        return (Chunk.from_wire(rest, rest),) if rest else ()
 
     def encode(self, events: Sequence[StreamEvent], of: Chunk | None) -> Iterable[object]:
         """The units that say `events`; what they repeat is what has left."""

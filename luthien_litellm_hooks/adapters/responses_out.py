@@ -5,6 +5,7 @@ from typing import Any, cast
 
 from pydantic import BaseModel
 
+from luthien_litellm_hooks.adapters.responses_actions import ACTIONS, as_judged
 from luthien_litellm_hooks.adapters.responses_parts import (
     CALLS,
     ITEM_PREFIXES,
@@ -71,6 +72,8 @@ def new_part(kind: Kind) -> dict[str, Any]:
 
 def final_item(out: ItemOut, base: object) -> Any:
     """The item as it has left; `base` itself if that is what it says."""
+    if out.type in ACTIONS and out.parts:
+        return _final_action(out, base)
     if out.type in CALLS and out.parts:
         return _final_call(out, base)
     if out.type not in ITEM_PREFIXES:
@@ -104,6 +107,16 @@ def _final_call(out: ItemOut, base: object) -> Any:
     changes = {**_new_id(out), part.kind.field: part.text}
     if part.head is not None:
         changes |= {"name": part.head.name, "call_id": part.head.id}
+    if get(base, "status") == "in_progress":
+        changes["status"] = "completed"
+    return changed(base, **changes)
+
+
+def _final_action(out: ItemOut, base: object) -> Any:
+    [part] = out.parts
+    changes = {**_new_id(out), **as_judged(base, part.kind, part.text)}
+    if part.head is not None and get(base, "call_id") is not None:
+        changes["call_id"] = part.head.id
     if get(base, "status") == "in_progress":
         changes["status"] = "completed"
     return changed(base, **changes)

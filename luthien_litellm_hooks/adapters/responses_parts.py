@@ -81,7 +81,16 @@ BY_DELTA: Mapping[str, Kind] = {kind.delta: kind for kind in (*PARTS.values(), *
 BY_DONE: Mapping[str, Kind] = {kind.done: kind for kind in (*PARTS.values(), *CALLS.values())}
 PART_ADDED = frozenset({f"{kind.frame}.added" for kind in PARTS.values()})
 PART_DONE = frozenset({f"{kind.frame}.done" for kind in PARTS.values()})
-ITEM_PREFIXES = {"message": "msg", "reasoning": "rs", "function_call": "fc", "custom_tool_call": "ctc"}
+ITEM_PREFIXES = {
+    "message": "msg",
+    "reasoning": "rs",
+    "function_call": "fc",
+    "custom_tool_call": "ctc",
+    "local_shell_call": "lsh",
+    "shell_call": "sh",
+    "apply_patch_call": "apc",
+    "computer_call": "cu",
+}
 """The items that governed blocks are in, and how their ids begin."""
 LISTS = ("summary", "content")
 """Where an item holds its parts."""
@@ -101,13 +110,17 @@ class Part:
 
 @dataclass(slots=True, eq=False)
 class Item:
-    """An item as it came, and its blocks. A bare one has none that anybody could judge."""
+    """An item as it came, and its blocks. A bare one has none that anybody could judge.
+
+    `early` are the units of an action that came before all of it, and their numbers.
+    """
 
     type: str
     came: object
     index: int | None = None
     parts: dict[tuple[str, int], Part] = field(default_factory=dict[tuple[str, int], Part])
     is_bare: bool = False
+    early: list[tuple[BaseModel, int]] = field(default_factory=list[tuple[BaseModel, int]])
 
 
 @dataclass(frozen=True, slots=True)

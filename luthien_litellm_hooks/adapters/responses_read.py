@@ -5,6 +5,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from luthien_litellm_hooks.adapters.responses_actions import ACTION_FIELDS, ACTIONS, arguments_of, is_early, name_of
 from luthien_litellm_hooks.adapters.responses_parts import (
     BY_DELTA,
     BY_DONE,
@@ -51,6 +52,9 @@ class Reader:
 
     Later units repeat what earlier ones brought. What only a repetition says (arguments without
     deltas, a call that only the last event has) is read from there, as if it had come in a delta.
+
+    An action is read when all of it has come, and what came of it before then: its announcement may
+    say part of it, which nobody could judge.
     """
 
     def __init__(self) -> None:
@@ -83,6 +87,12 @@ class Reader:
             yield from self._whole_item(Item(str(get(came, "type")), came))
         yield from_wire(Finish(reason=get(response, "status") or "completed"), Origin())
 
+    def read_rest(self) -> _Events:
+        """The events of actions that never were whole."""
+        for item in self._items.values():
+            if item.type in ACTIONS and not item.parts:
+                yield from self._whole_item(item)
+
     # Units of a stream
 
     def _lifecycle(self, raw: BaseModel, position: int) -> _Events:
@@ -93,6 +103,9 @@ class Reader:
     def _item_added(self, raw: BaseModel, position: int) -> _Events:
         came, index = get(raw, "item"), get(raw, "output_index")
         item = self._items[index] = Item(str(get(came, "type")), came, index)
+        if item.type in ACTIONS:
+            item.early.append((raw, position))
+            return
         if item.type in CALLS:
             yield self._call_head(item, CALLS[item.type], Origin(raw=raw, position=position))
             part = item.parts["", 0]
@@ -153,6 +166,8 @@ class Reader:
     def _item_done(self, raw: BaseModel, position: int) -> _Events:
         came, index = get(raw, "item"), get(raw, "output_index")
         item = self._items.setdefault(index, Item(str(get(came, "type")), came, index))
+        if item.type != get(came, "type") and not ACTIONS.keys().isdisjoint((item.type, get(came, "type"))):
+            raise WireError("an action began or ended as something else")
         yield from self._catch_up(item, came)
         item.came, origin = came, Origin(item, raw=raw, position=position)
         *others, last = [*item.parts.values()] or [None]
@@ -175,12 +190,18 @@ class Reader:
             else:
                 yield from self._catch_up(item, came)
             finals[item] = came
+        yield from self.read_rest()
         reason = FINISHES[get(raw, "type")]
         yield from_wire(Finish(reason=reason), Origin(raw=raw, position=position, finals=finals))
 
     def _other(self, raw: BaseModel, position: int) -> _Events:
         """A detail of the block that it names, or something of an item that nobody judges."""
         item = self._items.get(get(raw, "output_index"))
+        if item is not None and item.type in ACTIONS and not item.parts:
+            item.early.append((raw, position))
+            return
+        if is_early(get(raw, "type")) and not (item is not None and is_early(f"response.{item.type}")):
+            raise WireError("a piece of an action came before the action")
         if item is None or not item.parts:
             yield from_wire(Opaque(), Origin(item, raw=raw, position=position))
             return
@@ -219,6 +240,10 @@ class Reader:
 
     def _catch_up(self, item: Item, came: object) -> _Events:
         """What of an item had not come before `came` said it."""
+        if item.type in ACTIONS:
+            if not item.parts:
+                yield from self._action(item, came)
+            return
         if item.type in CALLS:
             yield from self._top_up(item, CALLS[item.type], 0, text_of(came, CALLS[item.type]))
             return
@@ -260,6 +285,24 @@ class Reader:
             extra={name: value for name, value in fields(item.came).items() if name not in _CALL_FIELDS},
         )
         return from_wire(event, Origin(item, part, origin.raw, origin.position))
+
+    def _action(self, item: Item, came: object) -> _Events:
+        """All that came of an action, now that it is whole."""
+        item.came = came
+        part = self._add(item, ACTIONS[item.type], 0)
+        part.pieces.append(arguments_of(came))
+        extra = {name: value for name, value in fields(came).items() if name not in _CALL_FIELDS | ACTION_FIELDS}
+        head = ToolCallDelta(
+            index=part.block,
+            id=get(came, "call_id") or get(came, "id"),
+            name=name_of(item.type),
+            arguments=part.pieces[0],
+            extra={**extra, "type": item.type},
+        )
+        raw, position = item.early[0] if item.early else (None, -1)  # its announcement
+        yield from_wire(head, Origin(item, part, raw, position))
+        for raw, position in item.early[1:]:
+            yield _frame("detail", item, part, Origin(raw=raw, position=position))
 
     def _add(self, item: Item, kind: Kind, slot: int) -> Part:
         part = item.parts[kind.within, slot] = Part(kind, self._blocks, slot)

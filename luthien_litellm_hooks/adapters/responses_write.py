@@ -9,6 +9,7 @@ from litellm.llms.openai.responses.transformation import OpenAIResponsesAPIConfi
 from litellm.types.llms.openai import GenericEvent, ResponsesAPIResponse
 from pydantic import BaseModel
 
+from luthien_litellm_hooks.adapters.responses_actions import ACTIONS, as_judged, written
 from luthien_litellm_hooks.adapters.responses_out import ItemOut, PartOut, final_item, new_part, other_fields
 from luthien_litellm_hooks.adapters.responses_parts import (
     BY_DELTA,
@@ -26,10 +27,12 @@ from luthien_litellm_hooks.adapters.responses_parts import (
     Kind,
     Origin,
     changed,
+    fields,
     get,
     pieces,
     text_of,
 )
+from luthien_litellm_hooks.errors import WireError
 from luthien_litellm_hooks.events import (
     Finish,
     Frame,
@@ -263,6 +266,10 @@ class Writer:
         part, text = self._blocks[event.index], event.arguments if is_call else event.text
         part.said.append(text)
         raw = origin.raw
+        if part.kind.name in ACTIONS:
+            if part.text != (part.head.arguments if part.head is not None else ""):
+                raise WireError("the arguments of an action came in pieces")
+            return
         if raw is not None and get(raw, "type") in BY_DELTA:
             yield self._emit(raw, **part.place())
         elif raw is None and text and not self._is_whole:
@@ -271,8 +278,12 @@ class Writer:
             yield self._make(part.kind.delta, **part.place(), delta=text, **rest)
 
     def _begin_call(self, event: ToolCallDelta, origin: Origin) -> _Units:
-        kind = CUSTOM_CALL if event.form == "custom" else CALL
         extra = {**event.extra}
+        kind = ACTIONS.get(str(extra.get("type")))
+        if kind is not None:
+            yield from self._begin_action(event, origin, kind)
+            return
+        kind = CUSTOM_CALL if event.form == "custom" else CALL
         own_id = extra.pop("id", None)
         base = {**extra, "type": kind.name, "status": "completed"}
         out = self._open(origin.item, kind.name, own_id if isinstance(own_id, str) else None, base)
@@ -283,6 +294,22 @@ class Writer:
             yield self._emit(raw, output_index=out.index, item=changed(get(raw, "item"), id=out.id))
         elif not self._is_whole:
             new = changed(final_item(out, out.base), status="in_progress", **{kind.field: ""})
+            yield self._make(ITEM_ADDED, output_index=out.index, item=new)
+
+    def _begin_action(self, event: ToolCallDelta, origin: Origin, kind: Kind) -> _Units:
+        base: dict[str, Any] = {"status": "completed", **event.extra, "call_id": event.id}
+        own_id = base.pop("id", None)
+        if origin.item is None:
+            base |= written(kind, event.name, event.arguments)
+        out = self._open(origin.item, kind.name, own_id if isinstance(own_id, str) else None, base)
+        out.parts.append(PartOut(out, kind, 0, origin.part, event))
+        self._blocks[event.index] = out.parts[0]
+        if origin.raw is not None:
+            came = get(origin.raw, "item")
+            changes = as_judged(came, kind, event.arguments, is_partial=True)
+            yield self._emit(origin.raw, output_index=out.index, item=changed(came, id=out.id, **changes))
+        elif not self._is_whole:
+            new = changed({**fields(out.base), "id": out.id}, status="in_progress")
             yield self._make(ITEM_ADDED, output_index=out.index, item=new)
 
     def _end(self, part: PartOut, origin: Origin) -> _Units:
@@ -308,6 +335,8 @@ class Writer:
     def _close_part(self, part: PartOut) -> _Units:
         """What the end of a block still needs."""
         kind = part.kind
+        if kind.name in ACTIONS:
+            return
         if kind.done not in part.done:
             part.done.add(kind.done)
             rest: dict[str, Any] = {"logprobs": []} if kind is TEXT else {}

@@ -19,6 +19,12 @@ from tests.support.chat import context, provide, pull
 LAST = ("response.completed", "response.incomplete", "response.failed")
 PARTS = {"output_text": "text", "refusal": "refusal", "summary_text": "text", "reasoning_text": "text"}
 CALLS = {"function_call": "arguments", "custom_tool_call": "input"}
+ACTIONS = {
+    "local_shell_call": ("action",),
+    "shell_call": ("action",),
+    "apply_patch_call": ("operation",),
+    "computer_call": ("action", "actions"),
+}
 DELTAS = {
     "response.output_text": "text",
     "response.refusal": "refusal",
@@ -53,6 +59,20 @@ async def deliver_full(policy: Policy, response: Any, **options: Any) -> Any:
     return await PolicyExecutor(policy, **options).run_full(response, adapter(), context())
 
 
+def bare(value: Any) -> Any:
+    """`value` without the fields that say nothing."""
+    if isinstance(value, dict):
+        return {name: bare(part) for name, part in value.items() if part is not None}
+    return [bare(part) for part in value] if isinstance(value, list) else value
+
+
+def action_of(item: dict[str, Any]) -> str:
+    """What an action is to do; the order of its fields does not matter."""
+    fields = ACTIONS[item["type"]]
+    said = {name: item[name] for name in fields if item.get(name) is not None}
+    return json.dumps(bare(said if len(fields) > 1 else said.get(fields[0], {})), sort_keys=True)
+
+
 @dataclass(frozen=True)
 class Reading:
     """What an answer says."""
@@ -74,6 +94,8 @@ def read_response(response: dict[str, Any]) -> Reading:
     for item in response["output"]:
         if item["type"] in CALLS:
             calls.append((item["call_id"], item["name"], item[CALLS[item["type"]]]))
+        elif item["type"] in ACTIONS:
+            calls.append((item["call_id"], item["type"].removesuffix("_call"), action_of(item)))
         elif item["type"] in ("message", "reasoning"):
             for part in [*(item.get("summary") or ()), *(item.get("content") or ())]:
                 (text if item["type"] == "message" else reasoning).append(part[PARTS[part["type"]]])
@@ -94,6 +116,7 @@ class Strict:
         self.parts: dict[tuple[int, str, int], str] = {}  # texts, by their place
         self.done_parts: set[tuple[int, str, int]] = set()
         self.done_items: set[int] = set()
+        self.actions: dict[int, str] = {}  # what an action's end said that it does
         self.last: dict[str, Any] | None = None
         self.number = None
 
@@ -175,6 +198,9 @@ class Strict:
             field = CALLS[item["type"]]
             assert (item["name"], item["call_id"]) == (begun["name"], begun["call_id"])
             assert item[field] == self.parts.get((index, "", 0), begun[field])
+        elif item["type"] in ACTIONS:
+            assert item["call_id"] == begun["call_id"]
+            assert self.actions.setdefault(index, action_of(item)) == action_of(item), "another action"
         elif item["type"] in ("message", "reasoning"):
             said = {
                 (index, within, slot): part[PARTS[part["type"]]]
@@ -189,7 +215,9 @@ class Strict:
         assert len(response["output"]) == len(self.items), "the last event has other items"
         for index, item in enumerate(response["output"]):
             self._same(index, item)
-            assert index in self.done_items or item["type"] not in (*CALLS, "message", "reasoning"), "an open item"
+            assert index in self.done_items or item["type"] not in (*CALLS, *ACTIONS, "message", "reasoning"), (
+                "an open item"
+            )
 
 
 def read_strictly(units: Iterable[Any], **options: Any) -> Reading:
