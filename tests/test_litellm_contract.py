@@ -19,7 +19,7 @@ import luthien_litellm_hooks
 from luthien_litellm_hooks import ConfigError
 from luthien_litellm_hooks.executor import PolicyExecutor
 from luthien_litellm_hooks.hooks.callback import LuthienCallback, UngovernedError
-from luthien_litellm_hooks.hooks.self_check import check_dispatch
+from luthien_litellm_hooks.hooks.self_check import callbacks_after, check_dispatch
 from luthien_litellm_hooks.policies.all_caps import AllCaps
 from luthien_litellm_hooks.policies.noop import NoOp
 from tests.support.chat import full
@@ -57,6 +57,22 @@ def test_litellm_sees_each_of_our_hooks(monkeypatch: pytest.MonkeyPatch) -> None
     assert not seen.has_streaming_chunk_override, "LiteLLM's slow path for each chunk"
     check_dispatch(callback)
     assert litellm.callbacks == [callback], "the check leaves what is registered as it was"
+
+
+def test_callbacks_that_come_after_ours_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Changes(CustomLogger):
+        async def async_post_call_success_hook(self, data: Any, user_api_key_dict: Any, response: Any) -> Any:
+            return response
+
+    class Watches(CustomLogger):
+        async def async_log_success_event(self, *arguments: Any) -> None:
+            """Changes nothing."""
+
+    callback = LuthienCallback(PolicyExecutor(NoOp()))
+    monkeypatch.setattr(litellm, "callbacks", [Changes(), callback, Watches()])
+    assert callbacks_after(callback) == []
+    monkeypatch.setattr(litellm, "callbacks", [callback, Watches(), Changes()])
+    assert callbacks_after(callback) == ["Changes"]
 
 
 def test_a_hook_that_litellm_would_skip_stops_the_start() -> None:

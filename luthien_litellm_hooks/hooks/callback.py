@@ -30,7 +30,7 @@ from luthien_litellm_hooks.hooks.request_data import (
     write_request,
 )
 from luthien_litellm_hooks.hooks.routes import GOVERNED, WITHOUT_MODEL_TEXT
-from luthien_litellm_hooks.hooks.self_check import check_dispatch
+from luthien_litellm_hooks.hooks.self_check import callbacks_after, check_dispatch
 from luthien_litellm_hooks.hooks.ungoverned import UngovernedRoutes, close_hookless_paths, path_of, refusal
 from luthien_litellm_hooks.policy.context import PolicyContext
 from luthien_litellm_hooks.policy.request import Answer, Request
@@ -80,11 +80,13 @@ class LuthienCallback(CustomLogger):
         self._executor = executor
         self._ungoverned = ungoverned or UngovernedRoutes("refuse")
         self._block_status = block_status
+        self._is_order_checked = False
 
     async def async_pre_call_hook(
         self, user_api_key_dict: UserAPIKeyAuth, cache: DualCache, data: dict[str, Any], call_type: str
     ) -> dict[str, Any]:
         """Before the provider is called. Returns `data`, changed in place if the policy wants it."""
+        self._check_order()
         if call_type == "call_mcp_tool":
             await self._govern_mcp_call(user_api_key_dict, data)
             return data
@@ -104,6 +106,12 @@ class LuthienCallback(CustomLogger):
             logger.exception("a request could not be checked")
             raise refusal(500, "The request was refused: it could not be checked.") from None
         return data
+
+    def _check_order(self) -> None:
+        if not self._is_order_checked:  # at the start those behind us were not loaded yet
+            self._is_order_checked = True
+            for other in callbacks_after(self):
+                logger.warning("%s may change what the policy let out: list luthien last in `callbacks`", other)
 
     async def _govern_request(self, transaction: _Transaction, user: UserAPIKeyAuth, data: dict[str, Any]) -> None:
         request = read_request(data)

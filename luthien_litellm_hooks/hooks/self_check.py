@@ -34,3 +34,15 @@ def check_dispatch(callback: CustomLogger) -> None:
             f"LiteLLM would not call {', '.join(dict.fromkeys(skipped))} of {type(callback).__name__}, "
             "so answers would pass unchecked; this version of LiteLLM and luthien_litellm_hooks do not fit"
         )
+
+
+def callbacks_after(callback: CustomLogger) -> list[str]:
+    """The operator's other callbacks that may change a request, or an answer, after the policy had
+    its say: those that stand behind `callback` in the config. LiteLLM's own are not counted."""
+    seen = ProxyLogging.callback_capabilities().resolved_callbacks
+    behind = seen[seen.index(callback) + 1 :] if callback in seen else ()
+    return [
+        type(other).__name__
+        for other in behind
+        if not type(other).__module__.startswith("litellm") and not vars(type(other)).keys().isdisjoint(OWN_HOOKS)
+    ]
