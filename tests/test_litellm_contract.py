@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,15 @@ import litellm
 import pytest
 import yaml
 from litellm.caching.dual_cache import DualCache
+from litellm.exceptions import GuardrailRaisedException
 from litellm.integrations.custom_logger import CustomLogger
-from litellm.proxy._types import UserAPIKeyAuth
+from litellm.proxy._types import ProxyException, UserAPIKeyAuth
 from litellm.proxy.types_utils.utils import get_instance_fn
 from litellm.proxy.utils import ProxyLogging
+from litellm.types.utils import CallTypes
 
 import luthien_litellm_hooks
-from luthien_litellm_hooks import ConfigError
+from luthien_litellm_hooks import ConfigError, Request, SimplePolicy, ToolCall
 from luthien_litellm_hooks.executor import PolicyExecutor
 from luthien_litellm_hooks.hooks.callback import LuthienCallback, UngovernedError
 from luthien_litellm_hooks.hooks.self_check import callbacks_after, check_dispatch
@@ -104,6 +107,26 @@ async def test_a_step_within_a_governed_request_does_not_open_its_answer() -> No
     await callback.async_pre_call_hook(UserAPIKeyAuth(), DualCache(), {}, "list_mcp_tools")
     response = await callback.async_post_call_success_hook(data, UserAPIKeyAuth(), full({"content": "text"}))
     assert response.choices[0].message.content == "TEXT"
+
+
+async def test_a_providers_call_passes_without_a_client_and_stops_with_one_whose_request_nobody_checked() -> None:
+    """A health check, or a call of a policy's own, has no client's request behind it."""
+    callback = LuthienCallback(PolicyExecutor(NoOp()))
+    assert await callback.async_pre_call_deployment_hook({"model": "m"}, CallTypes.acompletion) is None
+    of_a_client = {"model": "m", "proxy_server_request": {"url": "http://127.0.0.1/hidden"}}
+    with pytest.raises(ProxyException, match="/hidden"):
+        await callback.async_pre_call_deployment_hook(of_a_client, CallTypes.acompletion)
+
+
+async def test_an_mcp_call_that_cannot_be_checked_is_withheld_without_an_exceptions_text() -> None:
+    class Breaks(SimplePolicy):
+        async def on_response_tool_call(self, tool_call: ToolCall, request: Request) -> ToolCall:
+            return replace(tool_call, arguments="no JSON")
+
+    callback = LuthienCallback(PolicyExecutor(Breaks()))
+    data = {"mcp_tool_name": "echo", "mcp_arguments": {"text": "hello"}}
+    with pytest.raises(GuardrailRaisedException, match=r"^The tool call was withheld: it could not be checked\.$"):
+        await callback.async_pre_call_hook(UserAPIKeyAuth(), DualCache(), data, "call_mcp_tool")
 
 
 def test_importing_the_package_to_write_a_policy_loads_neither_litellm_nor_settings() -> None:

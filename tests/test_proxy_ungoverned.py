@@ -1,5 +1,6 @@
 """What no policy can see is closed, through a real proxy, unless the operator opens it."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ from websockets.sync.client import connect
 
 from luthien_litellm_hooks.testing.provider import ScriptedProvider
 from luthien_litellm_hooks.testing.proxy import HOST
-from tests.support.proxy import KEY, Proxies
+from tests.support.proxy import KEY, Proxies, proxy_config, running_proxy
 
 NOOP: dict[str, Any] = {"policy": {"class": "noop"}}
 MESSAGES = [{"role": "user", "content": "hello"}]
@@ -51,9 +52,14 @@ def test_opening_one_leaves_the_others_closed(proxies: Proxies) -> None:
     assert proxy.http.post("/v1/threads", json={}).status_code == 403
 
 
-def test_litellms_own_health_check_goes_through(proxies: Proxies, provider: ScriptedProvider) -> None:
-    health = proxies.get(NOOP).http.get("/health").json()
-    assert health["unhealthy_endpoints"] == [] or "403" not in str(health["unhealthy_endpoints"])
+def test_litellms_own_health_check_goes_through(provider: ScriptedProvider, provider_url: str, tmp_path: Path) -> None:
+    config, before = proxy_config(provider_url, NOOP), len(provider.requests)
+    checked = {"model": "openai/checked", "api_base": f"{provider_url}/v1", "api_key": "k"}
+    config["model_list"].append({"model_name": "checked", "litellm_params": checked})
+    with running_proxy(config, tmp_path / "proxy", {}) as proxy:
+        health = proxy.http.get("/health", params={"model": "checked"}).json()
+    assert (health["healthy_count"], health["unhealthy_count"]) == (1, 0)
+    assert [seen.body["model"] for seen in provider.requests[before:]] == ["checked"]
 
 
 def test_routes_without_model_text_stay_as_they_are(proxies: Proxies) -> None:

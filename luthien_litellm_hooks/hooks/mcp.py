@@ -8,6 +8,7 @@ from litellm.types.mcp import MCPPostCallResponseObject
 from mcp.types import TextContent
 
 from luthien_litellm_hooks.adapters.mcp import McpCall, McpCallAdapter, McpResultAdapter
+from luthien_litellm_hooks.errors import PolicyBlockedError
 from luthien_litellm_hooks.executor import PolicyExecutor
 from luthien_litellm_hooks.policy.context import PolicyContext
 
@@ -18,11 +19,21 @@ async def govern_call(executor: PolicyExecutor, data: dict[str, Any], context: P
     """Puts the arguments that the policy lets through into `data`. Raises if the call is not to be
     made; LiteLLM tells the client just the message of it."""
     call = McpCall(str(data.get("mcp_tool_name") or ""), cast(dict[str, Any], data.get("mcp_arguments") or {}))
-    final = cast(McpCall, await executor.run_full(call, McpCallAdapter(), context))
+    try:
+        final = cast(McpCall, await executor.run_full(call, McpCallAdapter(), context))
+    except PolicyBlockedError as blocked:
+        raise _withheld(blocked.message) from None
+    except Exception:
+        logger.exception("a tool call could not be checked; it is withheld")
+        raise _withheld("The tool call was withheld: it could not be checked.") from None
     if final.notice is not None:
-        raise GuardrailRaisedException("luthien", final.notice, should_wrap_with_default_message=False)
+        raise _withheld(final.notice)
     if final is not call:
         data["modified_arguments"] = final.arguments
+
+
+def _withheld(message: str) -> GuardrailRaisedException:
+    return GuardrailRaisedException("luthien", message, should_wrap_with_default_message=False)
 
 
 async def govern_result(
@@ -31,7 +42,7 @@ async def govern_result(
     """The result that the client is to get. Never raises: LiteLLM would deliver the original."""
     try:
         content = await executor.run_full(list(result.mcp_tool_call_response), McpResultAdapter(), context)
-    except Exception as error:  # whatever it is
-        logger.exception("the result of a tool could not be checked; it is withheld", exc_info=error)
+    except Exception:
+        logger.exception("the result of a tool could not be checked; it is withheld")
         content = [TextContent(type="text", text="The result was withheld: it could not be checked.")]
     return result.model_copy(update={"mcp_tool_call_response": content})
