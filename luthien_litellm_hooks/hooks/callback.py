@@ -132,7 +132,7 @@ class LuthienCallback(CustomLogger):
             write_request(data, result)
 
     async def _govern_mcp_call(self, user: UserAPIKeyAuth | None, data: dict[str, Any]) -> None:
-        context = PolicyContext(str(uuid.uuid4()), Request({}), identity=read_identity(user))
+        context = PolicyContext(str(uuid.uuid4()), read_request(data), identity=read_identity(user))
         _mcp_call.set(context)
         await govern_call(self._executor, data, context)
 

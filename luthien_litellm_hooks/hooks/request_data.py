@@ -10,7 +10,9 @@ from litellm.llms.custom_httpx.http_handler import AsyncHTTPHandler
 from litellm.proxy._types import UserAPIKeyAuth
 from litellm.types.utils import Choices, Message, ModelResponse, Usage
 
+from luthien_litellm_hooks.hooks.ungoverned import path_of
 from luthien_litellm_hooks.policy.context import Identity
+from luthien_litellm_hooks.policy.credentials import is_credential
 from luthien_litellm_hooks.policy.request import Answer, Request
 
 _GEMINI = frozenset({"agenerate_content", "generate_content", "agenerate_content_stream", "generate_content_stream"})
@@ -21,8 +23,10 @@ _LITELLM_OWN = frozenset(
 
 
 def read_request(data: dict[str, Any]) -> Request:
-    """What the client sent, as it stands now, copied: LiteLLM's own keys in `data` are left out."""
-    return Request({key: copy.deepcopy(data[key]) for key in _client_keys(data)})
+    """What the client sent, as it stands now, copied: LiteLLM's own keys in `data` are left out, and
+    the headers that carry credentials."""
+    body = {key: copy.deepcopy(data[key]) for key in _client_keys(data)}
+    return Request(body, route=path_of(data) or "", headers=_headers(data))
 
 
 def write_request(data: dict[str, Any], final: Request) -> None:
@@ -68,6 +72,12 @@ def _client_keys(data: dict[str, Any]) -> set[str]:
     came = cast(dict[str, Any], data.get("proxy_server_request") or {})
     body = cast(dict[str, Any], came.get("body") or {})
     return body.keys() & data.keys() - _LITELLM_OWN
+
+
+def _headers(data: dict[str, Any]) -> dict[str, str]:
+    came = cast(dict[str, Any], data.get("proxy_server_request") or {})
+    headers = cast(dict[str, str], came.get("headers") or {})
+    return {name.lower(): value for name, value in headers.items() if not is_credential(name)}
 
 
 def read_identity(user: UserAPIKeyAuth | None) -> Identity:

@@ -1,8 +1,12 @@
 """The request as a policy sees it, and the answer a policy may give in the model's stead."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
+
+from luthien_litellm_hooks.policy import turns
+from luthien_litellm_hooks.policy.turns import Turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -11,9 +15,13 @@ class Request:
 
     `body` is the request in the client's own wire format, without what LiteLLM adds to it. It is a
     copy: to change the request, return a new one from `on_request`, best made with `replace`.
+    `route` is the path that the client asked, "/v1/messages" say. `headers` are the client's, under
+    lower-case names and without those that carry credentials. Neither reaches the provider.
     """
 
     body: Mapping[str, Any]
+    route: str = field(default="", compare=False)
+    headers: Mapping[str, str] = field(default_factory=dict[str, str], compare=False)
 
     @property
     def model(self) -> str:
@@ -31,17 +39,33 @@ class Request:
         return self._list("tools")
 
     @property
+    def tool_names(self) -> tuple[str, ...]:
+        """The names of these tools, whatever the route; of a tool without a name, its type."""
+        return turns.tool_names(self.body)
+
+    @property
+    def turn(self) -> Turn:
+        """Whose turn this is: the `user` said something; the last message is the result of a `tool`,
+        and the agent goes on by itself; or the agent asks something on the `side`, a probe that wants
+        one token, or a title, a summary, a suggestion, in words that known agents use.
+
+        Any client can use these words. So a side request may be spared a check of what was asked,
+        never the check of an answer.
+        """
+        return turns.turn_of(self.body)
+
+    @property
     def is_streaming(self) -> bool:
         """Whether the client asked for a stream."""
         return self.body.get("stream") is True
 
     def replace(self, **fields: object) -> "Request":
         """A request with these fields of the body set."""
-        return Request({**self.body, **fields})
+        return dataclasses.replace(self, body={**self.body, **fields})
 
     def without(self, *fields: str) -> "Request":
         """A request without these fields of the body."""
-        return Request({key: value for key, value in self.body.items() if key not in fields})
+        return dataclasses.replace(self, body={key: value for key, value in self.body.items() if key not in fields})
 
     def _list(self, key: str) -> Sequence[Mapping[str, Any]]:
         value: object = self.body.get(key)

@@ -1,5 +1,6 @@
 """A policy for tests of the whole proxy: what it does is said in the request, by its `user` field."""
 
+import json
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -48,6 +49,9 @@ class Lab(SimplePolicy):
                 return request
             case "answer":
                 return Answer("answered by the policy")
+            case "describe":
+                seen = {"route": request.route, "headers": request.headers, "turn": request.turn}
+                return Answer(json.dumps({**seen, "tools": request.tool_names}))
             case "fail on request":
                 raise RuntimeError("secret of the policy")
             case _:
