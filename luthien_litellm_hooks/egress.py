@@ -5,7 +5,8 @@ The worker puts parcels in; the generator that LiteLLM reads takes them out.
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Protocol
 
 from luthien_litellm_hooks.deadline import HookDeadline
 from luthien_litellm_hooks.errors import QueueFullError, StreamClosedError
@@ -22,14 +23,16 @@ class Parcel:
     takes it. So a chunk that is passed on whole leaves as the very object that came, and what a
     policy lets out before it waits never waits with it.
 
-    A parcel with a `notice` ends the answer: which choices need it is known when it is taken.
+    A parcel with a `notice` ends the answer: which choices need it is known when it is taken. What
+    a policy made is `about` a block that came, if it stands for it or was made in a hook about it.
     """
 
-    __slots__ = ("blocks", "chunk", "events", "is_taken", "notice")
+    __slots__ = ("about", "blocks", "chunk", "events", "is_taken", "notice")
 
-    def __init__(self, chunk: Chunk | None, notice: str | None = None) -> None:
+    def __init__(self, chunk: Chunk | None, notice: str | None = None, about: StreamBlock | None = None) -> None:
         self.chunk = chunk
         self.notice = notice
+        self.about = about
         self.events: list[StreamEvent] = []
         self.blocks: list[StreamBlock | None] = []
         self.is_taken = False
@@ -37,6 +40,26 @@ class Parcel:
     def add(self, event: StreamEvent, block: StreamBlock | None) -> None:
         self.events.append(event)
         self.blocks.append(block)
+
+
+class ParcelSink(Protocol):
+    """Where an outbox puts its parcels."""
+
+    def put_nowait(self, parcel: Parcel) -> bool:
+        """Takes `parcel`, or returns False if there is no room. Raises `StreamClosedError`."""
+        ...
+
+    async def put(self, parcel: Parcel) -> None:
+        """Takes `parcel` as soon as there is room."""
+        ...
+
+    def put_last(self, parcel: Parcel) -> None:
+        """Takes what ends the answer, always."""
+        ...
+
+    def close(self, error: BaseException | None = None) -> None:
+        """Ends the stream, with the provider's own error if there was one."""
+        ...
 
 
 class EgressQueue:
@@ -117,9 +140,12 @@ class Outbox:
     frame follows what it frames: it leaves with the first of it, and not at all if nothing does.
     """
 
-    def __init__(self, queue: EgressQueue, deadline: HookDeadline) -> None:
+    def __init__(
+        self, queue: ParcelSink, deadline: HookDeadline, on_drop: Callable[[StreamBlock], None] | None = None
+    ) -> None:
         self._queue = queue
         self._deadline = deadline
+        self._on_drop = on_drop
         self._open: Parcel | None = None
         self._held: dict[StreamBlock, list[tuple[Chunk, StreamEvent]]] = {}
         self._begun: set[StreamBlock] = set()  # of which something has left
@@ -144,14 +170,16 @@ class Outbox:
             await self._begin(block)
         await self._let_out(chunk, event, block)
 
-    async def send(self, event: StreamEvent, block: StreamBlock | None = None) -> None:
+    async def send(
+        self, event: StreamEvent, block: StreamBlock | None = None, about: StreamBlock | None = None
+    ) -> None:
         """Lets an event out that a policy made; in the frame of `block`, if it stands for it."""
         self.has_spoken = self.is_touched = True
         self.delivered.add(event.choice)
         if block is not None:
             self._changed.add(block)
             await self._begin(block)
-        await self._put(None, event, block)
+        await self._put(None, event, block, about)
 
     def hold(self, chunk: Chunk, event: StreamEvent, block: StreamBlock) -> None:
         """Holds an event until its block is released or dropped."""
@@ -191,6 +219,14 @@ class Outbox:
         for chunk, event in self._held.pop(block, ()):
             await self.let_out(chunk, event, block)
 
+    async def release_first(self, block: StreamBlock, count: int) -> None:
+        """Lets out the oldest `count` pieces that are held of `block`, and what frames them."""
+        held = self._held.get(block, [])
+        while held and count > 0:
+            chunk, event = held.pop(0)
+            count -= not isinstance(event, Frame)
+            await self.let_out(chunk, event, block)
+
     async def release_empty(self, block: StreamBlock) -> None:
         """Lets a block out that has only a frame, so that no hook was asked about it."""
         if all(isinstance(event, Frame) for _, event in self._held.get(block, ())):
@@ -206,6 +242,13 @@ class Outbox:
         if self._held.pop(block, None):
             self._changed.add(block)
             self.is_touched = True
+            if self._on_drop is not None:
+                self._on_drop(block)
+
+    def drop_choice(self, choice: int) -> None:
+        """Forgets everything that is held of one choice."""
+        for block in [block for block in self._held if block.choice == choice]:
+            self.drop(block)
 
     def drop_all(self) -> None:
         """Forgets everything that is held."""
@@ -242,8 +285,10 @@ class Outbox:
         else:
             await self._put(chunk, event, block)
 
-    async def _put(self, chunk: Chunk | None, event: StreamEvent, block: StreamBlock | None) -> None:
-        parcel = Parcel(chunk)
+    async def _put(
+        self, chunk: Chunk | None, event: StreamEvent, block: StreamBlock | None, about: StreamBlock | None = None
+    ) -> None:
+        parcel = Parcel(chunk, about=about)
         parcel.add(event, block)
         if not self._queue.put_nowait(parcel):
             with self._deadline.paused():

@@ -128,17 +128,25 @@ def from_wire(event: EventT, part: object) -> EventT:
 class Chunk:
     """One unit of a wire format and the events in it.
 
-    `raw` is the unit itself, as it came; None for a chunk that a policy built. Like an event's
-    `part` it does not survive `dataclasses.replace`.
+    `raw` is the unit itself, as it came; None for a chunk that a policy built, and for what a policy
+    before this one let out of a unit, which is then `part_of`. Like an event's `part` neither
+    survives `dataclasses.replace`.
     """
 
     events: tuple[StreamEvent, ...]
     raw: object = field(default=None, init=False, repr=False, compare=False)
+    part_of: "Chunk | None" = field(default=None, init=False, repr=False, compare=False)
 
     @classmethod
     def from_wire(cls, raw: object, events: tuple[StreamEvent, ...]) -> "Chunk":
         chunk = cls(events)
         object.__setattr__(chunk, "raw", raw)
+        return chunk
+
+    def some(self, events: tuple[StreamEvent, ...]) -> "Chunk":
+        """A chunk with what is left of this one."""
+        chunk = Chunk(events)
+        object.__setattr__(chunk, "part_of", self.part_of or self)
         return chunk
 
 

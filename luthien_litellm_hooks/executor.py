@@ -1,44 +1,44 @@
-"""Runs a policy over a request and its answer, and decides what happens when the policy fails."""
+"""Runs policies over a request and its answer, and decides what happens when one fails."""
 
-import asyncio
 import logging
 import sys
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Sequence
-from typing import Literal
-
-import anyio
+from dataclasses import replace
+from typing import Literal, cast
 
 from luthien_litellm_hooks.adapters.base import Adapter
+from luthien_litellm_hooks.answering import Answering, Source, hand_on, stop
+from luthien_litellm_hooks.composition import HOOK_TIMEOUT_S, Composition, Member, Stage, contexts_of, stages_for
 from luthien_litellm_hooks.deadline import HookDeadline
-from luthien_litellm_hooks.egress import MAX_ITEMS, PUT_TIMEOUT_S, EgressQueue, Parcel
+from luthien_litellm_hooks.egress import MAX_ITEMS, PUT_TIMEOUT_S, Parcel
 from luthien_litellm_hooks.errors import PolicyBlockedError, PolicyError, WireError
 from luthien_litellm_hooks.events import Chunk, Finish, StreamEvent, TextDelta
 from luthien_litellm_hooks.policy.base import Policy
 from luthien_litellm_hooks.policy.context import PolicyContext
 from luthien_litellm_hooks.policy.in_stead import InStead
 from luthien_litellm_hooks.policy.request import Answer, Request
-from luthien_litellm_hooks.running_answer import Decode, OnPolicyError, RunningAnswer, failure_notice, note_failure
+from luthien_litellm_hooks.request_round import ask
+from luthien_litellm_hooks.running_answer import OnPolicyError, failure_notice, note_failure
 from luthien_litellm_hooks.way_out import WayOut, is_whole
 
 logger = logging.getLogger("luthien_litellm_hooks")
 
 OnBlock = Literal["notice", "error"]
-HOOK_TIMEOUT_S = 30.0
-CLOSE_GRACE_S = 5.0
 
 
 class PolicyExecutor:
-    """Calls one policy's hooks in the promised order, each under a deadline.
+    """Runs a policy, or a composition of several, over requests and their answers.
 
-    `timeout_s` is what one hook call may take without `keepalive()`. `on_policy_error` says what
-    happens when a hook fails: `block` ends the answer with a notice, `pass` lets what was not
-    delivered through and leaves the policy out of the rest of the answer. `on_block` says whether
-    a full answer that is ended carries the notice, or raises it as `PolicyBlockedError`.
+    A policy's hooks are called in the promised order, each under a deadline: `timeout_s` is what one
+    call may take without `keepalive()`. `on_policy_error` says what happens when a hook fails: `block`
+    ends the answer with a notice, `pass` lets what was not delivered through and leaves the policy
+    out of the rest of the answer. In a composition each member has its own of both. `on_block` says
+    whether a full answer that is ended carries the notice, or raises it as `PolicyBlockedError`.
     """
 
     def __init__(
         self,
-        policy: Policy,
+        policy: Policy | Composition,
         *,
         name: str | None = None,
         timeout_s: float = HOOK_TIMEOUT_S,
@@ -47,10 +47,9 @@ class PolicyExecutor:
         max_items: int = MAX_ITEMS,
         put_timeout_s: float = PUT_TIMEOUT_S,
     ) -> None:
-        self.policy = policy
-        self.name = name or type(policy).__name__
-        self.timeout_s = timeout_s
-        self.on_policy_error: OnPolicyError = on_policy_error
+        if isinstance(policy, Policy):
+            policy = Member(policy, name or type(policy).__name__, timeout_s, on_policy_error)
+        self.composition: Composition = policy
         self.on_block: OnBlock = on_block
         self.max_items = max_items
         self.put_timeout_s = put_timeout_s
@@ -58,22 +57,16 @@ class PolicyExecutor:
     async def on_request(self, ctx: PolicyContext) -> Request | Answer:
         """What the policy makes of `ctx.request`; also sets `ctx.final_request`.
 
-        Raises `PolicyBlockedError` when the policy refuses, or fails and is to block.
+        Raises `PolicyBlockedError` when a policy refuses, or fails and is to block.
         """
-        ctx.policy_name = self.name
-        try:
-            result = await HookDeadline(self.timeout_s).run(self.policy.on_request(ctx.request, ctx))
-            _check_request(ctx.request, result)
-        except PolicyBlockedError as refusal:
-            ctx.decide("block", reason=refusal.reason, message=refusal.message)
-            raise
-        except Exception as error:
-            note_failure(ctx, self.name, self.on_policy_error, "on_request", error)
-            if self.on_policy_error == "block":
-                raise PolicyBlockedError(failure_notice(ctx)) from error
-            result = ctx.request
-        if isinstance(result, Request):
-            ctx.final_request = result
+        result = ctx.request
+        stages = self._stages(ctx)
+        for stage, contexts in stages:
+            result = await ask(stage, result, contexts, ctx)
+            if isinstance(result, Answer):
+                return result
+        for context in [ctx, *(context for _, contexts in stages for context in contexts)]:
+            context.final_request = result
         return result
 
     async def run(
@@ -85,70 +78,89 @@ class PolicyExecutor:
         whatever comes. What the provider's stream raises is raised here, as the same object. A policy's failure
         never is. Closing the generator closes the provider's stream.
         """
-        queue = EgressQueue(self.max_items, self.put_timeout_s)
-        running = self._running(queue, ctx, adapter)
-        decode = adapter.decode if ctx.answer is None else _nothing
-        worker = running.start(stream, decode, adapter.flush)
+        source = Source(stream, adapter.decode, adapter.flush, adapter.is_framed, self.max_items, self.put_timeout_s)
+        answers = self._start(source, adapter, ctx)
+        last = answers[-1]
         way_out = WayOut(adapter)
         is_over = False
         try:
-            while (parcel := await queue.take()) is not None:
+            while (parcel := await last.queue.take()) is not None:
                 for item in _encode(way_out, parcel):
                     yield item
             is_over = True
-            if running.outbox.is_touched:
+            if any(answer.engine.is_touched for answer in answers):
                 for item in _close(way_out, adapter):
                     yield item
         finally:
             if not is_over:
-                await _stop(worker)
+                await stop(last.worker)
 
     async def run_full(self, response: object, adapter: Adapter, ctx: PolicyContext) -> object:
         """The client's answer for a provider's whole `response`: the same object if nothing of it
         was changed. The same hooks are called as for a stream. Raises `PolicyBlockedError` if the
         answer is ended and `on_block` is `error`."""
-        queue = EgressQueue(sys.maxsize, self.put_timeout_s)
-        running = self._running(queue, ctx, adapter)
-        decode = _splitting(adapter) if ctx.answer is None else _nothing
-        worker = running.start(_one(response), decode, tuple)
+        came: list[Chunk] = []
+
+        def split(raw: object) -> Sequence[Chunk]:
+            came.append(adapter.split(raw))
+            return came
+
+        source = Source(_one(response), split, tuple, adapter.is_framed, sys.maxsize, self.put_timeout_s)
+        answers = self._start(source, adapter, ctx)
+        last = answers[-1]
         way_out = WayOut(adapter)
         events: list[StreamEvent] = []
         is_over = False
         try:
-            while (parcel := await queue.take()) is not None:
+            while (parcel := await last.queue.take()) is not None:
                 events += way_out.admit(parcel)
             is_over = True
         finally:
             if not is_over:
-                await _stop(worker)
-        if running.notice is not None and self.on_block == "error":
-            raise PolicyBlockedError(running.notice)
-        chunk = running.state.raw_chunks[-1] if running.state.raw_chunks else None
-        if chunk is None or not is_whole(chunk, events):
+                await stop(last.worker)
+        notice = next((answer.engine.notice for answer in answers if answer.engine.notice is not None), None)
+        if notice is not None and self.on_block == "error":
+            raise PolicyBlockedError(notice)
+        if not (came and is_whole(came[0], events)):
             response = adapter.join(response, events + way_out.finish())
-        return await self._process_full(response, adapter, ctx)
+        for stage, contexts in self._stages(ctx):
+            if isinstance(stage, Member) and ctx.answer is None:
+                response = await self._process_full(stage, response, adapter, contexts[0])
+        return response
 
-    def _running(self, queue: EgressQueue, ctx: PolicyContext, adapter: Adapter) -> RunningAnswer:
-        ctx.policy_name = self.name
-        deadline = HookDeadline(self.timeout_s)
-        policy = self.policy if ctx.answer is None else InStead(ctx.answer)
-        return RunningAnswer(policy, queue, deadline, ctx, self.on_policy_error, is_framed=adapter.is_framed)
+    def _stages(self, ctx: PolicyContext) -> list[tuple[Stage, list[PolicyContext]]]:
+        """The policies for this transaction, with their views of it."""
+        if isinstance(self.composition, Member):
+            ctx.policy_name = self.composition.name
+        stages = stages_for(self.composition, ctx) or (_NOBODY,)
+        return [(stage, [ctx] if stage is self.composition else contexts_of(stage, ctx)) for stage in stages]
 
-    async def _process_full(self, response: object, adapter: Adapter, ctx: PolicyContext) -> object:
-        if ctx.answer is not None or type(self.policy).process_full_response is Policy.process_full_response:
+    def _start(self, source: Source, adapter: Adapter, ctx: PolicyContext) -> list[Answering]:
+        """Puts each stage to work on what the one before it lets out."""
+        stages = self._stages(ctx)
+        if ctx.answer is not None:
+            source, stages = replace(source, decode=_nothing), [(Member(InStead(ctx.answer), "answer"), [ctx])]
+        answers: list[Answering] = []
+        for stage, contexts in stages:
+            answer = Answering.start(stage, contexts, ctx, source)
+            answers.append(answer)
+            source = replace(source, stream=hand_on(answer, adapter), decode=_as_it_is, flush=tuple)
+        return answers
+
+    async def _process_full(self, member: Member, response: object, adapter: Adapter, ctx: PolicyContext) -> object:
+        if type(member.policy).process_full_response is Policy.process_full_response:
             return response
         try:
-            final = await HookDeadline(self.timeout_s).run(self.policy.process_full_response(response, ctx))
+            final = await HookDeadline(member.timeout_s).run(member.policy.process_full_response(response, ctx))
             if type(final) is not type(response):
                 raise PolicyError(f"a {type(final).__name__} was returned for a {type(response).__name__}")
         except PolicyBlockedError as refusal:
             ctx.decide("block", reason=refusal.reason, message=refusal.message)
             return self._end_full(response, adapter, refusal.message)
         except Exception as error:
-            note_failure(ctx, self.name, self.on_policy_error, "process_full_response", error)
-            return (
-                self._end_full(response, adapter, failure_notice(ctx)) if self.on_policy_error == "block" else response
-            )
+            note_failure(ctx, member.name, member.on_policy_error, "process_full_response", error)
+            passes = member.on_policy_error == "pass"
+            return response if passes else self._end_full(response, adapter, failure_notice(ctx))
         return final
 
     def _end_full(self, response: object, adapter: Adapter, notice: str) -> object:
@@ -157,11 +169,8 @@ class PolicyExecutor:
         return adapter.join(response, [TextDelta(text=notice), Finish(reason=adapter.stop_reason)])
 
 
-def _check_request(request: Request, result: object) -> None:
-    if not isinstance(result, Request | Answer):
-        raise PolicyError(f"on_request returned a {type(result).__name__}, not a Request or an Answer")
-    if isinstance(result, Request) and result.is_streaming != request.is_streaming:
-        raise PolicyError("on_request changed 'stream', which decides the format that the client reads")
+_NOBODY = Member(Policy(), "none")
+"""Stands in where no policy is for a request: lets everything through."""
 
 
 def _encode(way_out: WayOut, parcel: Parcel) -> list[object]:
@@ -177,8 +186,8 @@ def _close(way_out: WayOut, adapter: Adapter) -> Iterable[object]:
     return adapter.encode(owed, None) if owed else ()
 
 
-def _splitting(adapter: Adapter) -> Decode:
-    return lambda raw: (adapter.split(raw),)
+def _as_it_is(chunk: object) -> Sequence[Chunk]:
+    return (cast(Chunk, chunk),)
 
 
 def _nothing(raw: object) -> Sequence[Chunk]:
@@ -188,10 +197,3 @@ def _nothing(raw: object) -> Sequence[Chunk]:
 
 async def _one(item: object) -> AsyncIterator[object]:
     yield item
-
-
-async def _stop(worker: asyncio.Task[None]) -> None:
-    """Cancels `worker` and gives it a moment to clean up, though the caller is itself cancelled."""
-    worker.cancel()
-    with anyio.CancelScope(shield=True):
-        await asyncio.wait([worker], timeout=CLOSE_GRACE_S)

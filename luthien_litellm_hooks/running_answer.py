@@ -2,12 +2,12 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterable, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Sequence
 from typing import Literal
 
 from luthien_litellm_hooks.assembler import BlockAssembler
 from luthien_litellm_hooks.deadline import HookDeadline
-from luthien_litellm_hooks.egress import EgressQueue, Outbox
+from luthien_litellm_hooks.egress import Outbox, ParcelSink
 from luthien_litellm_hooks.errors import PolicyBlockedError, PolicyError, StreamClosedError
 from luthien_litellm_hooks.events import (
     Chunk,
@@ -28,11 +28,12 @@ from luthien_litellm_hooks.events import (
 )
 from luthien_litellm_hooks.policy.base import Policy
 from luthien_litellm_hooks.policy.context import Engine, PolicyContext, StreamingResponseContext
+from luthien_litellm_hooks.policy.notices import NOTICE_MARK
 
 logger = logging.getLogger("luthien_litellm_hooks")
 
 OnPolicyError = Literal["block", "pass"]
-WITHHELD_CALLS = "[luthien] The tool calls of this answer were withheld."
+WITHHELD_CALLS = f"{NOTICE_MARK} The tool calls of this answer were withheld."
 Hook = Callable[[StreamingResponseContext], Awaitable[None]]
 Decode = Callable[[object], Sequence[Chunk]]
 Flush = Callable[[], Sequence[Chunk]]
@@ -51,20 +52,21 @@ class RunningAnswer:
     def __init__(
         self,
         policy: Policy,
-        queue: EgressQueue,
+        queue: ParcelSink,
         deadline: HookDeadline,
         transaction: PolicyContext,
         on_policy_error: OnPolicyError,
         *,
         is_framed: bool,
+        on_drop: Callable[[StreamBlock], None] | None = None,
     ) -> None:
         self._policy = policy
-        self._queue = queue
+        self.queue = queue
         self._deadline = deadline
         self._on_policy_error: OnPolicyError = on_policy_error
         self._assembler = BlockAssembler(is_framed=is_framed)
         self.state = self._assembler.state
-        self.outbox = Outbox(queue, deadline)
+        self.outbox = Outbox(queue, deadline, on_drop)
         self._engine = Engine(self.state, self.outbox, deadline)
         self._ctx = StreamingResponseContext(transaction, self._engine)
         self.notice: str | None = None
@@ -75,19 +77,22 @@ class RunningAnswer:
         self._repeats: list[tuple[Chunk, StreamEvent]] = []  # what must wait for what is held
         self._has_last_word = self._is_overridden("on_stream_complete")
 
+    @property
+    def is_touched(self) -> bool:
+        """The answer is no longer just what came."""
+        return self.outbox.is_touched
+
     def start(self, stream: AsyncIterable[object], decode: Decode, flush: Flush) -> asyncio.Task[None]:
         """Starts the worker task."""
-        task = asyncio.create_task(self._work(stream, decode, flush), name=f"luthien-{self._ctx.transaction_id}")
-        _workers.add(task)
-        task.add_done_callback(_workers.discard)
-        return task
+        self.worker = start_worker(self._work(stream, decode, flush), self._ctx.transaction_id)
+        return self.worker
 
     # The stream
 
     async def _work(self, stream: AsyncIterable[object], decode: Decode, flush: Flush) -> None:
         error: BaseException | None = None
         try:
-            error = await self._read(stream, decode)
+            error = await read_items(stream, lambda raw: self._take(lambda: decode(raw)))
             if self.notice is not None:
                 error = None  # the client has been told how this answer ends
             if error is None:
@@ -95,25 +100,9 @@ class RunningAnswer:
                 await self._guard(self._complete_answer())
         finally:
             self.outbox.drop_all()
-            self._queue.close(error)
-            await _close(stream)
+            self.queue.close(error)
+            await close_stream(stream)
             await self._say_closed()
-
-    async def _read(self, stream: AsyncIterable[object], decode: Decode) -> BaseException | None:
-        """Reads the provider's stream to its end, and returns the error that it ended with."""
-        items = aiter(stream)
-        while True:
-            try:
-                raw = await anext(items)
-            except StopAsyncIteration:
-                return None
-            except asyncio.CancelledError as error:
-                if _is_cancelled():
-                    raise
-                return error
-            except Exception as error:
-                return error
-            await self._take(lambda raw=raw: decode(raw))
 
     async def _take(self, decode: Flush) -> None:
         chunks: Sequence[Chunk] = ()
@@ -284,6 +273,8 @@ class RunningAnswer:
             return
         if block is not None:
             self.outbox.drop(block)
+        elif hook == "on_finish_reason":
+            self.outbox.drop_choice(self._ctx.choice)
         elif hook != "on_chunk_received":
             self.outbox.drop_all()
 
@@ -325,7 +316,7 @@ _COMPLETE_HOOKS: dict[type[StreamBlock], str] = {
 
 def failure_notice(ctx: PolicyContext) -> str:
     """What a client is told when something of ours failed."""
-    return f"[luthien] This answer was stopped because a policy check failed (transaction {ctx.transaction_id})."
+    return f"{NOTICE_MARK} This answer was stopped because a policy check failed (transaction {ctx.transaction_id})."
 
 
 def note_failure(ctx: PolicyContext, policy: str, on_policy_error: str, hook: str, error: Exception) -> None:
@@ -347,7 +338,33 @@ def _is_cancelled() -> bool:
     return task is not None and task.cancelling() > 0
 
 
-async def _close(stream: AsyncIterable[object]) -> None:
+def start_worker(work: Coroutine[None, None, None], transaction_id: str) -> asyncio.Task[None]:
+    """Runs `work` in a task that lives until it is done."""
+    task = asyncio.create_task(work, name=f"luthien-{transaction_id}")
+    _workers.add(task)
+    task.add_done_callback(_workers.discard)
+    return task
+
+
+async def read_items(stream: AsyncIterable[object], take: Callable[[object], Awaitable[None]]) -> BaseException | None:
+    """Reads a provider's stream to its end, and returns the error that it ended with."""
+    items = aiter(stream)
+    while True:
+        try:
+            raw = await anext(items)
+        except StopAsyncIteration:
+            return None
+        except asyncio.CancelledError as error:
+            if _is_cancelled():
+                raise
+            return error
+        except Exception as error:
+            return error
+        await take(raw)
+
+
+async def close_stream(stream: AsyncIterable[object]) -> None:
+    """Closes a provider's stream, if it can be closed."""
     close = getattr(stream, "aclose", None)
     if close is None:
         return

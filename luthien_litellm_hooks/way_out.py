@@ -62,11 +62,12 @@ class WayOut:
         """The items of the client's stream for `parcel`, which is closed by this."""
         started = {number for number, choice in self._choices.items() if choice.has_started}
         events = self.admit(parcel)
-        if parcel.chunk is not None and is_whole(parcel.chunk, events):
-            return self._repeating.pass_on(parcel.chunk) if self._repeating else (parcel.chunk.raw,)
+        chunk = parcel.chunk
+        if chunk is not None and chunk.raw is not None and is_whole(chunk, events):
+            return self._repeating.pass_on(chunk) if self._repeating else (chunk.raw,)
         # Some providers start a choice again with each chunk, which only a whole chunk may repeat.
         events = [event for event in events if not (isinstance(event, Start) and event.choice in started)]
-        return self._adapter.encode(events, parcel.chunk) if events else ()
+        return self._adapter.encode(events, wire_of(chunk)) if events else ()
 
     def admit(self, parcel: Parcel) -> list[StreamEvent]:
         """The events of `parcel` as they may leave; the same objects where nothing had to change."""
@@ -257,6 +258,11 @@ class WayOut:
         choice.open = block, Frame(choice=event.choice, role="end", kind="tool_call", index=number)
         if block is None:
             yield from _end(choice)
+
+
+def wire_of(chunk: Chunk | None) -> Chunk | None:
+    """The unit of the wire that `chunk` is, or is a part of; None if a policy made it."""
+    return None if chunk is None else chunk.part_of or (chunk if chunk.raw is not None else None)
 
 
 def is_whole(chunk: Chunk, events: list[StreamEvent]) -> bool:

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 
 from luthien_litellm_hooks import ConfigError, Policy, PolicyExecutor
-from luthien_litellm_hooks.config import POLICY_FILE_VARIABLE, PolicySpec, build_executor, load_policy, load_settings
+from luthien_litellm_hooks.composition import Member
+from luthien_litellm_hooks.config import POLICY_FILE_VARIABLE, build_executor, load_settings
 from luthien_litellm_hooks.policies.all_caps import AllCaps
 from luthien_litellm_hooks.policies.noop import NoOp
+from luthien_litellm_hooks.policy_loading import load_policy
 
 WHERE = "callback_settings.luthien"
 
@@ -140,15 +142,21 @@ def file(tmp_path: Path) -> Callable[[str | bytes], dict[str, str]]:
     return write
 
 
+def member(executor: PolicyExecutor) -> Member:
+    """The one policy of an executor."""
+    assert isinstance(executor.composition, Member)
+    return executor.composition
+
+
 # What works
 
 
 def test_defaults() -> None:
     executor = load(policy("noop"))
-    assert type(executor.policy) is NoOp
-    assert executor.name == "noop"
-    assert executor.timeout_s == 30
-    assert executor.on_policy_error == "block"
+    assert type(member(executor).policy) is NoOp
+    assert member(executor).name == "noop"
+    assert member(executor).timeout_s == 30
+    assert member(executor).on_policy_error == "block"
     assert (executor.max_items, executor.put_timeout_s) == (10_000, 30)
 
 
@@ -159,7 +167,7 @@ def test_every_setting_reaches_the_executor() -> None:
             queue={"max_items": 7, "put_timeout_s": 1.5},
         )
     )
-    assert (executor.timeout_s, executor.on_policy_error) == (0.5, "pass")
+    assert (member(executor).timeout_s, member(executor).on_policy_error) == (0.5, "pass")
     assert (executor.max_items, executor.put_timeout_s) == (7, 1.5)
 
 
@@ -167,34 +175,34 @@ def test_every_setting_reaches_the_executor() -> None:
     ("name", "cls"), [("noop", NoOp), ("all_caps", AllCaps), ("luthien_litellm_hooks.policies.noop:NoOp", NoOp)]
 )
 def test_a_shipped_policy_by_its_name(name: str, cls: type[Policy]) -> None:
-    assert type(load(policy(name)).policy) is cls
+    assert type(member(load(policy(name))).policy) is cls
 
 
 def test_a_users_policy_gets_its_own_settings() -> None:
     executor = load(policy("my_policies:Greeting", config={"greeting": "hi ", "times": 2}))
-    assert vars(executor.policy)["greeting"] == "hi hi "
-    assert executor.name == "my_policies:Greeting"
+    assert vars(member(executor).policy)["greeting"] == "hi hi "
+    assert member(executor).name == "my_policies:Greeting"
 
 
 def test_settings_of_others_are_none_of_ours() -> None:
-    assert type(load({**policy("noop"), "langfuse": {"polcy": 1}}).policy) is NoOp
+    assert type(member(load({**policy("noop"), "langfuse": {"polcy": 1}})).policy) is NoOp
 
 
 def test_an_empty_variable_names_no_file() -> None:
-    assert type(load(policy("noop"), LUTHIEN_POLICY_CONFIG="").policy) is NoOp
+    assert type(member(load(policy("noop"), LUTHIEN_POLICY_CONFIG="")).policy) is NoOp
 
 
 @pytest.mark.parametrize("settings", [{}, luthien()], ids=["no settings", "empty settings"])
 def test_a_file_sets_the_policy(settings: dict[str, object], file: Callable[[str], dict[str, str]]) -> None:
     environment = file("policy: {class: all_caps, config: {tool_arguments: true}, on_policy_error: pass}")
     executor = load(settings, **environment)
-    assert type(executor.policy) is AllCaps
-    assert executor.on_policy_error == "pass"
+    assert type(member(executor).policy) is AllCaps
+    assert member(executor).on_policy_error == "pass"
 
 
 def test_beside_a_file_other_settings_stay_in_callback_settings(file: Callable[[str], dict[str, str]]) -> None:
     executor = load(luthien(queue={"max_items": 7}), **file("policy: {class: noop}"))
-    assert type(executor.policy) is NoOp
+    assert type(member(executor).policy) is NoOp
     assert executor.max_items == 7
 
 
@@ -396,8 +404,7 @@ def test_the_policys_own_settings_in_a_file(file: Callable[[str], dict[str, str]
 
 @pytest.mark.parametrize("name", ["greeting", "new"])
 def test_a_loaded_policy_is_sealed(name: str) -> None:
-    spec = PolicySpec.model_validate({"class": "my_policies:Greeting", "config": {"greeting": "hi"}})
-    loaded = load_policy(spec)
+    loaded = load_policy("my_policies:Greeting", {"greeting": "hi"})
     with pytest.raises(AttributeError, match=rf"Greeting\.{name} cannot be set: .*ctx\.scratchpad"):
         setattr(loaded, name, "changed")
     assert vars(loaded)["greeting"] == "hi"
@@ -405,13 +412,12 @@ def test_a_loaded_policy_is_sealed(name: str) -> None:
 
 
 def test_sealing_one_policy_leaves_the_class_open() -> None:
-    load_policy(PolicySpec.model_validate({"class": "noop"}))
+    load_policy("noop", {})
     fresh = NoOp()
     fresh.note = "set"
     assert vars(fresh) == {"note": "set"}
 
 
 def test_where_a_policy_stands_is_up_to_the_caller() -> None:
-    spec = PolicySpec.model_validate({"class": "all_caps", "config": {"x": 1}})
     with pytest.raises(ConfigError, match=r"^serial\[0\]\.config\.x: unknown key$"):
-        load_policy(spec, where="serial[0]")
+        load_policy("all_caps", {"x": 1}, where="serial[0]")

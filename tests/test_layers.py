@@ -23,22 +23,37 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("hooks",),
     ("config",),
     ("policies", "executor"),
+    ("llm_client",),
     ("policy",),
     ("telemetry", "egress"),
     ("deadline",),
-    ("adapters", "assembler"),
+    ("adapters", "assembler", "parsing"),
     ("events",),
     ("errors", "doctor_proof"),
 )
 
 # Modules that make up one room together.
-SHARED_ROOMS = {"running_answer": "executor", "way_out": "egress"}
+SHARED_ROOMS = {
+    "answering": "executor",
+    "ballot": "executor",
+    "composition": "executor",
+    "panel": "executor",
+    "policy_loading": "config",
+    "policy_spec": "config",
+    "request_round": "executor",
+    "running_answer": "executor",
+    "validation": "config",
+    "way_out": "egress",
+}
 
 # What only these rooms may import.
 RESERVED: dict[str, frozenset[str]] = {
-    "litellm": frozenset({"hooks", "adapters", "testing"}),
+    "litellm": frozenset({"hooks", "adapters", "llm_client", "testing"}),
     "fastapi": frozenset({"hooks", "adapters", "testing"}),
     "opentelemetry": frozenset({"telemetry"}),
+    "re2": frozenset({"parsing"}),
+    "sqlglot": frozenset({"parsing"}),
+    "tree_sitter": frozenset({"parsing"}),
 }
 
 # What these rooms and modules may not import.

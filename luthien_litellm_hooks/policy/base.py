@@ -10,9 +10,9 @@ from luthien_litellm_hooks.policy.request import Answer, Request
 
 
 class PolicyConfig(BaseModel):
-    """Settings of a policy; an unknown key is an error."""
+    """Settings of a policy; an unknown key is an error, a field's docstring its description."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class Policy:

@@ -67,6 +67,23 @@ class PolicyContext:
         self.observability = observability or NoOpObservabilityContext(transaction_id)
         self.scratchpad: dict[str, Any] = {}
         self.decisions: list[Decision] = []
+        self._of_members: dict[object, PolicyContext] = {}
+
+    def of_member(self, member: object, name: str) -> "PolicyContext":
+        """The view that one of several policies has of this transaction: its scratchpad is its own,
+        the decisions are everybody's. For the engine, not for policies."""
+        found = self._of_members.get(member)
+        if found is None:
+            found = PolicyContext(
+                self.transaction_id,
+                self.request,
+                policy_name=name,
+                identity=self.identity,
+                observability=self.observability,
+            )
+            found.decisions = self.decisions
+            self._of_members[member] = found
+        return found
 
     def decide(
         self,
@@ -75,12 +92,10 @@ class PolicyContext:
         reason: str | None = None,
         message: str | None = None,
         score: float | None = None,
+        block: StreamBlock | None = None,
     ) -> None:
-        """Records a decision; it changes nothing by itself."""
-        self._record(Decision(self.policy_name, action, None, reason, message, score))
-
-    def _record(self, decision: Decision) -> None:
-        self.decisions.append(decision)
+        """Records a decision, about `block` or the request; it changes nothing by itself."""
+        self.decisions.append(Decision(self.policy_name, action, block, reason, message, score))
 
 
 @dataclass(slots=True)
@@ -141,6 +156,7 @@ class StreamingResponseContext(PolicyContext):
         reason: str | None = None,
         message: str | None = None,
         score: float | None = None,
+        block: StreamBlock | None = None,
     ) -> None:
-        """Records a decision about `block`; it changes nothing by itself."""
-        self._record(Decision(self.policy_name, action, self.block, reason, message, score))
+        """Records a decision about `block` (if not given, the hook's block); it changes nothing by itself."""
+        super().decide(action, reason=reason, message=message, score=score, block=block or self.block)

@@ -34,19 +34,18 @@ async def send_reasoning(ctx: StreamingResponseContext, text: str) -> None:
         drop_block(ctx)
 
 
-async def send_tool_call(ctx: StreamingResponseContext, tool_call: ToolCall) -> None:
-    """Sends a whole tool call, which stands for what came of the hook's block, as in `send_text`."""
-    await _send(
-        ctx,
-        ToolCallDelta(
-            choice=ctx.choice,
-            id=tool_call.id,
-            name=tool_call.name,
-            arguments=tool_call.arguments,
-            form=tool_call.form,
-            extra=tool_call.extra,
-        ),
+async def send_tool_call(ctx: StreamingResponseContext, tool_call: ToolCall, block: StreamBlock | None = None) -> None:
+    """Sends a whole tool call, which stands for what came of the hook's block, as in `send_text`; or
+    of `block`, where it is given."""
+    delta = ToolCallDelta(
+        choice=ctx.choice if block is None else block.choice,
+        id=tool_call.id,
+        name=tool_call.name,
+        arguments=tool_call.arguments,
+        form=tool_call.form,
+        extra=tool_call.extra,
     )
+    await _send(ctx, delta, instead_of=block)
 
 
 async def send_chunk(ctx: StreamingResponseContext, chunk: Chunk) -> None:
@@ -54,14 +53,14 @@ async def send_chunk(ctx: StreamingResponseContext, chunk: Chunk) -> None:
 
     Of a chunk that came, what was delivered or dropped before is not delivered again.
     """
-    if chunk.raw is None:
-        for event in chunk.events:
-            await _send(ctx, event)
-    elif ctx.block is None and chunk is get_last_ingress_chunk(ctx):
+    if ctx.block is None and chunk is get_last_ingress_chunk(ctx):
         await passthrough_last_chunk(ctx)
-    else:
+    elif chunk.raw is not None or any(chunk is came for came in ctx.ingress_state.raw_chunks):
         _note_emission(ctx)
         await ctx.engine.outbox.release_chunk(chunk)
+    else:
+        for event in chunk.events:
+            await _send(ctx, event)
 
 
 def get_last_ingress_chunk(ctx: StreamingResponseContext) -> Chunk | None:
@@ -94,6 +93,13 @@ async def passthrough_accumulated_chunks(ctx: StreamingResponseContext, block: S
         await ctx.engine.outbox.release_all()
 
 
+async def passthrough_first_pieces(ctx: StreamingResponseContext, count: int) -> None:
+    """Lets out the oldest `count` pieces that are held of the hook's block, exactly as they came."""
+    _note_emission(ctx)
+    if ctx.block is not None:
+        await ctx.engine.outbox.release_first(ctx.block, count)
+
+
 def drop_block(ctx: StreamingResponseContext, block: StreamBlock | None = None) -> None:
     """Drops what is held of `block` (if not given, of the hook's block): it is never delivered,
     whatever happens later."""
@@ -102,11 +108,19 @@ def drop_block(ctx: StreamingResponseContext, block: StreamBlock | None = None) 
         ctx.engine.outbox.drop(block)
 
 
-async def _send(ctx: StreamingResponseContext, event: StreamEvent, of: type[StreamBlock] | None = None) -> None:
+async def _send(
+    ctx: StreamingResponseContext,
+    event: StreamEvent,
+    of: type[StreamBlock] | None = None,
+    instead_of: StreamBlock | None = None,
+) -> None:
     """Sends `event`; as a piece of the hook's block, if that is of the kind `of`."""
     _note_emission(ctx)
-    block = ctx.block if of is not None and isinstance(ctx.block, of) else None
-    await ctx.engine.outbox.send(event, block)
+    about = instead_of or ctx.block
+    frame = ctx.block if of is not None and isinstance(ctx.block, of) else None
+    await ctx.engine.outbox.send(event, frame, about)
+    if instead_of is not None:
+        ctx.engine.outbox.drop(instead_of)
 
 
 def _note_emission(ctx: StreamingResponseContext) -> None:

@@ -9,6 +9,7 @@ from litellm.types.utils import ModelResponse, ModelResponseStream
 
 from luthien_litellm_hooks import Policy, PolicyContext, PolicyExecutor, Request
 from luthien_litellm_hooks.adapters.chat import ChatAdapter
+from luthien_litellm_hooks.composition import Composition
 
 HEAD = {"id": "chatcmpl-upstream", "model": "model-upstream", "created": 1_700_000_000}
 
@@ -116,12 +117,16 @@ async def _next(stream: AsyncIterator[Any]) -> Any:
     return await anext(stream)
 
 
-async def deliver(policy: Policy, items: Sequence[Any], ctx: PolicyContext | None = None, **options: Any) -> list[Any]:
+async def deliver(
+    policy: Policy | Composition, items: Sequence[Any], ctx: PolicyContext | None = None, **options: Any
+) -> list[Any]:
     """What a client gets of a provider's stream."""
     executor = PolicyExecutor(policy, **options)
     return await pull(executor.run(provide(items), adapter(), ctx or context()))
 
 
-async def deliver_full(policy: Policy, response: Any, ctx: PolicyContext | None = None, **options: Any) -> Any:
+async def deliver_full(
+    policy: Policy | Composition, response: Any, ctx: PolicyContext | None = None, **options: Any
+) -> Any:
     """What a client gets of a provider's full answer."""
     return await PolicyExecutor(policy, **options).run_full(response, adapter(), ctx or context())

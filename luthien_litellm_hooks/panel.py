@@ -1,0 +1,345 @@
+"""Several policies judge one answer side by side, each as it came; what leaves is what they vote for."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Sequence
+from typing import NoReturn, cast
+
+from luthien_litellm_hooks.assembler import BlockAssembler
+from luthien_litellm_hooks.ballot import Ballot, Motion, Piece
+from luthien_litellm_hooks.composition import Member, Parallel
+from luthien_litellm_hooks.deadline import HookDeadline
+from luthien_litellm_hooks.egress import EgressQueue, Outbox, Parcel
+from luthien_litellm_hooks.errors import WireError
+from luthien_litellm_hooks.events import (
+    Chunk,
+    End,
+    Finish,
+    StreamBlock,
+    StreamEvent,
+    TextDelta,
+    ToolCallDelta,
+    ToolCallStreamBlock,
+    Usage,
+)
+from luthien_litellm_hooks.policy.context import PolicyContext
+from luthien_litellm_hooks.running_answer import (
+    WITHHELD_CALLS,
+    Decode,
+    Flush,
+    RunningAnswer,
+    close_stream,
+    read_items,
+    start_worker,
+)
+
+FEED_ITEMS = 1000
+"""How many items the quickest member may be ahead of the slowest."""
+
+
+class Panel:
+    """Runs every member of a `Parallel` over the same answer.
+
+    Of text and reasoning, what enough members let out leaves at once. When enough of them object to
+    a block, the rest of that choice waits until all have seen the whole of it; tool calls always do.
+    Then each block leaves as the vote says.
+    """
+
+    def __init__(
+        self,
+        parallel: Parallel,
+        contexts: Sequence[PolicyContext],
+        ctx: PolicyContext,
+        queue: EgressQueue,
+        *,
+        is_framed: bool,
+    ) -> None:
+        self.queue = queue
+        self.outbox = Outbox(queue, HookDeadline(0))  # a member that waits for the client has its own clock paused
+        self.notice: str | None = None
+        self._ctx = ctx.of_member(parallel.name, parallel.name)
+        self._needed = parallel.objections_needed
+        self._seats = [
+            Seat(self, number, member, context, is_framed=is_framed)
+            for number, (member, context) in enumerate(zip(parallel.members, contexts, strict=True))
+        ]
+        self._voters = range(len(parallel.voters))
+        self._assembler = BlockAssembler(is_framed=is_framed)
+        self._motions: dict[int, Motion] = {}
+        self._ballots: dict[StreamBlock, Ballot] = {}
+        self._waiting: set[int] = set()  # choices of which enough members object to something
+        self._lock = asyncio.Lock()
+
+    @property
+    def is_touched(self) -> bool:
+        """The answer is no longer just what came."""
+        return self.outbox.is_touched or any(seat.running.is_touched for seat in self._seats[: len(self._voters)])
+
+    def start(self, stream: AsyncIterable[object], decode: Decode, flush: Flush) -> asyncio.Task[None]:
+        """Starts the worker task."""
+        self.worker = start_worker(self._work(stream, decode, flush), self._ctx.transaction_id)
+        return self.worker
+
+    # What comes, to every member
+
+    async def _work(self, stream: AsyncIterable[object], decode: Decode, flush: Flush) -> None:
+        workers = [seat.start() for seat in self._seats]
+        try:
+            error = await self._feed(stream, decode, flush)
+            await asyncio.wait([workers[number] for number in self._voters])
+            async with self._lock:
+                await self._let_out_rest(error)
+            self.queue.close(None if self.notice is not None else error)
+            await asyncio.wait(workers)
+        finally:
+            for worker in workers:
+                worker.cancel()
+            self.queue.close()
+            await close_stream(stream)
+            await asyncio.wait(workers)
+            self._record_votes()
+
+    async def _feed(self, stream: AsyncIterable[object], decode: Decode, flush: Flush) -> BaseException | None:
+        """Hands what comes to every member, and returns the error that the stream ended with."""
+        error = await read_items(stream, lambda raw: self._hand_on(lambda: decode(raw)))
+        if error is None:
+            await self._hand_on(flush)
+        for seat in self._seats:
+            await seat.feed.put(error)
+        return error
+
+    async def _hand_on(self, decode: Flush) -> None:
+        try:
+            chunks = decode()
+        except Exception as error:
+            failing = error  # on which each member ends
+            await self._put_all(lambda: _raise(failing))
+            return
+        for chunk in chunks:
+            self._note(chunk)
+            await self._put_all(lambda chunk=chunk: (chunk,))
+
+    async def _put_all(self, item: Flush) -> None:
+        for seat in self._seats:
+            await seat.feed.put(item)
+
+    def _note(self, chunk: Chunk) -> None:
+        for event in chunk.events:
+            try:
+                block = self._assembler.feed(event).block
+            except WireError:  # on which each member ends
+                block = None
+            motion = self._motions[id(event)] = Motion(chunk, event, block)
+            if block is not None:
+                self._ballots.setdefault(block, Ballot(block)).motions.append(motion)
+
+    def block_like(self, seat: "Seat", block: StreamBlock) -> StreamBlock:
+        """The block here that is `block` to a member: all of them see the same blocks in one order."""
+        return self._assembler.state.blocks[seat.running.state.blocks.index(block)]
+
+    # What the members say
+
+    async def hear(self, seat: "Seat", parcel: Parcel) -> None:
+        """A member lets something out."""
+        async with self._lock:
+            for event, frame in zip(parcel.events, parcel.blocks, strict=True):
+                if parcel.chunk is None:
+                    self._hear_made(seat, event, parcel.about, is_in_frame=frame is not None)
+                elif (motion := self._motions.get(id(event))) is not None:
+                    await self._hear_passed(seat, motion)
+
+    def _hear_made(self, seat: "Seat", event: StreamEvent, about: StreamBlock | None, *, is_in_frame: bool) -> None:
+        piece = Piece(made=event, is_in_frame=is_in_frame)
+        if about is None:
+            seat.words.append(piece)
+        else:
+            self._ballots[self.block_like(seat, about)].note(seat.number, piece)
+            self._mind_objections(self.block_like(seat, about))
+
+    def object(self, seat: "Seat", block: StreamBlock) -> None:
+        """A member withholds something of a block."""
+        own = self.block_like(seat, block)
+        self._ballots[own].objectors.add(seat.number)
+        self._mind_objections(own)
+
+    def _mind_objections(self, block: StreamBlock) -> None:
+        if self._ballots[block].pick(self._voters, self._needed) is not None:
+            self._waiting.add(block.choice)
+
+    async def _hear_passed(self, seat: "Seat", motion: Motion) -> None:
+        motion.passed_by.add(seat.number)
+        if motion.block is not None:
+            self._ballots[motion.block].note(seat.number, Piece(motion))
+        if self.notice is not None or motion.has_left:
+            return
+        passes = sum(number in motion.passed_by for number in self._voters)
+        if isinstance(motion.event, _ENDING):
+            if passes == len(self._voters):
+                await self._end_choice(motion)
+        elif passes > len(self._voters) - self._needed and self._may_leave_now(motion):
+            await self._let_out(motion)
+
+    def _may_leave_now(self, motion: Motion) -> bool:
+        block = motion.block
+        return block is None or not (isinstance(block, ToolCallStreamBlock) or block.choice in self._waiting)
+
+    # What leaves
+
+    async def _let_out(self, motion: Motion) -> None:
+        motion.has_left = True
+        await self.outbox.let_out(motion.chunk, motion.event, motion.block)
+
+    async def _end_choice(self, motion: Motion) -> None:
+        if isinstance(motion.event, Finish):
+            await self._let_out_blocks(motion.event.choice)
+        await self._let_out(motion)
+
+    async def _let_out_rest(self, error: BaseException | None) -> None:
+        """Lets out what still waits when every voter has seen everything."""
+        if error is not None or self.notice is not None:
+            return
+        for choice in dict.fromkeys(block.choice for block in self._ballots):
+            await self._let_out_blocks(choice)
+        for motion in self._motions.values():
+            if not motion.has_left and isinstance(motion.event, _ENDING):
+                await self._let_out(motion)
+
+    async def _let_out_blocks(self, choice: int) -> None:
+        """Lets out what waits of a choice; what is said of its calls comes before the calls that remain."""
+        ballots = [ballot for block, ballot in self._ballots.items() if block.choice == choice]
+        for ballot in ballots:
+            ballot.close(self._voters)
+        picks = {ballot: ballot.pick(self._voters, self._needed) for ballot in ballots}
+        pieces = [(ballot.block, piece) for ballot, pick in picks.items() for piece in ballot.version(pick)]
+        pieces += [(None, piece) for seat in self._heeded(picks.values()) for piece in seat.take_words(choice)]
+        for block, piece in [item for item in pieces if not _is_of_call(*item)]:
+            await self._let_out_piece(block, piece)
+        for block, piece in [item for item in pieces if _is_of_call(*item)]:
+            await self._let_out_piece(block, piece)
+        if choice not in self.outbox.delivered and any(isinstance(b.block, ToolCallStreamBlock) for b in ballots):
+            await self.outbox.send(TextDelta(choice=choice, text=WITHHELD_CALLS))
+
+    def _heeded(self, picks: Iterable[int | None]) -> list["Seat"]:
+        """The voters whose words about no block are delivered: those whose version of a block is, and
+        each if one objection is enough."""
+        numbers = set(self._voters if self._needed == 1 else picks)
+        return [seat for seat in self._seats if seat.number in numbers]
+
+    async def _let_out_piece(self, block: StreamBlock | None, piece: Piece) -> None:
+        if piece.motion is not None:
+            await self._let_out(piece.motion)
+        elif piece.made is not None:
+            await self.outbox.send(piece.made, block if piece.is_in_frame else None)
+
+    # When a member ends the answer
+
+    def end(self, seat: "Seat", notice: str) -> None:
+        """A member ends the answer; so does the panel, if enough of its members have."""
+        seat.notice = notice
+        seat.words = [Piece(made=TextDelta(choice=choice, text=notice)) for choice in self._choices()]
+        ended = [self._seats[number].notice for number in self._voters]
+        notices = [notice for notice in ended if notice is not None]
+        if len(notices) >= self._needed and self.notice is None:
+            self.notice = notices[0]
+            self.outbox.end_with(notices[0])
+
+    def let_out_ending(self, seat: "Seat", parcel: Parcel) -> None:
+        """A member that has ended the answer lets out how answers end."""
+        for event in parcel.events:
+            motion = self._motions.get(id(event))
+            if motion is None:
+                continue
+            motion.passed_by.add(seat.number)
+            if self.notice is not None and not motion.has_left:
+                motion.has_left = True
+                self.outbox.let_out_ending(motion.chunk, (event,))
+
+    def _choices(self) -> list[int]:
+        return list(dict.fromkeys([0, *(block.choice for block in self._ballots)]))
+
+    # For the operator
+
+    def _record_votes(self) -> None:
+        for block, ballot in self._ballots.items():
+            ballot.close(range(len(self._seats)))
+            votes = {f"{seat.number}: {seat.name}": ballot.vote(seat.number) for seat in self._seats}
+            if set(votes.values()) != {"allow"}:
+                pick = ballot.pick(self._voters, self._needed)
+                action = "allow" if pick is None else ballot.vote(pick)
+                said = ", ".join(f"{name} {vote}" for name, vote in votes.items())
+                self._ctx.decide(action, block=block, reason=f"votes: {said}")
+
+
+class Seat:
+    """A member of a panel: the engine of its own answer puts its parcels in here."""
+
+    def __init__(self, panel: Panel, number: int, member: Member, ctx: PolicyContext, *, is_framed: bool) -> None:
+        self.number = number
+        self.name = member.name
+        self.feed: asyncio.Queue[Flush | BaseException | None] = asyncio.Queue(FEED_ITEMS)
+        self.words: list[Piece] = []
+        """What the member said about no block."""
+        self.notice: str | None = None
+        """What the member ended the answer with."""
+        self._panel = panel
+        self.running = RunningAnswer(
+            member.policy,
+            self,
+            HookDeadline(member.timeout_s),
+            ctx,
+            member.on_policy_error,
+            is_framed=is_framed,
+            on_drop=self._on_drop,
+        )
+
+    def start(self) -> asyncio.Task[None]:
+        """Starts the member's own worker."""
+        return self.running.start(self._items(), _unpack, tuple)
+
+    def take_words(self, choice: int) -> list[Piece]:
+        """What the member said about this choice, once."""
+        taken = [piece for piece in self.words if piece.made is not None and piece.made.choice == choice]
+        self.words = [piece for piece in self.words if piece not in taken]
+        return taken
+
+    def put_nowait(self, parcel: Parcel) -> bool:
+        """Never takes it at once: with `put` the member's clock stands while the client is waited for."""
+        return False
+
+    async def put(self, parcel: Parcel) -> None:
+        parcel.is_taken = True
+        await self._panel.hear(self, parcel)
+
+    def put_last(self, parcel: Parcel) -> None:
+        if parcel.notice is not None:
+            self._panel.end(self, parcel.notice)
+        else:
+            self._panel.let_out_ending(self, parcel)
+
+    def close(self, error: BaseException | None = None) -> None:
+        """Says nothing: the panel knows when its members have ended."""
+
+    def _on_drop(self, block: StreamBlock) -> None:
+        self._panel.object(self, block)
+
+    async def _items(self) -> AsyncGenerator[Flush]:
+        while (item := await self.feed.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+
+
+_ENDING = (Finish, Usage, End)
+
+
+def _unpack(item: object) -> Sequence[Chunk]:
+    return cast(Flush, item)()
+
+
+def _raise(error: Exception) -> NoReturn:
+    raise error
+
+
+def _is_of_call(block: StreamBlock | None, piece: Piece) -> bool:
+    if piece.made is not None:
+        return isinstance(piece.made, ToolCallDelta)
+    return isinstance(block, ToolCallStreamBlock)

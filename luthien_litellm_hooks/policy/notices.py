@@ -1,0 +1,15 @@
+"""What is said to a client in our own name, and how it is known again in the history of the next request."""
+
+NOTICE_MARK = "[luthien]"
+"""What our words in an answer begin with."""
+
+
+def notice(text: str) -> str:
+    """`text` with the mark before it, once."""
+    return text if is_notice(text) else f"{NOTICE_MARK} {text}"
+
+
+def is_notice(text: str) -> bool:
+    """Whether `text` says it is ours. A model can write the mark too, so this may spare a text of
+    the history from being judged again, but never an answer."""
+    return text.lstrip().startswith(NOTICE_MARK)

@@ -1,0 +1,132 @@
+"""`ToolGatePolicy`: judges the tool calls of an answer, all at once, while its text streams on."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, cast
+
+from luthien_litellm_hooks.events import StreamBlock, ToolCall, ToolCallStreamBlock
+from luthien_litellm_hooks.policy.base import Policy
+from luthien_litellm_hooks.policy.context import PolicyContext, StreamingResponseContext
+from luthien_litellm_hooks.policy.helpers import (
+    drop_block,
+    passthrough_accumulated_chunks,
+    send_text,
+    send_tool_call,
+)
+from luthien_litellm_hooks.policy.notices import notice
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What becomes of one tool call: it passes, leaves as `tool_call`, or is withheld. The client is
+    told `message`; `reason` and `score` are for the operator alone.
+
+    `instead` is for what one call cannot say: text, several calls or nothing in its place.
+    """
+
+    action: Literal["allow", "modify", "block"]
+    tool_call: ToolCall | None = None
+    message: str | None = None
+    reason: str | None = None
+    score: float | None = None
+    instead: tuple[ToolCall | str, ...] = ()
+
+    @property
+    def texts(self) -> list[str]:
+        """The texts that leave in its place."""
+        return [piece for piece in self.instead if isinstance(piece, str)]
+
+    @property
+    def calls(self) -> list[ToolCall]:
+        """The calls that leave in its place."""
+        given = (self.tool_call, *self.instead)
+        return [piece for piece in given if isinstance(piece, ToolCall)]
+
+
+ALLOW = Verdict("allow")
+
+
+class ToolGatePolicy(Policy):
+    """Holds the tool calls of an answer until each has its verdict.
+
+    `judge_tool_call` runs for every call as soon as the call is whole, for several side by side.
+    When the model has finished, one notice tells what there is to tell, and the calls that remain
+    follow in their order; text that leaves in place of calls comes before all of them, because
+    providers refuse text after a call. If a verdict fails, the calls that others withheld stay withheld, whatever
+    `on_policy_error` says of the rest.
+    """
+
+    async def judge_tool_call(self, tool_call: ToolCall, ctx: PolicyContext) -> Verdict:
+        """The verdict on one call. Runs beside the hooks, so it may wait as long as it must; what
+        `timeout_s` limits is how long the finished answer waits for it."""
+        raise NotImplementedError
+
+    async def on_tool_call_delta(self, ctx: StreamingResponseContext) -> None:
+        pass
+
+    async def on_tool_call_complete(self, ctx: StreamingResponseContext) -> None:
+        if isinstance(ctx.block, ToolCallStreamBlock):
+            verdict = asyncio.create_task(self.judge_tool_call(ctx.block.tool_call, ctx))
+            _pending(ctx).append(_Pending(ctx.block, verdict))
+
+    async def on_finish_reason(self, ctx: StreamingResponseContext) -> None:
+        await _deliver(ctx, [call for call in _pending(ctx) if call.block.choice == ctx.choice])
+
+    async def on_stream_complete(self, ctx: StreamingResponseContext) -> None:
+        await _deliver(ctx, list(_pending(ctx)))  # of choices that the provider did not finish
+
+    async def on_stream_closed(self, ctx: StreamingResponseContext) -> None:
+        pending = _pending(ctx)
+        for call in pending:
+            call.verdict.cancel()
+        await asyncio.gather(*(call.verdict for call in pending), return_exceptions=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    block: ToolCallStreamBlock
+    verdict: asyncio.Task[Verdict]
+
+
+def _pending(ctx: StreamingResponseContext) -> list[_Pending]:
+    """The calls that are held."""
+    return cast(list[_Pending], ctx.scratchpad.setdefault("tool_gate.pending", []))
+
+
+async def _deliver(ctx: StreamingResponseContext, calls: Sequence[_Pending]) -> None:
+    if not calls:
+        return
+    await asyncio.wait([call.verdict for call in calls])
+    blocked = [call for call in calls if call.verdict.exception() is None and call.verdict.result().action == "block"]
+    for call in blocked:
+        _decide(ctx, call.block, call.verdict.result())
+        drop_block(ctx, call.block)
+    verdicts = [(call.block, call.verdict.result()) for call in calls]  # raises what a verdict failed with
+    for call in calls:
+        _pending(ctx).remove(call)
+    await _tell(ctx, [verdict.message for _, verdict in verdicts if verdict.message])
+    for text in [text for _, verdict in verdicts for text in verdict.texts]:
+        await send_text(ctx, text)
+    for block, verdict in verdicts:
+        await _let_out(ctx, block, verdict)
+
+
+async def _tell(ctx: StreamingResponseContext, messages: Sequence[str]) -> None:
+    if messages:
+        await send_text(ctx, notice("\n".join(dict.fromkeys(messages))))
+
+
+async def _let_out(ctx: StreamingResponseContext, block: ToolCallStreamBlock, verdict: Verdict) -> None:
+    if verdict.action == "allow":
+        await passthrough_accumulated_chunks(ctx, block)
+    for call in verdict.calls:
+        await send_tool_call(ctx, call, block)
+    if verdict.action == "modify":
+        drop_block(ctx, block)
+    if verdict.action == "modify" or (verdict.action == "allow" and verdict.reason is not None):
+        _decide(ctx, block, verdict)
+
+
+def _decide(ctx: StreamingResponseContext, block: StreamBlock, verdict: Verdict) -> None:
+    ctx.decide(verdict.action, block=block, reason=verdict.reason, message=verdict.message, score=verdict.score)

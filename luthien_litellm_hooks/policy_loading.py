@@ -1,0 +1,105 @@
+"""A name in a config to the policy that it names."""
+
+import importlib
+import inspect
+from collections.abc import Iterable, Mapping, MutableMapping, MutableSequence, MutableSet
+from functools import cache
+from importlib.metadata import entry_points
+from types import MappingProxyType
+from typing import cast
+
+from pydantic import BaseModel
+
+from luthien_litellm_hooks.errors import ConfigError
+from luthien_litellm_hooks.policies import SHORT_NAMES
+from luthien_litellm_hooks.policy.base import Policy
+from luthien_litellm_hooks.validation import similar, validate
+
+ENTRY_POINTS = "luthien_litellm_hooks.policies"
+"""The entry-point group in which a package offers its policies, by short names."""
+
+COMPOSITIONS = ("serial", "parallel")
+"""The names that stand for several policies put together."""
+
+
+def load_policy(name: str, config: Mapping[str, object], where: str = "policy") -> Policy:
+    """The policy called `name` with its settings, sealed: from here on its attributes cannot be set.
+
+    `where` is the key under which both stand, for messages. Raises `ConfigError`.
+    """
+    cls = policy_class(name, where=f"{where}.class")
+    try:
+        policy = cls(validate(cls.Config, config, where=f"{where}.config"))
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise ConfigError(f"{where}: {name} cannot be made: {type(error).__name__}: {error}") from error
+    _check_is_stateless(policy, where)
+    policy.seal()
+    return policy
+
+
+def config_model(name: str) -> type[BaseModel]:
+    """The settings that the policy called `name` takes. Raises `ConfigError`."""
+    return policy_class(name, where="class").Config
+
+
+@cache
+def short_names() -> Mapping[str, str]:
+    """Every short name, to "module:Class": ours, and those that installed packages offer. A name that
+    is offered twice stands for both, so that choosing it is an error."""
+    names = dict(SHORT_NAMES)
+    for entry in entry_points(group=ENTRY_POINTS):
+        taken = names.get(entry.name, entry.value)
+        names[entry.name] = entry.value if taken == entry.value else f"{taken} and {entry.value}"
+    return MappingProxyType(names)
+
+
+def policy_class(name: str, where: str) -> type[Policy]:
+    """The class called `name`; `where` is the key that the name stands under. Raises `ConfigError`."""
+    target = short_names().get(name, name)
+    if " and " in target:
+        raise ConfigError(f"{where}: {name!r} is offered by {target}; write the one that you mean")
+    module_name, _, class_name = target.partition(":")
+    if not class_name:
+        known = (*short_names(), *COMPOSITIONS)
+        raise ConfigError(
+            f"{where}: no policy is called {name!r}{similar(name, known)}; "
+            f'known are {", ".join(known)}, or write "module:Class"'
+        )
+    try:
+        found = getattr(importlib.import_module(module_name), class_name, None)
+    except Exception as error:
+        raise ConfigError(f"{where}: {module_name} cannot be imported: {type(error).__name__}: {error}") from error
+    if found is None:
+        raise ConfigError(f"{where}: {module_name} has no {class_name}{similar(class_name, _names(module_name))}")
+    if not (isinstance(found, type) and issubclass(found, Policy)):
+        raise ConfigError(f"{where}: {name} is not a subclass of luthien_litellm_hooks.Policy")
+    _check_hooks(found, where)
+    return found
+
+
+def _names(module_name: str) -> Iterable[str]:
+    return vars(importlib.import_module(module_name))
+
+
+def _check_hooks(cls: type[Policy], where: str) -> None:
+    for name, hook in inspect.getmembers(Policy, inspect.iscoroutinefunction):
+        if not inspect.iscoroutinefunction(getattr(cls, name)) and getattr(cls, name) is not hook:
+            raise ConfigError(f"{where}: {cls.__name__}.{name} must be an `async def`")
+
+
+def _check_is_stateless(policy: Policy, where: str) -> None:
+    own = {
+        name: value for cls in type(policy).__mro__ if cls not in Policy.__mro__ for name, value in vars(cls).items()
+    }
+    for name, value in {**own, **vars(policy)}.items():
+        if name.startswith("__"):
+            continue
+        kind = type(cast(object, value))
+        if issubclass(kind, MutableSequence | MutableMapping | MutableSet):
+            raise ConfigError(
+                f"{where}: {type(policy).__name__}.{name} is a {kind.__name__}, which all requests would share; "
+                "keep what belongs to a request in ctx.scratchpad, and make a constant a tuple, frozenset or "
+                "MappingProxyType"
+            )

@@ -1,0 +1,74 @@
+"""What a config gives, checked; whatever is wrong is a `ConfigError` that names the key."""
+
+import difflib
+from collections.abc import Iterable
+from typing import Any, TypeVar, get_args
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from luthien_litellm_hooks.errors import ConfigError
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+
+class Section(BaseModel):
+    """A part of the settings; an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+def validate(model: type[ModelT], given: object, where: str) -> ModelT:
+    """`given` as a `model`; `where` is the key that it stands under. Raises `ConfigError`."""
+    try:
+        return model.model_validate(given)
+    except ValidationError as error:
+        lines = [_explain(model, item, where) for item in error.errors(include_url=False)]
+        raise ConfigError("; ".join(lines)) from None
+
+
+def _explain(model: type[BaseModel], error: Any, where: str) -> str:
+    key = ".".join([where, *(str(part) for part in error["loc"])])
+    if error["type"] == "extra_forbidden":
+        return f"{key}: unknown key{similar(str(error['loc'][-1]), _keys(model, error['loc'][:-1]))}"
+    if error["type"] == "missing":
+        return f"{key}: missing"
+    if error["type"] in ("model_type", "dict_type"):
+        return f"{key}: should be a mapping of keys to values, not {_shown(key, error['input'])}"
+    return f"{key}: {error['msg']} (it is {_shown(key, error['input'])})"
+
+
+def _shown(key: str, value: object) -> str:
+    """`value` for a message, or only its kind if it is long or may be a secret."""
+    is_secret = any(word in key.rpartition(".")[2].lower() for word in ("key", "token", "secret", "password"))
+    shown = repr(value)
+    return f"a {type(value).__name__}" if is_secret or len(shown) > 60 else shown
+
+
+def _keys(model: type[BaseModel], path: tuple[object, ...]) -> list[str]:
+    for part in path:
+        if isinstance(part, int):
+            continue  # an item of the list that the part before it names
+        inner = next((field for name, field in model.model_fields.items() if part in (name, field.alias)), None)
+        found = _model_in(inner.annotation) if inner is not None else None
+        if found is None:
+            return []
+        model = found
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _model_in(annotation: object) -> type[BaseModel] | None:
+    """The model that a field of this type holds: itself, in a list, or perhaps."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for inner in get_args(annotation) if (found := _model_in(inner)) is not None), None)
+
+
+def similar(name: str, known: Iterable[object]) -> str:
+    """A hint at the one of `known` that `name` may have been meant for; "" if none is near."""
+    found = nearest(name, known)
+    return f"; did you mean {found!r}?" if found else ""
+
+
+def nearest(name: str, known: Iterable[object]) -> str | None:
+    """The one of `known` that is most like `name`, if any is."""
+    return next(iter(difflib.get_close_matches(name, [key for key in known if isinstance(key, str)], n=1)), None)

@@ -1,0 +1,492 @@
+"""Several policies put together: in a row, side by side, and each only for the requests that it is for."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from luthien_litellm_hooks import (
+    Answer,
+    ConfigError,
+    Identity,
+    Policy,
+    PolicyBlockedError,
+    PolicyContext,
+    PolicyExecutor,
+    Request,
+    SimplePolicy,
+    StreamingResponseContext,
+    ToolCall,
+    passthrough_last_chunk,
+    send_text,
+)
+from luthien_litellm_hooks.composition import Composition, Member, Parallel, Serial, Strategy
+from luthien_litellm_hooks.policies.all_caps import AllCaps
+from luthien_litellm_hooks.policies.noop import NoOp
+from luthien_litellm_hooks.policy.selection import When
+from luthien_litellm_hooks.policy.tool_gate import ALLOW, ToolGatePolicy, Verdict
+from luthien_litellm_hooks.policy_spec import PolicySpec, load_composition
+from tests.support.chat import (
+    USAGE,
+    Delivered,
+    adapter,
+    call,
+    chunk,
+    context,
+    deliver,
+    deliver_full,
+    finish,
+    full,
+    provide,
+    pull,
+    text,
+    think,
+    tool,
+)
+
+ANSWER = [
+    chunk(role="assistant", content=""),
+    think("hm"),
+    text("one "),
+    text("secret"),
+    *call(0, "read", '{"a": ', "1}"),
+    *call(1, "delete", "{}"),
+    finish("tool_calls"),
+    chunk(usage=USAGE),
+]
+READ, DELETE = ("call_0", "read", '{"a": 1}'), ("call_1", "delete", "{}")
+
+
+class Says(SimplePolicy):
+    """Says of every text what it is given."""
+
+    def __init__(self, said: str | None) -> None:
+        self._said = said
+
+    async def on_response_content(self, content: str, request: Request) -> str | None:
+        return self._said
+
+
+class Redacts(SimplePolicy):
+    async def on_response_content(self, content: str, request: Request) -> str | None:
+        return content.replace("secret", "***")
+
+
+class NoDeletes(ToolGatePolicy):
+    async def judge_tool_call(self, tool_call: ToolCall, ctx: PolicyContext) -> Verdict:
+        return Verdict("block", message="No deletions.") if tool_call.name == "delete" else ALLOW
+
+
+class Renames(SimplePolicy):
+    async def on_response_tool_call(self, tool_call: ToolCall, request: Request) -> ToolCall | None:
+        return replace(tool_call, name=f"safe_{tool_call.name}")
+
+
+class SaysMoreAtTheEnd(Policy):
+    async def on_stream_complete(self, ctx: StreamingResponseContext) -> None:
+        await send_text(ctx, " more")
+
+
+class Fails(SimplePolicy):
+    async def on_response_content(self, content: str, request: Request) -> str | None:
+        raise RuntimeError("secret of the policy")
+
+
+class Refuses(SimplePolicy):
+    async def on_response_content(self, content: str, request: Request) -> str | None:
+        raise PolicyBlockedError("Refused.")
+
+
+class OnRequest(SimplePolicy):
+    """Replies to a request with what it is given, or with what that makes of the request."""
+
+    def __init__(self, reply: Any) -> None:
+        self._reply = reply
+
+    async def on_request(self, request: Request, ctx: PolicyContext) -> Request | Answer:
+        if isinstance(self._reply, Exception):
+            raise self._reply
+        return self._reply(request) if callable(self._reply) else self._reply
+
+
+def members(*policies: Policy, **options: Any) -> list[Member]:
+    return [Member(policy, type(policy).__name__, **options) for policy in policies]
+
+
+def serial(*policies: Policy, **options: Any) -> Serial:
+    return Serial(members(*policies, **options))
+
+
+def parallel(strategy: Strategy, *policies: Policy, **options: Any) -> Parallel:
+    return Parallel(members(*policies, **options), strategy)
+
+
+async def delivered(composition: Composition, items: Sequence[Any] = ANSWER) -> Delivered:
+    return Delivered.of(await deliver(composition, items))
+
+
+# In a row
+
+
+@pytest.mark.parametrize("composition", [serial(NoOp(), NoOp()), parallel("any_blocks", NoOp(), NoOp())])
+async def test_what_nobody_touches_leaves_as_the_objects_that_came(composition: Composition) -> None:
+    items = await deliver(composition, ANSWER)
+    assert [id(item) for item in items] == [id(item) for item in ANSWER]
+
+
+@pytest.mark.parametrize("composition", [serial(NoOp(), NoOp()), parallel("any_blocks", NoOp(), NoOp())])
+async def test_a_full_answer_that_nobody_touches_is_the_object_that_came(composition: Composition) -> None:
+    answer = full({"content": "hi"})
+    assert await deliver_full(composition, answer) is answer
+
+
+async def test_each_sees_what_the_one_before_it_delivered() -> None:
+    assert (await delivered(serial(Redacts(), AllCaps()))).text == "ONE ***"
+    assert (await delivered(serial(Says("a secret"), Redacts(), AllCaps()))).text == "A ***"
+
+
+async def test_in_a_full_answer_each_sees_what_the_one_before_it_delivered() -> None:
+    answer = await deliver_full(serial(Says("a secret"), Redacts(), AllCaps()), full({"content": "one"}))
+    assert answer.choices[0].message.content == "A ***"
+
+
+async def test_what_one_sends_at_the_streams_end_goes_through_the_next() -> None:
+    got = await delivered(serial(SaysMoreAtTheEnd(), AllCaps()))
+    assert got.text == "ONE SECRET MORE"
+    assert got.finish_reasons == ["tool_calls"]
+
+
+async def test_calls_that_one_renames_are_judged_by_their_new_names() -> None:
+    got = await delivered(serial(Renames(), NoDeletes()))
+    assert [name for _, name, _ in got.calls] == ["safe_read", "safe_delete"]
+    got = await delivered(serial(NoDeletes(), Renames()))
+    assert [name for _, name, _ in got.calls] == ["safe_read"]
+    assert got.text == "one secret[luthien] No deletions."
+
+
+async def test_a_notice_of_one_is_text_to_the_next() -> None:
+    got = await delivered(serial(NoDeletes(), AllCaps()))
+    assert got.text == "ONE SECRET[LUTHIEN] NO DELETIONS."
+    assert got.calls == [READ]
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ("block", "one [luthien] This answer was stopped because a policy check failed (transaction transaction-1)."),
+        ("pass", "one secret"),
+    ],
+)
+async def test_each_has_its_own_way_to_fail(answer: Any, expected: str) -> None:
+    failing = Member(Fails(), "fails", on_policy_error=answer)
+    composition = Serial([Member(NoOp(), "noop"), failing, Member(NoOp(), "noop")])
+    got = await delivered(composition, [text("one "), text("secret"), finish()])
+    assert got.text == expected.removeprefix("one " if answer == "block" else "")
+    assert got.finish_reasons == ["stop"]
+
+
+async def test_each_has_its_own_scratchpad_and_all_decide_in_one_list() -> None:
+    class Notes(Policy):
+        async def on_request(self, request: Request, ctx: PolicyContext) -> Request | Answer:
+            assert "seen" not in ctx.scratchpad
+            ctx.scratchpad["seen"] = True
+            return request
+
+        async def on_stream_complete(self, ctx: StreamingResponseContext) -> None:
+            assert ctx.scratchpad == {"seen": True}
+            ctx.decide("allow", reason="seen")
+
+    executor = PolicyExecutor(serial(Notes(), Notes()))
+    ctx = context()
+    await executor.on_request(ctx)
+    await pull(executor.run(provide(ANSWER), adapter(), ctx))
+    assert [(decision.policy, decision.reason) for decision in ctx.decisions] == [("Notes", "seen")] * 2
+
+
+async def test_text_that_all_let_through_does_not_wait_for_a_slow_one() -> None:
+    gate = asyncio.Event()
+
+    class SlowCalls(ToolGatePolicy):
+        async def judge_tool_call(self, tool_call: ToolCall, ctx: PolicyContext) -> Verdict:
+            await gate.wait()
+            return ALLOW
+
+    for composition in (serial(SlowCalls(), SlowCalls(), AllCaps()), parallel("any_blocks", SlowCalls(), NoOp())):
+        gate.clear()
+        stream = PolicyExecutor(composition).run(provide(ANSWER), adapter(), context())
+        got = [await anext(stream) for _ in range(4)]
+        assert Delivered.of(got).text.lower() == "one secret"
+        gate.set()
+        got += await pull(stream)
+        assert Delivered.of(got).calls == [READ, DELETE]
+
+
+async def test_the_providers_error_leaves_as_the_same_object() -> None:
+    error = RuntimeError("upstream")
+    for composition in (serial(NoOp(), AllCaps(), NoOp()), parallel("majority", NoOp(), AllCaps(), NoOp())):
+        stream = PolicyExecutor(composition).run(provide([text("a"), error]), adapter(), context())
+        with pytest.raises(RuntimeError) as raised:
+            await pull(stream)
+        assert raised.value is error
+
+
+async def test_when_the_client_leaves_every_policy_and_the_provider_are_closed() -> None:
+    closed: list[str] = []
+
+    class Closes(Policy):
+        async def on_stream_closed(self, ctx: StreamingResponseContext) -> None:
+            closed.append(type(self).__name__)
+
+    async def provider() -> AsyncIterator[Any]:
+        try:
+            yield text("a")
+            await asyncio.Event().wait()
+        finally:
+            closed.append("provider")
+
+    for composition in (serial(Closes(), Closes()), parallel("any_blocks", Closes(), Closes())):
+        closed.clear()
+        stream = PolicyExecutor(composition).run(provider(), adapter(), context())
+        await anext(stream)
+        await stream.aclose()
+        assert sorted(closed) == ["Closes", "Closes", "provider"]
+
+
+async def test_the_answer_of_one_policy_ends_the_round_of_requests() -> None:
+    asked: list[str] = []
+
+    class Asked(SimplePolicy):
+        async def on_request_simple(self, request: Request) -> Request | Answer:
+            asked.append(request.model)
+            return request
+
+    renamed = OnRequest(lambda request: request.replace(model="other"))
+    ctx = context()
+    assert await PolicyExecutor(serial(renamed, Asked())).on_request(ctx) == Request({"model": "other"})
+    assert asked == ["other"]
+    assert ctx.request.model == "m"
+    assert ctx.final_request.model == "other"
+    assert await PolicyExecutor(serial(OnRequest(Answer("no")), Asked())).on_request(context()) == Answer("no")
+    assert asked == ["other"]
+
+
+# Side by side
+
+CASES: list[tuple[Strategy, list[Policy], str, list[Any]]] = [
+    ("any_blocks", [NoOp(), NoOp()], "one secret", [READ, DELETE]),
+    ("any_blocks", [NoOp(), Redacts()], "one ***", [READ, DELETE]),
+    ("any_blocks", [Redacts(), Says(None)], "", [READ, DELETE]),
+    ("any_blocks", [NoOp(), NoDeletes()], "one secret[luthien] No deletions.", [READ]),
+    ("any_blocks", [Redacts(), NoDeletes(), NoOp()], "one ***[luthien] No deletions.", [READ]),
+    ("any_blocks", [AllCaps(), Redacts()], "ONE SECRET", [READ, DELETE]),
+    ("any_blocks", [NoOp(), Refuses()], "Refused.", []),
+    ("majority", [NoOp(), NoOp(), Redacts()], "one secret", [READ, DELETE]),
+    ("majority", [NoOp(), AllCaps(), Redacts()], "ONE SECRET", [READ, DELETE]),
+    ("majority", [NoDeletes(), NoOp(), NoDeletes()], "one secret[luthien] No deletions.", [READ]),
+    ("majority", [NoDeletes(), NoOp()], "one secret", [READ, DELETE]),
+    ("majority", [Refuses(), NoOp(), NoOp()], "one secret", [READ, DELETE]),
+    ("majority", [Refuses(), NoOp(), Says(None)], "Refused.", [READ, DELETE]),
+    ("unanimous", [Says(None), NoOp()], "one secret", [READ, DELETE]),
+    ("unanimous", [Says(None), Redacts()], "", [READ, DELETE]),
+    ("unanimous", [NoDeletes(), Renames()], "one secret[luthien] No deletions.", [("call_0", "read", READ[2])]),
+    ("unanimous", [Refuses(), Fails()], "Refused.", []),
+    ("first", [NoOp(), Says(None), NoDeletes()], "one secret", [READ, DELETE]),
+    ("first", [Redacts(), NoOp(), NoOp()], "one ***", [READ, DELETE]),
+]
+
+
+@pytest.mark.parametrize(("strategy", "policies", "said", "calls"), CASES)
+async def test_what_leaves_is_what_the_votes_are_for(
+    strategy: Strategy, policies: list[Policy], said: str, calls: list[Any]
+) -> None:
+    got = await delivered(parallel(strategy, *policies))
+    assert (got.text, got.calls) == (said, calls)
+    assert got.reasoning == "hm"
+    assert got.finish_reasons == ["tool_calls" if calls else "stop"]
+
+
+@pytest.mark.parametrize(("strategy", "policies", "said", "calls"), CASES)
+async def test_the_votes_on_a_full_answer_are_the_same(
+    strategy: Strategy, policies: list[Policy], said: str, calls: list[Any]
+) -> None:
+    asked = [tool(0, "call_0", "read", READ[2]), tool(1, "call_1", "delete", "{}")]
+    message = {"content": "one secret", "reasoning_content": "hm", "tool_calls": asked}
+    answer = await deliver_full(parallel(strategy, *policies), full(message, "tool_calls"))
+    got = answer.choices[0].message
+    assert (got.content or "") == said
+    assert [(call.id, call.function.name, call.function.arguments) for call in got.tool_calls or ()] == calls
+
+
+async def test_disagreement_is_recorded_and_agreement_to_pass_is_not() -> None:
+    ctx = context()
+    await deliver(parallel("first", NoOp(), NoDeletes()), ANSWER, ctx)
+    (vote,) = [decision for decision in ctx.decisions if decision.policy == "parallel"]
+    assert (vote.action, vote.reason) == ("allow", "votes: 0: NoOp allow, 1: NoDeletes block")
+    assert vote.block is not None
+    agreed = context()
+    await deliver(parallel("any_blocks", NoOp(), NoOp()), ANSWER, agreed)
+    assert agreed.decisions == []
+
+
+async def test_a_block_is_not_delivered_twice_when_an_objection_comes_late() -> None:
+    class ChangesTheLast(Policy):
+        async def on_content_delta(self, ctx: StreamingResponseContext) -> None:
+            if ctx.delta == "secret":
+                await send_text(ctx, "***")
+            else:
+                await passthrough_last_chunk(ctx)
+
+    got = await delivered(parallel("any_blocks", NoOp(), ChangesTheLast()), [text("one "), text("secret"), finish()])
+    assert got.text == "one ***"
+
+
+async def test_calls_withheld_by_different_policies_leave_a_notice() -> None:
+    class NoReads(SimplePolicy):
+        async def on_response_tool_call(self, tool_call: ToolCall, request: Request) -> ToolCall | None:
+            return None if tool_call.name == "read" else tool_call
+
+    class NoDeletesInSilence(SimplePolicy):
+        async def on_response_tool_call(self, tool_call: ToolCall, request: Request) -> ToolCall | None:
+            return None if tool_call.name == "delete" else tool_call
+
+    items = [*call(0, "read", "{}"), *call(1, "delete", "{}"), finish("tool_calls")]
+    got = await delivered(parallel("any_blocks", NoReads(), NoDeletesInSilence()), items)
+    assert got.text == "[luthien] The tool calls of this answer were withheld."
+    assert (got.calls, got.finish_reasons) == ([], ["stop"])
+
+
+async def test_a_stream_without_a_finish_reason_is_voted_on_too() -> None:
+    got = await delivered(parallel("any_blocks", NoDeletes(), NoOp()), ANSWER[:-2])
+    assert (got.text, got.calls) == ("one secret[luthien] No deletions.", [READ])
+
+
+REPLIES: list[tuple[Strategy, list[Any], Any]] = [
+    ("any_blocks", [lambda r: r, lambda r: r], Request({"model": "m"})),
+    ("any_blocks", [lambda r: r, Answer("no")], Answer("no")),
+    ("any_blocks", [lambda r: r.replace(model="x"), Answer("no"), PolicyBlockedError("never")], "never"),
+    ("any_blocks", [lambda r: r.replace(model="x"), lambda r: r.replace(model="y")], Request({"model": "x"})),
+    ("majority", [lambda r: r, Answer("no")], Request({"model": "m"})),
+    ("majority", [lambda r: r, Answer("no"), PolicyBlockedError("never")], "never"),
+    ("unanimous", [lambda r: r.replace(model="x"), Answer("no")], Answer("no")),
+    ("unanimous", [lambda r: r, PolicyBlockedError("never")], Request({"model": "m"})),
+    ("first", [lambda r: r, PolicyBlockedError("never")], Request({"model": "m"})),
+    ("first", [PolicyBlockedError("never"), lambda r: r], "never"),
+]
+
+
+@pytest.mark.parametrize(("strategy", "replies", "expected"), REPLIES)
+async def test_a_request_is_voted_on(strategy: Strategy, replies: list[Any], expected: Any) -> None:
+    executor = PolicyExecutor(parallel(strategy, *(OnRequest(reply) for reply in replies)))
+    try:
+        result: Any = await executor.on_request(context())
+    except PolicyBlockedError as refusal:
+        result = refusal.message
+    assert result == expected
+
+
+# For some requests
+
+ALICE = Identity(key_alias="alice", team_id="t-1", team_alias="research")
+ASKED = Request({"model": "gpt-4o", "tools": [{"type": "function", "function": {"name": "Bash"}}]})
+
+
+@pytest.mark.parametrize(
+    ("when", "applies"),
+    [
+        ({}, True),
+        ({"models": "gpt-*"}, True),
+        ({"models": ["claude-*", "o?"]}, False),
+        ({"keys": ["al*"]}, True),
+        ({"keys": ["bob"]}, False),
+        ({"teams": "t-1"}, True),
+        ({"teams": "research"}, True),
+        ({"teams": "sales"}, False),
+        ({"tools": "Bash"}, True),
+        ({"tools": "Write"}, False),
+        ({"routes": "/v1/messages"}, False),
+        ({"models": "gpt-*", "keys": "bob"}, False),
+        ({"headers": {"X-Agent": "*"}}, False),
+    ],
+)
+def test_when(when: dict[str, Any], applies: bool) -> None:
+    assert When.model_validate(when).applies_to(ASKED, ALICE) is applies
+
+
+def test_when_sees_the_route_and_the_headers() -> None:
+    request = Request({}, route="/v1/messages", headers={"x-agent": "codex"})
+    assert When.model_validate({"routes": "/v1/mess*", "headers": {"X-Agent": "co*"}}).applies_to(request, Identity())
+    assert not When.model_validate({"headers": {"x-agent": "claude"}}).applies_to(request, Identity())
+
+
+async def test_a_policy_that_is_not_meant_is_not_called() -> None:
+    others = When.model_validate({"models": "other"})
+    for composition in (
+        Member(AllCaps(), "all_caps", when=others),
+        Serial([Member(AllCaps(), "all_caps", when=others), *members(Redacts())]),
+        Serial(members(AllCaps()), when=others),
+        Parallel([Member(AllCaps(), "all_caps", when=others), *members(NoOp())]),
+    ):
+        assert (await delivered(composition)).text in ("one secret", "one ***")
+    assert (await delivered(Member(AllCaps(), "all_caps", when=When.model_validate({"models": "m"})))).text.isupper()
+
+
+# From a config
+
+
+def test_members_take_the_settings_beside_the_list_unless_they_have_their_own() -> None:
+    spec = {
+        "class": "serial",
+        "timeout_s": 5,
+        "on_policy_error": "pass",
+        "config": {"policies": [{"class": "noop"}, {"class": "noop", "timeout_s": 7, "when": {"models": "x"}}]},
+    }
+    loaded = load_composition(PolicySpec.model_validate(spec))
+    assert isinstance(loaded, Serial)
+    first, second = loaded.members
+    assert isinstance(first, Member)
+    assert isinstance(second, Member)
+    assert (first.timeout_s, first.on_policy_error, first.when) == (5, "pass", None)
+    assert (second.timeout_s, second.on_policy_error) == (7, "pass")
+    assert second.when == When(models=("x",))
+
+
+def test_a_serial_may_hold_a_parallel() -> None:
+    inner = {"class": "parallel", "config": {"strategy": "majority", "policies": [{"class": "noop"}] * 3}}
+    spec = {"class": "serial", "config": {"policies": [{"class": "noop"}, inner]}}
+    loaded = load_composition(PolicySpec.model_validate(spec))
+    assert isinstance(loaded, Serial)
+    assert isinstance(loaded.members[1], Parallel)
+    assert loaded.members[1].objections_needed == 2
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"policies": []}, "policy.config.policies: "),
+        ({}, "policy.config.policies: missing"),
+        (
+            {"policies": [{"class": "nop"}]},
+            "policy.config.policies.0.class: no policy is called 'nop'; did you mean 'noop'?",
+        ),
+        ({"policies": [{"clas": "noop"}]}, "policy.config.policies.0.clas: unknown key; did you mean 'class'?"),
+        (
+            {"policies": [{"class": "noop", "when": {"model": "x"}}]},
+            "policy.config.policies.0.when.model: unknown key; did you mean 'models'?",
+        ),
+        (
+            {"policies": [{"class": "noop"}, {"class": "all_caps", "config": {"tool_args": 1}}]},
+            "policy.config.policies.1.config.tool_args: unknown key",
+        ),
+        ({"policies": [{"class": "noop"}], "strategy": "most"}, "policy.config.strategy: "),
+        (
+            {"policies": [{"class": "serial", "config": {"policies": [{"class": "noop"}]}}]},
+            "policy.config.policies.0.class: a policy that votes must be a single one",
+        ),
+    ],
+)
+def test_a_wrong_setting_is_named(config: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        load_composition(PolicySpec.model_validate({"class": "parallel", "config": config}))
+    assert said in str(raised.value)
