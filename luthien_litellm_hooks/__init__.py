@@ -26,6 +26,7 @@ from luthien_litellm_hooks.events import (
 )
 from luthien_litellm_hooks.executor import PolicyExecutor
 from luthien_litellm_hooks.policy.base import Policy, PolicyConfig
+from luthien_litellm_hooks.policy.chunk import ChunkPolicy
 from luthien_litellm_hooks.policy.context import Decision, Identity, PolicyContext, StreamingResponseContext
 from luthien_litellm_hooks.policy.helpers import (
     drop_block,
@@ -37,8 +38,10 @@ from luthien_litellm_hooks.policy.helpers import (
     send_text,
     send_tool_call,
 )
+from luthien_litellm_hooks.policy.notices import is_notice, notice
 from luthien_litellm_hooks.policy.request import Answer, Request
 from luthien_litellm_hooks.policy.simple import SimplePolicy
+from luthien_litellm_hooks.policy.tool_gate import ALLOW, ToolGatePolicy, Verdict
 from luthien_litellm_hooks.telemetry import NoOpObservabilityContext, ObservabilityContext
 
 if TYPE_CHECKING:
@@ -49,8 +52,10 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "ALLOW",
     "Answer",
     "Chunk",
+    "ChunkPolicy",
     "ConfigError",
     "ContentStreamBlock",
     "Decision",
@@ -74,9 +79,13 @@ __all__ = [
     "StreamingResponseContext",
     "ToolCall",
     "ToolCallStreamBlock",
+    "ToolGatePolicy",
+    "Verdict",
     "WireError",
     "drop_block",
     "get_last_ingress_chunk",
+    "is_notice",
+    "notice",
     "passthrough_accumulated_chunks",
     "passthrough_last_chunk",
     "send_chunk",

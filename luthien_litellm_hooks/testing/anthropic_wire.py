@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from itertools import zip_longest
 
 from luthien_litellm_hooks.testing.answers import JSON, Answer, Call, Cut, Emission, Say, Think, Wait, dump, fresh_id
 
@@ -31,7 +32,7 @@ def stream(answer: Answer, request: JSON) -> Iterator[Emission]:
     yield _frame("ping", {})
     index = 0
     steps = answer.with_call_ids(_CALL_ID).steps
-    for step, following in zip(steps, [*steps[1:], None], strict=True):
+    for step, following in zip_longest(steps, steps[1:]):
         if isinstance(step, Wait | Cut):
             yield step
             continue
