@@ -1,5 +1,6 @@
 """The `luthien-hooks` command."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -56,3 +57,21 @@ def doctor(
     from luthien_litellm_hooks.doctor.report import run_doctor
 
     raise typer.Exit(run_doctor(url, key, model or (), as_json=as_json))
+
+
+@app.command()
+def schema(
+    policy: Annotated[
+        str | None, typer.Argument(help='A policy\'s short name, or "module:Class". Without one: all of the settings.')
+    ] = None,
+) -> None:
+    """Print the JSON Schema of a policy's settings, for editors and checks."""
+    from luthien_litellm_hooks.config import Settings
+    from luthien_litellm_hooks.errors import ConfigError
+    from luthien_litellm_hooks.policy_spec import config_schema
+
+    try:
+        printed = Settings.model_json_schema() if policy is None else config_schema(policy)
+    except ConfigError as error:
+        raise typer.BadParameter(str(error)) from None
+    typer.echo(json.dumps(printed, indent=2))

@@ -1,0 +1,102 @@
+"""Official clients on every governed route of a real proxy, and what each makes of the same answer."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import anthropic
+
+from tests.support.proxy import KEY, Proxy
+
+QUESTION = "hello"
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a client has got; the arguments of calls as objects."""
+
+    text: str
+    calls: tuple[tuple[str, Any], ...] = ()
+    reasoning: str = ""
+
+
+Ask = Callable[[Proxy, str, bool, Mapping[str, str]], Said]
+
+
+def _chat(proxy: Proxy, name: str, stream: bool, headers: Mapping[str, str]) -> Said:
+    body: dict[str, Any] = {"model": f"openai/{name}", "messages": [{"role": "user", "content": QUESTION}]}
+    if stream:
+        with proxy.openai.chat.completions.stream(**body, extra_headers=headers) as events:
+            message = events.get_final_completion().choices[0].message
+    else:
+        message = proxy.openai.chat.completions.create(**body, extra_headers=headers).choices[0].message
+    calls = [(call.function.name, json.loads(call.function.arguments)) for call in message.tool_calls or ()]
+    return Said(message.content or "", tuple(calls), getattr(message, "reasoning_content", None) or "")
+
+
+def _completions(proxy: Proxy, name: str, stream: bool, headers: Mapping[str, str]) -> Said:
+    answer = proxy.openai.completions.create(
+        model=f"openai/{name}", prompt=QUESTION, stream=stream, extra_headers=headers
+    )
+    return Said("".join(chunk.choices[0].text or "" for chunk in (answer if stream else [answer])))
+
+
+def _messages(proxy: Proxy, name: str, stream: bool, headers: Mapping[str, str]) -> Said:
+    client = anthropic.Anthropic(base_url=proxy.url, api_key=KEY, max_retries=0)
+    body: dict[str, Any] = {
+        "model": f"anthropic/{name}",
+        "max_tokens": 99,
+        "messages": [{"role": "user", "content": QUESTION}],
+        "extra_headers": headers,
+    }
+    if stream:
+        with client.messages.stream(**body) as events:
+            blocks = events.get_final_message().content
+    else:
+        blocks = client.messages.create(**body).content
+    kinds = [block.type for block in blocks]
+    assert "text" not in kinds[kinds.index("tool_use") :] if "tool_use" in kinds else True, kinds
+    return Said(
+        "".join(block.text for block in blocks if block.type == "text"),
+        tuple((block.name, block.input) for block in blocks if block.type == "tool_use"),
+        "".join(block.thinking for block in blocks if block.type == "thinking"),
+    )
+
+
+def _responses(proxy: Proxy, name: str, stream: bool, headers: Mapping[str, str]) -> Said:
+    body: dict[str, Any] = {"model": f"openai/{name}", "input": QUESTION, "extra_headers": headers}
+    if stream:
+        with proxy.openai.responses.stream(**body) as events:
+            answer = events.get_final_response()
+    else:
+        answer = proxy.openai.responses.create(**body)
+    items = [item for item in answer.output if item.type == "function_call"]
+    summaries = [part.text for item in answer.output if item.type == "reasoning" for part in item.summary]
+    return Said(
+        answer.output_text, tuple((item.name, json.loads(item.arguments)) for item in items), "".join(summaries)
+    )
+
+
+def _gemini(proxy: Proxy, name: str, stream: bool, headers: Mapping[str, str]) -> Said:
+    method = "streamGenerateContent?alt=sse" if stream else "generateContent"
+    body = {"contents": [{"role": "user", "parts": [{"text": QUESTION}]}]}
+    response = proxy.http.post(f"/v1beta/models/gemini/{name}:{method}", json=body, headers=dict(headers))
+    assert response.status_code == 200, response.text
+    lines = [line.removeprefix("data: ") for line in response.text.splitlines() if line] if stream else [response.text]
+    parts = [part for line in lines for c in json.loads(line).get("candidates", ()) for part in c["content"]["parts"]]
+    calls = [part["functionCall"] for part in parts if "functionCall" in part]
+    return Said(
+        "".join(part["text"] for part in parts if "text" in part and not part.get("thought")),
+        tuple((call["name"], call["args"]) for call in calls),
+        "".join(part["text"] for part in parts if part.get("thought")),
+    )
+
+
+ROUTES: dict[str, Ask] = {
+    "chat": _chat,
+    "messages": _messages,
+    "responses": _responses,
+    "completions": _completions,
+    "gemini": _gemini,
+}
