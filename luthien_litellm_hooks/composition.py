@@ -77,5 +77,6 @@ def stages_for(composition: Composition, ctx: PolicyContext) -> tuple[Stage, ...
 
 def contexts_of(stage: Stage, ctx: PolicyContext) -> list[PolicyContext]:
     """Each member's own view of the transaction, the same for the request and the answer."""
-    members = stage.members if isinstance(stage, Parallel) else (stage,)
-    return [ctx.of_member(member, member.name) for member in members]
+    if isinstance(stage, Member):
+        return [ctx.of_member(stage, stage.name)]
+    return [ctx.of_member(member, member.name, is_voter=True) for member in stage.members]

@@ -1,5 +1,6 @@
 """Runs policies over a request and its answer, and decides what happens when one fails."""
 
+import asyncio
 import logging
 import sys
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Sequence
@@ -11,14 +12,15 @@ from luthien_litellm_hooks.answering import Answering, Source, hand_on, stop
 from luthien_litellm_hooks.composition import HOOK_TIMEOUT_S, Composition, Member, Stage, contexts_of, stages_for
 from luthien_litellm_hooks.deadline import HookDeadline
 from luthien_litellm_hooks.egress import MAX_ITEMS, PUT_TIMEOUT_S, Parcel
-from luthien_litellm_hooks.errors import PolicyBlockedError, PolicyError, WireError
+from luthien_litellm_hooks.errors import LuthienError, PolicyBlockedError, PolicyError, WireError
 from luthien_litellm_hooks.events import Chunk, Finish, StreamEvent, TextDelta
 from luthien_litellm_hooks.policy.base import Policy
 from luthien_litellm_hooks.policy.context import PolicyContext
 from luthien_litellm_hooks.policy.in_stead import InStead
 from luthien_litellm_hooks.policy.request import Answer, Request
+from luthien_litellm_hooks.recorder import Outcome, TransactionRecorder
 from luthien_litellm_hooks.request_round import ask
-from luthien_litellm_hooks.running_answer import OnPolicyError, failure_notice, note_failure
+from luthien_litellm_hooks.running_answer import Decode, OnPolicyError, failure_notice, note_failure
 from luthien_litellm_hooks.way_out import WayOut, is_whole
 
 logger = logging.getLogger("luthien_litellm_hooks")
@@ -78,22 +80,26 @@ class PolicyExecutor:
         whatever comes. What the provider's stream raises is raised here, as the same object. A policy's failure
         never is. Closing the generator closes the provider's stream.
         """
-        source = Source(stream, adapter.decode, adapter.flush, adapter.is_framed, self.max_items, self.put_timeout_s)
+        decode = _noting(adapter.decode, ctx.recorder)
+        flush = _noting(lambda _: adapter.flush(), ctx.recorder)
+        source = Source(stream, decode, lambda: flush(None), adapter.is_framed, self.max_items, self.put_timeout_s)
         answers = self._start(source, adapter, ctx)
-        last = answers[-1]
-        way_out = WayOut(adapter)
-        is_over = False
+        way_out = WayOut(adapter, ctx.recorder.add_egress_chunk)
+        failure: BaseException | None = None
         try:
-            while (parcel := await last.queue.take()) is not None:
+            while (parcel := await answers[-1].queue.take()) is not None:
                 for item in _encode(way_out, parcel):
                     yield item
-            is_over = True
             if any(answer.engine.is_touched for answer in answers):
                 for item in _close(way_out, adapter):
                     yield item
+        except BaseException as error:
+            failure = error
+            raise
         finally:
-            if not is_over:
-                await stop(last.worker)
+            if failure is not None:
+                await stop(answers[-1].worker)
+            await ctx.recorder.finalize_streaming(_outcome(ctx, failure))
 
     async def run_full(self, response: object, adapter: Adapter, ctx: PolicyContext) -> object:
         """The client's answer for a provider's whole `response`: the same object if nothing of it
@@ -105,28 +111,45 @@ class PolicyExecutor:
             came.append(adapter.split(raw))
             return came
 
-        source = Source(_one(response), split, tuple, adapter.is_framed, sys.maxsize, self.put_timeout_s)
+        decode = _noting(split, ctx.recorder)
+        source = Source(_one(response), decode, tuple, adapter.is_framed, sys.maxsize, self.put_timeout_s)
         answers = self._start(source, adapter, ctx)
-        last = answers[-1]
+        failure: BaseException | None = None
+        try:
+            return await self._finish_full(response, came, answers, adapter, ctx)
+        except BaseException as error:
+            failure = error
+            raise
+        finally:
+            if failure is not None:
+                await stop(answers[-1].worker)
+            await ctx.recorder.finalize_non_streaming(_outcome(ctx, failure))
+
+    async def _finish_full(
+        self,
+        response: object,
+        came: Sequence[Chunk],
+        answers: Sequence[Answering],
+        adapter: Adapter,
+        ctx: PolicyContext,
+    ) -> object:
         way_out = WayOut(adapter)
         events: list[StreamEvent] = []
-        is_over = False
-        try:
-            while (parcel := await last.queue.take()) is not None:
-                events += way_out.admit(parcel)
-            is_over = True
-        finally:
-            if not is_over:
-                await stop(last.worker)
+        while (parcel := await answers[-1].queue.take()) is not None:
+            events += way_out.admit(parcel)
         notice = next((answer.engine.notice for answer in answers if answer.engine.notice is not None), None)
         if notice is not None and self.on_block == "error":
             raise PolicyBlockedError(notice)
+        final = response
         if not (came and is_whole(came[0], events)):
-            response = adapter.join(response, events + way_out.finish())
+            events += way_out.finish()
+            final = adapter.join(response, events)
+        delivered = final
         for stage, contexts in self._stages(ctx):
             if isinstance(stage, Member) and ctx.answer is None:
-                response = await self._process_full(stage, response, adapter, contexts[0])
-        return response
+                delivered = await self._process_full(stage, delivered, adapter, contexts[0])
+        ctx.recorder.add_egress_chunk(Chunk(tuple(events)) if delivered is final else adapter.split(delivered))
+        return delivered
 
     def _stages(self, ctx: PolicyContext) -> list[tuple[Stage, list[PolicyContext]]]:
         """The policies for this transaction, with their views of it."""
@@ -184,6 +207,31 @@ def _encode(way_out: WayOut, parcel: Parcel) -> list[object]:
 def _close(way_out: WayOut, adapter: Adapter) -> Iterable[object]:
     owed = way_out.finish()
     return adapter.encode(owed, None) if owed else ()
+
+
+def _noting(decode: Decode, recorder: TransactionRecorder) -> Decode:
+    """`decode`, whose chunks are also recorded."""
+
+    def noted(raw: object) -> Sequence[Chunk]:
+        chunks = decode(raw)
+        for chunk in chunks:
+            recorder.add_ingress_chunk(chunk)
+        return chunks
+
+    return noted
+
+
+def _outcome(ctx: PolicyContext, failure: BaseException | None) -> Outcome:
+    """How a transaction ended."""
+    errors = {decision.error for decision in ctx.decisions if decision.error is not None and not decision.is_vote}
+    if isinstance(failure, GeneratorExit | asyncio.CancelledError) or "QueueFullError" in errors:
+        return "client_disconnected"
+    if failure is not None and not isinstance(failure, LuthienError):
+        return "provider_error"
+    if errors or isinstance(failure, WireError):
+        return "timeout" if "PolicyTimeoutError" in errors else "policy_error"
+    is_blocked = any(decision.action == "block" and not decision.is_vote for decision in ctx.decisions)
+    return "blocked" if is_blocked else "complete"
 
 
 def _as_it_is(chunk: object) -> Sequence[Chunk]:

@@ -1,6 +1,7 @@
 """What policies make of a request, before the provider is called."""
 
 import asyncio
+import time
 from collections.abc import Sequence
 
 from luthien_litellm_hooks.ballot import Vote
@@ -33,6 +34,7 @@ async def ask(
 
 async def _reply(member: Member, request: Request, ctx: PolicyContext) -> Reply:
     ctx.request = request
+    ctx.hook_began = time.monotonic()
     try:
         result = await HookDeadline(member.timeout_s).run(member.policy.on_request(request, ctx))
         _check(request, result)

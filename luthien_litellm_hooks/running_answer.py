@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Sequence
 from typing import Literal
 
@@ -131,7 +132,7 @@ class RunningAnswer:
             notice = error.message
             self._ctx.decide("block", reason=error.reason, message=notice)
         elif not isinstance(error, PolicyError):  # of which the operator was told where it was caught
-            self._ctx.decide("error", reason=f"{type(error).__name__}: {error}")
+            self._ctx.note_error("the answer was ended", error)
             logger.error("transaction %s: the answer was ended", self._ctx.transaction_id, exc_info=error)
         self.notice = notice
         self.outbox.end_with(notice)
@@ -260,6 +261,7 @@ class RunningAnswer:
             self._ctx.choice = 0
 
     async def _run(self, hook: str) -> None:
+        self._ctx.hook_began = time.monotonic()
         try:
             await self._deadline.run(getattr(self._policy, hook)(self._ctx))
         except asyncio.CancelledError as error:
@@ -321,7 +323,7 @@ def failure_notice(ctx: PolicyContext) -> str:
 
 def note_failure(ctx: PolicyContext, policy: str, on_policy_error: str, hook: str, error: Exception) -> None:
     """Tells the operator, and nobody else, how a policy failed."""
-    ctx.decide("error", reason=f"{hook}: {type(error).__name__}: {error}")
+    ctx.note_error(hook, error)
     logger.error(
         "transaction %s: policy %s failed in %s (on_policy_error: %s)",
         ctx.transaction_id,

@@ -1,6 +1,6 @@
 """The order that every client can read, whatever a policy lets out: a state machine, no more."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 from luthien_litellm_hooks.adapters.base import Adapter, RepeatingAdapter
@@ -51,8 +51,9 @@ class WayOut:
     of the choice follows it.
     """
 
-    def __init__(self, adapter: Adapter) -> None:
+    def __init__(self, adapter: Adapter, on_leave: Callable[[Chunk], None] | None = None) -> None:
         self._adapter = adapter
+        self._on_leave = on_leave
         self._repeating = adapter if isinstance(adapter, RepeatingAdapter) else None
         self._choices: dict[int, _ChoiceOut] = {}
         self._is_cut = False
@@ -64,9 +65,11 @@ class WayOut:
         events = self.admit(parcel)
         chunk = parcel.chunk
         if chunk is not None and chunk.raw is not None and is_whole(chunk, events):
+            self._note(chunk)
             return self._repeating.pass_on(chunk) if self._repeating else (chunk.raw,)
         # Some providers start a choice again with each chunk, which only a whole chunk may repeat.
         events = [event for event in events if not (isinstance(event, Start) and event.choice in started)]
+        self._note(Chunk(tuple(events)))
         return self._adapter.encode(events, wire_of(chunk)) if events else ()
 
     def admit(self, parcel: Parcel) -> list[StreamEvent]:
@@ -88,7 +91,13 @@ class WayOut:
             choice = self._choice(number)
             reason = self._adapter.tool_reasons[0] if choice.calls else self._adapter.stop_reason
             owed += self._legal(Finish(choice=number, reason=reason), None)
-        return [*owed, *(self._legal(End(), None) if self._adapter.is_framed else ())]
+        owed += self._legal(End(), None) if self._adapter.is_framed else ()
+        self._note(Chunk(tuple(owed)))
+        return owed
+
+    def _note(self, chunk: Chunk) -> None:
+        if self._on_leave is not None and chunk.events:
+            self._on_leave(chunk)
 
     def _notice(self, text: str) -> Iterator[StreamEvent]:
         self._is_cut = True

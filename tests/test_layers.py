@@ -25,6 +25,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("policies", "executor"),
     ("llm_client",),
     ("policy",),
+    ("recorder",),
     ("telemetry", "egress"),
     ("deadline",),
     ("adapters", "assembler", "parsing"),

@@ -1,5 +1,6 @@
 """What hooks are given: one context for a request and its answer, and the view of a running answer."""
 
+import time
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -8,6 +9,7 @@ from luthien_litellm_hooks.deadline import HookDeadline
 from luthien_litellm_hooks.egress import Outbox
 from luthien_litellm_hooks.events import StreamBlock, StreamEvent
 from luthien_litellm_hooks.policy.request import Answer, Request
+from luthien_litellm_hooks.recorder import NoOpTransactionRecorder, TransactionRecorder
 from luthien_litellm_hooks.telemetry import NoOpObservabilityContext, ObservabilityContext
 
 Action = Literal["allow", "modify", "block", "error"]
@@ -18,6 +20,8 @@ class Decision:
     """What a policy decided about one block, or about the request (`block` is None).
 
     `reason` is for the operator and never leaves the proxy; `message` is what the client was told.
+    `milliseconds` is the time that the decision took, `error` the kind of what failed. A vote is one
+    of several members' of a `parallel`, whose own decision says what became of the block.
     """
 
     policy: str
@@ -26,6 +30,9 @@ class Decision:
     reason: str | None = None
     message: str | None = None
     score: float | None = None
+    milliseconds: float | None = None
+    error: str | None = None
+    is_vote: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +64,7 @@ class PolicyContext:
         policy_name: str = "",
         identity: Identity | None = None,
         observability: ObservabilityContext | None = None,
+        recorder: TransactionRecorder | None = None,
     ) -> None:
         self.transaction_id = transaction_id
         self.request = request
@@ -65,11 +73,16 @@ class PolicyContext:
         self.policy_name = policy_name
         self.identity = identity or Identity()
         self.observability = observability or NoOpObservabilityContext(transaction_id)
+        self.recorder = recorder or NoOpTransactionRecorder()
         self.scratchpad: dict[str, Any] = {}
         self.decisions: list[Decision] = []
+        self.hook_began = time.monotonic()
+        """When the hook that is running was called; for the engine, not for policies."""
+        self.is_voter = False
+        """The policy is one of several that vote."""
         self._of_members: dict[object, PolicyContext] = {}
 
-    def of_member(self, member: object, name: str) -> "PolicyContext":
+    def of_member(self, member: object, name: str, *, is_voter: bool = False) -> "PolicyContext":
         """The view that one of several policies has of this transaction: its scratchpad is its own,
         the decisions are everybody's. For the engine, not for policies."""
         found = self._of_members.get(member)
@@ -80,8 +93,10 @@ class PolicyContext:
                 policy_name=name,
                 identity=self.identity,
                 observability=self.observability,
+                recorder=self.recorder,
             )
             found.decisions = self.decisions
+            found.is_voter = is_voter
             self._of_members[member] = found
         return found
 
@@ -93,9 +108,24 @@ class PolicyContext:
         message: str | None = None,
         score: float | None = None,
         block: StreamBlock | None = None,
+        milliseconds: float | None = None,
     ) -> None:
-        """Records a decision, about `block` or the request; it changes nothing by itself."""
-        self.decisions.append(Decision(self.policy_name, action, block, reason, message, score))
+        """Records a decision, about `block` or the request; it changes nothing by itself.
+
+        `milliseconds` is what the decision took, the time since the hook was called if not given.
+        """
+        if milliseconds is None:
+            milliseconds = (time.monotonic() - self.hook_began) * 1000
+        self.decisions.append(
+            Decision(self.policy_name, action, block, reason, message, score, milliseconds, is_vote=self.is_voter)
+        )
+
+    def note_error(self, where: str, error: Exception) -> None:
+        """Records that something of ours failed; for the engine, not for policies."""
+        reason = f"{where}: {type(error).__name__}: {error}"
+        self.decisions.append(
+            Decision(self.policy_name, "error", reason=reason, error=type(error).__name__, is_vote=self.is_voter)
+        )
 
 
 @dataclass(slots=True)
@@ -127,7 +157,9 @@ class StreamingResponseContext(PolicyContext):
             policy_name=transaction.policy_name,
             identity=transaction.identity,
             observability=transaction.observability,
+            recorder=transaction.recorder,
         )
+        self.is_voter = transaction.is_voter
         self.final_request = transaction.final_request
         self.scratchpad = transaction.scratchpad
         self.decisions = transaction.decisions
@@ -157,6 +189,8 @@ class StreamingResponseContext(PolicyContext):
         message: str | None = None,
         score: float | None = None,
         block: StreamBlock | None = None,
+        milliseconds: float | None = None,
     ) -> None:
         """Records a decision about `block` (if not given, the hook's block); it changes nothing by itself."""
-        super().decide(action, reason=reason, message=message, score=score, block=block or self.block)
+        block = block or self.block
+        super().decide(action, reason=reason, message=message, score=score, block=block, milliseconds=milliseconds)

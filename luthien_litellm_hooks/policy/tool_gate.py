@@ -1,8 +1,9 @@
 """`ToolGatePolicy`: judges the tool calls of an answer, all at once, while its text streams on."""
 
 import asyncio
-from collections.abc import Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal, cast
 
 from luthien_litellm_hooks.events import StreamBlock, ToolCall, ToolCallStreamBlock
@@ -31,6 +32,7 @@ class Verdict:
     reason: str | None = None
     score: float | None = None
     instead: tuple[ToolCall | str, ...] = ()
+    milliseconds: float | None = None
 
     @property
     def texts(self) -> list[str]:
@@ -67,20 +69,28 @@ class ToolGatePolicy(Policy):
 
     async def on_tool_call_complete(self, ctx: StreamingResponseContext) -> None:
         if isinstance(ctx.block, ToolCallStreamBlock):
-            verdict = asyncio.create_task(self.judge_tool_call(ctx.block.tool_call, ctx))
+            verdict = asyncio.create_task(_timed(self.judge_tool_call(ctx.block.tool_call, ctx)))
             _pending(ctx).append(_Pending(ctx.block, verdict))
 
     async def on_finish_reason(self, ctx: StreamingResponseContext) -> None:
         await _deliver(ctx, [call for call in _pending(ctx) if call.block.choice == ctx.choice])
 
     async def on_stream_complete(self, ctx: StreamingResponseContext) -> None:
-        await _deliver(ctx, list(_pending(ctx)))  # of choices that the provider did not finish
+        for choice in sorted({call.block.choice for call in _pending(ctx)}):  # that the provider did not finish
+            ctx.choice = choice
+            await _deliver(ctx, [call for call in _pending(ctx) if call.block.choice == choice])
 
     async def on_stream_closed(self, ctx: StreamingResponseContext) -> None:
         pending = _pending(ctx)
         for call in pending:
             call.verdict.cancel()
         await asyncio.gather(*(call.verdict for call in pending), return_exceptions=True)
+
+
+async def _timed(judging: Awaitable[Verdict]) -> Verdict:
+    began = time.monotonic()
+    verdict = await judging
+    return replace(verdict, milliseconds=(time.monotonic() - began) * 1000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,11 +107,13 @@ def _pending(ctx: StreamingResponseContext) -> list[_Pending]:
 async def _deliver(ctx: StreamingResponseContext, calls: Sequence[_Pending]) -> None:
     if not calls:
         return
-    await asyncio.wait([call.verdict for call in calls])
-    blocked = [call for call in calls if call.verdict.exception() is None and call.verdict.result().action == "block"]
-    for call in blocked:
-        _decide(ctx, call.block, call.verdict.result())
-        drop_block(ctx, call.block)
+    try:
+        await asyncio.wait([call.verdict for call in calls])
+    finally:  # also at the deadline, and when a verdict fails
+        for call in calls:
+            if _is_withheld(call.verdict):
+                _decide(ctx, call.block, call.verdict.result())
+                drop_block(ctx, call.block)
     verdicts = [(call.block, call.verdict.result()) for call in calls]  # raises what a verdict failed with
     for call in calls:
         _pending(ctx).remove(call)
@@ -110,6 +122,11 @@ async def _deliver(ctx: StreamingResponseContext, calls: Sequence[_Pending]) -> 
         await send_text(ctx, text)
     for block, verdict in verdicts:
         await _let_out(ctx, block, verdict)
+
+
+def _is_withheld(verdict: asyncio.Task[Verdict]) -> bool:
+    has_result = verdict.done() and not verdict.cancelled() and verdict.exception() is None
+    return has_result and verdict.result().action == "block"
 
 
 async def _tell(ctx: StreamingResponseContext, messages: Sequence[str]) -> None:
@@ -129,4 +146,11 @@ async def _let_out(ctx: StreamingResponseContext, block: ToolCallStreamBlock, ve
 
 
 def _decide(ctx: StreamingResponseContext, block: StreamBlock, verdict: Verdict) -> None:
-    ctx.decide(verdict.action, block=block, reason=verdict.reason, message=verdict.message, score=verdict.score)
+    ctx.decide(
+        verdict.action,
+        block=block,
+        reason=verdict.reason,
+        message=verdict.message,
+        score=verdict.score,
+        milliseconds=verdict.milliseconds,
+    )

@@ -1,0 +1,199 @@
+"""What is kept of a transaction: what was asked, what came, what was delivered, and how it ended."""
+
+import asyncio
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from luthien_litellm_hooks.assembler import BlockAssembler
+from luthien_litellm_hooks.errors import WireError
+from luthien_litellm_hooks.events import (
+    Chunk,
+    ContentStreamBlock,
+    ReasoningDelta,
+    ReasoningStreamBlock,
+    StreamBlock,
+    StreamEvent,
+    TextDelta,
+    ToolCallDelta,
+    ToolCallStreamBlock,
+)
+from luthien_litellm_hooks.telemetry import NoOpObservabilityContext, ObservabilityContext
+
+MAX_ANSWER_CHARACTERS = 1_000_000
+"""What is kept of an answer, of each side; what comes after that is only counted."""
+
+Outcome = Literal["complete", "blocked", "policy_error", "provider_error", "timeout", "client_disconnected"]
+
+
+class TransactionRecorder(ABC):
+    """Notes a transaction at both boundaries: as it came and as it left. No method raises."""
+
+    @abstractmethod
+    async def record_request(self, original: Mapping[str, Any], final: Mapping[str, Any]) -> None:
+        """The request as the client sent it, and as the provider gets it."""
+
+    @abstractmethod
+    def add_ingress_chunk(self, chunk: Chunk) -> None:
+        """A chunk came from the provider; a full answer is one."""
+
+    @abstractmethod
+    def add_egress_chunk(self, chunk: Chunk) -> None:
+        """A chunk left for the client."""
+
+    @abstractmethod
+    async def finalize_streaming(self, outcome: Outcome) -> None:
+        """A streamed answer is over, however it ended. The first ending counts."""
+
+    @abstractmethod
+    async def finalize_non_streaming(self, outcome: Outcome) -> None:
+        """A full answer, or a request without one, is over. The first ending counts."""
+
+
+class NoOpTransactionRecorder(TransactionRecorder):
+    """Keeps nothing."""
+
+    async def record_request(self, original: Mapping[str, Any], final: Mapping[str, Any]) -> None:
+        return None
+
+    def add_ingress_chunk(self, chunk: Chunk) -> None:
+        return None
+
+    def add_egress_chunk(self, chunk: Chunk) -> None:
+        return None
+
+    async def finalize_streaming(self, outcome: Outcome) -> None:
+        return None
+
+    async def finalize_non_streaming(self, outcome: Outcome) -> None:
+        return None
+
+
+class AnswerRecord:
+    """One side of an answer, put together from what passes."""
+
+    def __init__(self, max_characters: int = MAX_ANSWER_CHARACTERS) -> None:
+        self.chunks = 0
+        self.is_truncated = False
+        self._left = max_characters
+        self._assembler = BlockAssembler(is_framed=True)  # nothing is judged, so no block has to end early
+
+    @property
+    def finish_reason(self) -> str | None:
+        """Why the answer ended, in the words of its wire."""
+        return self._assembler.state.finish_reason
+
+    def add(self, chunk: Chunk) -> None:
+        """Notes what a chunk says."""
+        self.chunks += 1
+        for event in chunk.events:
+            self._add(event)
+
+    def content(self) -> list[dict[str, Any]]:
+        """The blocks, in the order in which they began."""
+        return [_shown(block) for block in self._assembler.state.blocks]
+
+    def _add(self, event: StreamEvent) -> None:
+        if isinstance(event, ToolCallDelta):
+            self._left -= len(event.arguments)
+        elif isinstance(event, TextDelta | ReasoningDelta):
+            self._left -= len(event.text)
+        if self._left < 0:
+            self.is_truncated = True
+            return
+        try:
+            self._assembler.feed(event)
+        except WireError:  # which ends the answer; nothing follows that could be noted
+            self.is_truncated = True
+
+
+def _shown(block: StreamBlock) -> dict[str, Any]:
+    choice = {"choice": block.choice} if block.choice else {}
+    if isinstance(block, ToolCallStreamBlock):
+        return {"type": "tool_call", "id": block.id, "name": block.name, "arguments": block.arguments, **choice}
+    if isinstance(block, ReasoningStreamBlock):
+        return {"type": "reasoning", "text": block.content, **choice}
+    return {"type": "text", "text": block.content if isinstance(block, ContentStreamBlock) else "", **choice}
+
+
+class DefaultTransactionRecorder(TransactionRecorder):
+    """Keeps both sides of a transaction in memory until it is written, and publishes an event at each
+    boundary: `transaction.request_recorded`, then `transaction.streaming_response_recorded` or
+    `transaction.non_streaming_response_recorded`. The events hold texts only if `with_bodies`.
+    """
+
+    def __init__(self, observability: ObservabilityContext | None = None, *, with_bodies: bool = False) -> None:
+        self._observability = observability or NoOpObservabilityContext("")
+        self._with_bodies = with_bodies
+        self._began = time.monotonic()
+        self._ended = asyncio.Event()
+        self.original_request: Mapping[str, Any] = {}
+        self.final_request: Mapping[str, Any] = {}
+        self.ingress = AnswerRecord()
+        self.egress = AnswerRecord()
+        self.outcome: Outcome | None = None
+        """How the transaction ended; None while it has not."""
+        self.milliseconds = 0.0
+        """From the request's arrival to the end."""
+
+    async def record_request(self, original: Mapping[str, Any], final: Mapping[str, Any]) -> None:
+        self.original_request, self.final_request = original, final
+        data: dict[str, object] = {"original_model": original.get("model"), "final_model": final.get("model")}
+        if self._with_bodies:
+            data |= {"original_request": original, "final_request": final}
+        await self._observability.emit_event("transaction.request_recorded", data)
+
+    def add_ingress_chunk(self, chunk: Chunk) -> None:
+        self.ingress.add(chunk)
+
+    def add_egress_chunk(self, chunk: Chunk) -> None:
+        self.egress.add(chunk)
+
+    async def finalize_streaming(self, outcome: Outcome) -> None:
+        if self._end(outcome):
+            counts = {"ingress_chunks": self.ingress.chunks, "egress_chunks": self.egress.chunks}
+            await self._emit("transaction.streaming_response_recorded", counts)
+
+    async def finalize_non_streaming(self, outcome: Outcome) -> None:
+        if self._end(outcome):
+            reasons = {
+                "original_finish_reason": self.ingress.finish_reason,
+                "final_finish_reason": self.egress.finish_reason,
+            }
+            await self._emit("transaction.non_streaming_response_recorded", reasons)
+
+    async def ended(self, timeout_s: float) -> bool:
+        """Waits for the end, for at most so long; False if it did not come."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._ended.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    @property
+    def is_answer_changed(self) -> bool:
+        """Whether the client got something else than the provider sent."""
+        return (self.ingress.content(), self.ingress.finish_reason) != (
+            self.egress.content(),
+            self.egress.finish_reason,
+        )
+
+    def _end(self, outcome: Outcome) -> bool:
+        if self.outcome is not None:
+            return False
+        self.outcome = outcome
+        self.milliseconds = (time.monotonic() - self._began) * 1000
+        self._ended.set()
+        return True
+
+    async def _emit(self, event: str, data: Mapping[str, object]) -> None:
+        bodies = (
+            {"original_response": self.ingress.content(), "final_response": self.egress.content()}
+            if self._with_bodies
+            else {}
+        )
+        self._observability.record_metric("response.chunks.ingress", self.ingress.chunks)
+        self._observability.record_metric("response.chunks.egress", self.egress.chunks)
+        await self._observability.emit_event(event, {**data, "outcome": self.outcome, **bodies})
