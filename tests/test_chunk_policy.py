@@ -114,9 +114,8 @@ async def test_what_is_no_text_fails_closed(result: Any) -> None:
 
     outcome = await run_policy(Odd(), "a secret")
     assert outcome.text.startswith("[luthien] This answer was stopped because a policy check failed")
-    assert outcome.decisions[0].reason == (
-        f"on_content_delta: PolicyError: process_chunk returned a {type(result).__name__}, not a str"
-    )
+    assert outcome.decisions[0].reason == "on_content_delta: PolicyError"
+    assert outcome.decisions[0].evidence == f"process_chunk returned a {type(result).__name__}, not a str"
 
 
 async def test_what_was_not_judged_passes_if_a_failure_is_to_pass() -> None:

@@ -419,7 +419,7 @@ async def test_a_policy_that_fails_ends_the_answer_with_a_notice() -> None:
     assert (delivered.calls, delivered.finish_reasons) == ([], ["stop"])
     assert delivered.chunks[-1].usage.total_tokens == 8, "the provider's token counts are still told"
     assert [decision.action for decision in ctx.decisions] == ["error"]
-    assert "secret of the policy" in str(ctx.decisions[0].reason)
+    assert "secret of the policy" in str(ctx.decisions[0].evidence)
 
 
 async def test_a_policy_that_fails_and_is_to_pass_lets_everything_through_once() -> None:
@@ -478,7 +478,7 @@ async def test_a_hook_that_hangs_is_ended_by_its_deadline() -> None:
     ctx = context()
     delivered = Delivered.of(await deliver(Hangs(), ANSWER, ctx, timeout_s=0.01))
     assert NOTICE in delivered.text
-    assert "PolicyTimeoutError: no keepalive() for 0.01 s" in str(ctx.decisions[0].reason)
+    assert (ctx.decisions[0].error, ctx.decisions[0].evidence) == ("PolicyTimeoutError", "no keepalive() for 0.01 s")
 
 
 async def test_a_hook_that_swallows_its_cancellation_has_failed_all_the_same() -> None:
@@ -655,7 +655,7 @@ async def test_a_client_that_does_not_read_is_given_up_with_a_notice() -> None:
     with anyio.fail_after(10):
         await is_given_up.wait()
     assert Delivered.of(await pull(stream)).text.startswith("aa\n\n[luthien]")
-    assert "the client read nothing for 0.01 s" in str(ctx.decisions[0].reason)
+    assert "the client read nothing for 0.01 s" in str(ctx.decisions[0].evidence)
 
 
 async def test_waiting_for_a_slow_client_is_not_the_policys_time() -> None:

@@ -23,7 +23,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("hooks",),
     ("config",),
     ("policies", "executor"),
-    ("llm_client",),
+    ("llm_client", "transaction_record"),
     ("policy",),
     ("recorder",),
     ("telemetry", "egress"),

@@ -20,7 +20,8 @@ class Decision:
     """What a policy decided about one block, or about the request (`block` is None).
 
     `reason` is for the operator and never leaves the proxy; `message` is what the client was told.
-    `milliseconds` is the time that the decision took, `error` the kind of what failed. A vote is one
+    `evidence` is what the reason rests on, in the words of the request or the answer: it is kept only
+    where their texts are. `milliseconds` is the time that the decision took, `error` the kind of what failed. A vote is one
     of several members' of a `parallel`, whose own decision says what became of the block.
     """
 
@@ -30,6 +31,7 @@ class Decision:
     reason: str | None = None
     message: str | None = None
     score: float | None = None
+    evidence: str | None = None
     milliseconds: float | None = None
     error: str | None = None
     is_vote: bool = False
@@ -107,24 +109,43 @@ class PolicyContext:
         reason: str | None = None,
         message: str | None = None,
         score: float | None = None,
+        evidence: str | None = None,
         block: StreamBlock | None = None,
         milliseconds: float | None = None,
     ) -> None:
         """Records a decision, about `block` or the request; it changes nothing by itself.
 
-        `milliseconds` is what the decision took, the time since the hook was called if not given.
+        Texts of the request or the answer belong into `evidence`, not into `reason`. `milliseconds` is
+        what the decision took, the time since the hook was called if not given.
         """
         if milliseconds is None:
             milliseconds = (time.monotonic() - self.hook_began) * 1000
         self.decisions.append(
-            Decision(self.policy_name, action, block, reason, message, score, milliseconds, is_vote=self.is_voter)
+            Decision(
+                self.policy_name,
+                action,
+                block,
+                reason,
+                message,
+                score,
+                evidence,
+                milliseconds,
+                is_vote=self.is_voter,
+            )
         )
 
     def note_error(self, where: str, error: Exception) -> None:
         """Records that something of ours failed; for the engine, not for policies."""
-        reason = f"{where}: {type(error).__name__}: {error}"
+        kind = type(error).__name__
         self.decisions.append(
-            Decision(self.policy_name, "error", reason=reason, error=type(error).__name__, is_vote=self.is_voter)
+            Decision(
+                self.policy_name,
+                "error",
+                reason=f"{where}: {kind}",
+                evidence=str(error),
+                error=kind,
+                is_vote=self.is_voter,
+            )
         )
 
 
@@ -188,9 +209,17 @@ class StreamingResponseContext(PolicyContext):
         reason: str | None = None,
         message: str | None = None,
         score: float | None = None,
+        evidence: str | None = None,
         block: StreamBlock | None = None,
         milliseconds: float | None = None,
     ) -> None:
         """Records a decision about `block` (if not given, the hook's block); it changes nothing by itself."""
-        block = block or self.block
-        super().decide(action, reason=reason, message=message, score=score, block=block, milliseconds=milliseconds)
+        super().decide(
+            action,
+            reason=reason,
+            message=message,
+            score=score,
+            evidence=evidence,
+            block=block or self.block,
+            milliseconds=milliseconds,
+        )

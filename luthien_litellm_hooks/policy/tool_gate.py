@@ -21,7 +21,7 @@ from luthien_litellm_hooks.policy.notices import notice
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """What becomes of one tool call: it passes, leaves as `tool_call`, or is withheld. The client is
-    told `message`; `reason` and `score` are for the operator alone.
+    told `message`; `reason`, `evidence` and `score` are for the operator alone, as in `Decision`.
 
     `instead` is for what one call cannot say: text, several calls or nothing in its place.
     """
@@ -31,6 +31,7 @@ class Verdict:
     message: str | None = None
     reason: str | None = None
     score: float | None = None
+    evidence: str | None = None
     instead: tuple[ToolCall | str, ...] = ()
     milliseconds: float | None = None
 
@@ -152,5 +153,6 @@ def _decide(ctx: StreamingResponseContext, block: StreamBlock, verdict: Verdict)
         reason=verdict.reason,
         message=verdict.message,
         score=verdict.score,
+        evidence=verdict.evidence,
         milliseconds=verdict.milliseconds,
     )
