@@ -220,9 +220,9 @@ class Outbox:
             await self.let_out(chunk, event, block)
 
     async def release_first(self, block: StreamBlock, count: int) -> None:
-        """Lets out the oldest `count` pieces that are held of `block`, and what frames them."""
+        """Lets out the oldest `count` pieces that are held of `block`, and the frames before and after them."""
         held = self._held.get(block, [])
-        while held and count > 0:
+        while held and (count > 0 or isinstance(held[0][1], Frame)):
             chunk, event = held.pop(0)
             count -= not isinstance(event, Frame)
             await self.let_out(chunk, event, block)

@@ -1,10 +1,9 @@
 """`all_caps`: upper-case answers; the policy to try first, because its work is seen at once."""
 
-import json
 from dataclasses import replace
-from typing import Any, cast
 
 from luthien_litellm_hooks.events import ToolCallStreamBlock
+from luthien_litellm_hooks.parsing.json_strings import map_json_strings
 from luthien_litellm_hooks.policy.base import Policy, PolicyConfig
 from luthien_litellm_hooks.policy.context import StreamingResponseContext
 from luthien_litellm_hooks.policy.helpers import (
@@ -46,28 +45,8 @@ class AllCaps(Policy):
         if not self._tool_arguments or not isinstance(ctx.block, ToolCallStreamBlock):
             return
         call = ctx.block.tool_call
-        arguments = _upper_arguments(call.arguments)
-        if arguments == call.arguments:
+        arguments = map_json_strings(call.arguments, str.upper)
+        if arguments is None or arguments == call.arguments:
             await passthrough_accumulated_chunks(ctx)
         else:
             await send_tool_call(ctx, replace(call, arguments=arguments))
-
-
-def _upper_arguments(arguments: str) -> str:
-    """`arguments` with upper-case string values; unchanged if they are not JSON or need no change."""
-    try:
-        parsed: object = json.loads(arguments)
-    except (ValueError, RecursionError):
-        return arguments
-    upper = _upper_strings(parsed)
-    return arguments if upper == parsed else json.dumps(upper, ensure_ascii=False)
-
-
-def _upper_strings(value: object) -> object:
-    if isinstance(value, str):
-        return value.upper()
-    if isinstance(value, list):
-        return [_upper_strings(item) for item in cast(list[Any], value)]
-    if isinstance(value, dict):
-        return {key: _upper_strings(item) for key, item in cast(dict[str, Any], value).items()}
-    return value

@@ -1,0 +1,102 @@
+"""`regex_replacement`: writes texts for what patterns match, also where a stream cuts it."""
+
+from collections.abc import Sequence
+from typing import Annotated
+
+from pydantic import AfterValidator, Field, model_validator
+
+from luthien_litellm_hooks.parsing.patterns import Match, Pattern, PatternText, compile_pattern
+from luthien_litellm_hooks.parsing.rewriting import WHOLE_PIECE, Edit, leftmost
+from luthien_litellm_hooks.policies.text_rewriting import ApplyTo, TextRewriting
+from luthien_litellm_hooks.policy.base import PolicyConfig
+
+
+def _checked(text: str) -> str:
+    if compile_pattern(text).fullmatch(""):
+        raise ValueError(f"the pattern {text!r} matches the empty text, so it would match everywhere")
+    return text
+
+
+class RegexReplacementConfig(PolicyConfig):
+    """Settings of `regex_replacement`."""
+
+    replacements: Annotated[
+        tuple[tuple[Annotated[PatternText, AfterValidator(_checked)], str], ...], Field(min_length=1)
+    ]
+    """Pairs of a pattern (RE2 syntax, `(?i)` for any case) and what to write for it, in which `\\1` or
+    `\\g<name>` is what a group matched, `\\g<0>` the whole, and `\\\\` a backslash. Of matches at
+    the same place the first in the list counts. What was written is not searched again."""
+    max_match_length: Annotated[int, Field(ge=1, le=10_000)] = 100
+    """The longest match, in characters. Text arrives that much later, because a match might begin in
+    it. What a pattern would match beyond it is not seen: the match is shorter, or there is none."""
+    apply_to: ApplyTo = "response"
+    """`request`: all that people, tools and models said in what the provider gets."""
+    tool_arguments: bool = False
+    """Also in the string values of tool arguments. A tool call is then held until it is whole."""
+
+    @model_validator(mode="after")
+    def _check_groups(self) -> "RegexReplacementConfig":
+        for pattern, replacement in self.replacements:
+            _template(compile_pattern(pattern), replacement)
+        return self
+
+
+class RegexReplacement(TextRewriting):
+    """Replaces what patterns match. Held back are at most `max_match_length` characters, and 100
+    more where that saves a piece of the answer from being cut."""
+
+    Config = RegexReplacementConfig
+
+    def __init__(self, config: RegexReplacementConfig) -> None:
+        rewriter = _PatternRewriter(config.replacements, config.max_match_length)
+        super().__init__(rewriter, apply_to=config.apply_to, tool_arguments=config.tool_arguments)
+
+
+_Template = tuple[str | int, ...]  # text as it is, and numbers of groups
+
+
+class _PatternRewriter:
+    def __init__(self, replacements: Sequence[tuple[str, str]], reach: int) -> None:
+        patterns = [compile_pattern(pattern) for pattern, _ in replacements]
+        templates = [_template(pattern, text) for pattern, (_, text) in zip(patterns, replacements, strict=True)]
+        self._rules = tuple(zip(patterns, templates, strict=True))
+        self.reach = reach
+        self.slack = reach + WHOLE_PIECE
+
+    def next_edit(self, text: str, start: int) -> Edit | None:
+        found = ((leftmost(pattern, text, start, self.reach), template) for pattern, template in self._rules)
+        matches = [(match, template) for match, template in found if match is not None]
+        if not matches:
+            return None
+        match, template = min(matches, key=lambda item: item[0].start())
+        return Edit(match.start(), match.end(), _expanded(template, match), "text")
+
+    def first_open(self, text: str, start: int) -> int:
+        return max(start, len(text) - self.reach)
+
+
+_REFERENCE = compile_pattern(r"(?s)\\(?:([1-9][0-9]?)|g<([^>]*)>|(\\)|.?)")
+
+
+def _template(pattern: Pattern, text: str) -> _Template:
+    parts: list[str | int] = []
+    end = 0
+    for match in _REFERENCE.finditer(text):
+        parts += text[end : match.start()], "\\" if match.group(3) else _group_number(pattern, match)
+        end = match.end()
+    return (*parts, text[end:])
+
+
+def _group_number(pattern: Pattern, reference: Match) -> int:
+    name = reference.group(1) or reference.group(2) or ""
+    number = int(name) if name.isascii() and name.isdigit() else pattern.group_names.get(name)
+    if number is None or number > pattern.groups:
+        raise ValueError(
+            f"replacements: {reference.group()!r} in a replacement is no group of {pattern.text!r}; "
+            r"write \\ for a backslash"
+        )
+    return number
+
+
+def _expanded(template: _Template, match: Match) -> str:
+    return "".join(part if isinstance(part, str) else match.group(part) or "" for part in template)

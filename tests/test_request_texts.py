@@ -1,0 +1,201 @@
+"""The texts of a request: found and changed on every wire, and nothing else touched."""
+
+import copy
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from luthien_litellm_hooks import Request
+from luthien_litellm_hooks.policy.notices import notice
+from luthien_litellm_hooks.policy.request_texts import RequestText, iter_texts, map_texts
+
+IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,text"}}
+
+BODIES: dict[str, tuple[dict[str, Any], list[tuple[str, str]], list[str]]] = {
+    "chat": (
+        {
+            "model": "text",
+            "messages": [
+                {"role": "developer", "content": "be brief"},
+                {"role": "user", "name": "text", "content": [{"type": "text", "text": "look"}, IMAGE]},
+                {
+                    "role": "assistant",
+                    "content": None,
+                    "reasoning_content": "hm",
+                    "tool_calls": [
+                        {"id": "x", "type": "function", "function": {"name": "f", "arguments": '{"a": ["arg", 1.0]}'}},
+                        {"id": "y", "type": "custom", "custom": {"name": "g", "input": "free"}},
+                    ],
+                },
+                {"role": "tool", "tool_call_id": "x", "content": "result"},
+                {"role": "function", "name": "f", "content": "old result"},
+                {"role": "assistant", "content": "answer", "refusal": None},
+            ],
+            "tools": [{"type": "function", "function": {"name": "f", "description": "text"}}],
+        },
+        [
+            ("system", "be brief"),
+            ("user", "look"),
+            ("tool", "result"),
+            ("tool", "old result"),
+            ("assistant", "answer"),
+        ],
+        ["arg", "free"],
+    ),
+    "messages": (
+        {
+            "system": [{"type": "text", "text": "be brief", "cache_control": {"type": "ephemeral"}}],
+            "messages": [
+                {"role": "user", "content": "look"},
+                {
+                    "role": "assistant",
+                    "content": [
+                        {"type": "thinking", "thinking": "hm", "text": "hm", "signature": "s"},
+                        {"type": "text", "text": "answer"},
+                        {"type": "tool_use", "id": "x", "name": "f", "input": {"a": ["arg"], "n": 1}},
+                    ],
+                },
+                {
+                    "role": "user",
+                    "content": [
+                        {"type": "tool_result", "tool_use_id": "x", "content": "result"},
+                        {"type": "tool_result", "tool_use_id": "y", "content": [{"type": "text", "text": "part"}]},
+                        {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "text"}},
+                        {"type": "document", "source": {"type": "text", "media_type": "text/plain", "data": "paper"}},
+                        {
+                            "type": "document",
+                            "source": {"type": "content", "content": [{"type": "text", "text": "p2"}]},
+                        },
+                    ],
+                },
+            ],
+        },
+        [
+            ("system", "be brief"),
+            ("user", "look"),
+            ("assistant", "answer"),
+            ("tool", "result"),
+            ("tool", "part"),
+            ("user", "paper"),
+            ("user", "p2"),
+        ],
+        ["arg"],
+    ),
+    "responses": (
+        {
+            "instructions": "be brief",
+            "input": [
+                {"role": "user", "content": "look"},
+                {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "here"}]},
+                {"type": "reasoning", "id": "r", "summary": [{"type": "summary_text", "text": "hm"}]},
+                {"type": "function_call", "call_id": "x", "name": "f", "arguments": '{"a": "arg"}'},
+                {"type": "function_call_output", "call_id": "x", "output": "result"},
+                {"type": "custom_tool_call", "call_id": "y", "name": "g", "input": "free"},
+                {"type": "local_shell_call", "id": "z", "action": {"command": ["ls"]}},
+                {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "answer"}]},
+            ],
+        },
+        [
+            ("system", "be brief"),
+            ("user", "look"),
+            ("user", "here"),
+            ("tool", "result"),
+            ("assistant", "answer"),
+        ],
+        ["arg", "free", "ls"],
+    ),
+    "responses, short": ({"input": "look"}, [("user", "look")], []),
+    "completions": ({"prompt": "look", "suffix": "end"}, [("user", "look"), ("user", "end")], []),
+    "completions, several": ({"prompt": ["look", "here"]}, [("user", "look"), ("user", "here")], []),
+    "completions, tokens": ({"prompt": [[1, 2], [3]]}, [], []),
+    "gemini": (
+        {
+            "systemInstruction": {"parts": [{"text": "be brief"}]},
+            "contents": [
+                {"role": "user", "parts": [{"text": "look"}, {"inlineData": {"data": "text"}}]},
+                {
+                    "role": "model",
+                    "parts": [
+                        {"text": "hm", "thought": True},
+                        {"text": "answer"},
+                        {"functionCall": {"name": "f", "args": {"name": "arg"}}},
+                    ],
+                },
+                {"role": "user", "parts": [{"functionResponse": {"name": "f", "response": {"output": ["result"]}}}]},
+            ],
+            "generationConfig": {"stopSequences": ["text"]},
+        },
+        [("system", "be brief"), ("user", "look"), ("assistant", "answer"), ("tool", "result")],
+        ["arg"],
+    ),
+}
+CASES = pytest.mark.parametrize(("body", "texts", "arguments"), BODIES.values(), ids=BODIES.keys())
+
+
+@CASES
+def test_the_texts_are_found_with_their_roles(
+    body: dict[str, Any], texts: list[tuple[str, str]], arguments: list[str]
+) -> None:
+    assert list(iter_texts(Request(body))) == [RequestText(role, text, is_notice=False) for role, text in texts]
+
+
+@CASES
+def test_every_text_is_changed_and_nothing_else(
+    body: dict[str, Any], texts: list[tuple[str, str]], arguments: list[str]
+) -> None:
+    before = copy.deepcopy(body)
+    changed = map_texts(Request(body), lambda text: f"<{text}>")
+    assert body == before, "a request is never changed in place"
+    assert json.dumps(changed.body) == marked(body, [text for _, text in texts])
+
+
+@CASES
+def test_arguments_of_earlier_calls_are_changed_if_asked(
+    body: dict[str, Any], texts: list[tuple[str, str]], arguments: list[str]
+) -> None:
+    changed = map_texts(Request(body), lambda text: f"<{text}>", tool_arguments=True)
+    assert json.dumps(changed.body) == marked(body, [*(text for _, text in texts), *arguments])
+
+
+def marked(body: Mapping[str, Any], texts: list[str]) -> str:
+    """The body as JSON with these texts in angle brackets, each of which stands in it only once."""
+    written = json.dumps(body)
+    for text in texts:
+        for quote in ('"', '\\"'):
+            written = written.replace(f"{quote}{text}{quote}", f"{quote}<{text}>{quote}")
+    return written
+
+
+@CASES
+def test_a_request_in_which_nothing_is_changed_is_the_same_object(
+    body: dict[str, Any], texts: list[tuple[str, str]], arguments: list[str]
+) -> None:
+    request = Request(body)
+    assert map_texts(request, lambda text: "".join(list(text)), tool_arguments=True) is request
+
+
+def test_our_own_notices_in_the_history_are_known_and_not_changed() -> None:
+    ours = notice("This was withheld.")
+    messages = [{"role": role, "content": ours} for role in ("user", "assistant")]
+    request = Request({"messages": messages})
+    assert [(text.role, text.is_notice) for text in iter_texts(request)] == [("user", False), ("assistant", True)]
+    changed = map_texts(request, str.upper)
+    assert [message["content"] for message in changed.messages] == [ours.upper(), ours]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"messages": None},
+        {"messages": "text"},
+        {"messages": [None, 1, {"role": 3, "content": {"type": []}}]},
+        {"contents": {"parts": {"text": 1}}},
+        {"input": [{"type": "function_call", "arguments": None}], "system": [[["deep"]]]},
+    ],
+)
+def test_a_body_of_an_unknown_shape_is_no_error(body: dict[str, Any]) -> None:
+    list(iter_texts(Request(body)))
+    map_texts(Request(body), str.upper, tool_arguments=True)
