@@ -144,3 +144,11 @@ def test_what_a_beginning_does_not_match_no_text_can_complete(text: str, more: s
 )
 def test_only_the_strings_of_a_json_text_are_changed(text: str, expected: str | None) -> None:
     assert map_json_strings(text, str.upper) == expected
+
+
+@given(st.text(alphabet=list("[]!^-a{},*?/\\"), max_size=8))
+def test_any_glob_is_read_or_refused_as_bad(glob: str) -> None:
+    try:
+        glob_pattern(glob)
+    except ValueError as error:
+        assert "bad glob" in str(error)

@@ -187,7 +187,7 @@ def _translate(match: Match) -> str:
     part = match.group() or ""
     if part in _WILDCARDS:
         return _WILDCARDS[part]
-    if len(part) > 1 and part.startswith("["):
+    if len(part) > 2 and part.startswith("["):
         return _translate_class(part[1:-1])
     if len(part) > 1 and part.startswith("{"):
         return "(?:" + "|".join(_GLOB.sub(_translate, option) for option in part[1:-1].split(",")) + ")"

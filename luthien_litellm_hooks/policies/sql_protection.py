@@ -1,0 +1,22 @@
+"""`sql_protection`: an agent cannot destroy what is in a database."""
+
+from luthien_litellm_hooks.policies.rule_config import Several, SqlText, ToolPolicyConfig, ToolRulesConfig
+from luthien_litellm_hooks.policies.tool_rules import ToolRules
+
+
+class SqlProtectionConfig(ToolPolicyConfig):
+    """Settings of `sql_protection`."""
+
+    statements: Several[SqlText] = ("DROP", "TRUNCATE", "DELETE without WHERE", "UPDATE without WHERE")
+    """What is blocked."""
+
+
+class SqlProtection(ToolRules):
+    """Blocks SQL statements, given to a database's tool or to its client in a shell."""
+
+    Config = SqlProtectionConfig
+
+    def __init__(self, config: SqlProtectionConfig | None = None) -> None:
+        config = config or SqlProtectionConfig()
+        rule = {"sql": config.statements}
+        super().__init__(ToolRulesConfig.blocking(rule, reason="SQL that destroys data", config=config))

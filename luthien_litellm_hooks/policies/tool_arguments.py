@@ -1,0 +1,148 @@
+"""The arguments of a tool call: every way that a client may read them, looked into by path."""
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import cast
+
+from luthien_litellm_hooks.events import ToolCall
+
+MAX_CHARACTERS = 1_000_000
+"""Longer arguments, more than any model writes, count as arguments that cannot be read."""
+
+JsonPairs = list[tuple[str, object]]
+
+
+def read_arguments(tool_call: ToolCall) -> tuple[object, ...]:
+    """What the arguments say, once for each way of reading them; empty if they cannot be read.
+
+    Of a key that stands twice some readers take the first value, some the last. A text that is
+    itself JSON (written twice, or of a tool that takes free text) is read both ways.
+    """
+    if len(tool_call.arguments) > MAX_CHARACTERS or not _is_text(tool_call.arguments):
+        return ()
+    if tool_call.form == "custom":
+        return (tool_call.arguments, *_inner(tool_call.arguments))
+    if not tool_call.arguments.strip():
+        return ({},)
+    found = _read(tool_call.arguments)
+    return (*found, *(inner for value in found if isinstance(value, str) for inner in _inner(value)))
+
+
+def values_at(arguments: object, path: Sequence[str]) -> list[object]:
+    """The values at a path of keys (in any case) and list indices; `*` is every element."""
+    values = [arguments]
+    for part in path:
+        values = [inner for value in values for inner in _members(value, part)]
+    return values
+
+
+def text_of(value: object) -> str:
+    """A value as a pattern sees it: text as it is, anything else as JSON."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def entries(arguments: object) -> Iterator[tuple[str, str | list[str]]]:
+    """Every text, and every list of words (texts, and what may stand among them), with the key that
+    it stands under ("" outside of any), in order."""
+    stack: list[tuple[str, object]] = [("", arguments)]
+    while stack:
+        key, value = stack.pop()
+        words = _words(value)
+        if isinstance(value, str) or words:
+            yield key, words or cast(str, value)
+        else:
+            stack += reversed(_children(key, value))
+
+
+def objects(arguments: object) -> Iterator[dict[str, object]]:
+    """Every JSON object in the arguments, themselves included."""
+    stack: list[tuple[str, object]] = [("", arguments)]
+    while stack:
+        key, value = stack.pop()
+        stack += reversed(_children(key, value))
+        if isinstance(value, dict):
+            yield cast(dict[str, object], value)
+
+
+def with_value(arguments: object, path: Sequence[str], value: object) -> object:
+    """The arguments with `value` at `path`; objects on the way are made where nothing stands.
+
+    Raises `ValueError` where something else stands in the way.
+    """
+    if not path:
+        return value
+    part, rest = path[0], path[1:]
+    if isinstance(arguments, list):
+        items = cast(list[object], arguments)
+        if part != "*" and not (part.isdecimal() and int(part) < len(items)):
+            raise ValueError(f"a list has no element {part!r}")
+        return [
+            with_value(item, rest, value) if part in ("*", str(index)) else item for index, item in enumerate(items)
+        ]
+    if not isinstance(arguments, dict):
+        raise ValueError(f"{part!r} cannot be set in what is no object")
+    members = cast(dict[str, object], arguments)
+    keys = list(members) if part == "*" else [part]
+    return {**members, **{key: with_value(members.get(key, {}), rest, value) for key in keys}}
+
+
+def _inner(text: str) -> tuple[object, ...]:
+    """What a text says if it is JSON again, and no mere word or number."""
+    return tuple(value for value in _read(text) if _is_compound(value))
+
+
+def _read(text: str) -> tuple[object, ...]:
+    has_duplicates = False
+
+    def first_of(pairs: JsonPairs) -> dict[str, object]:
+        nonlocal has_duplicates
+        members = dict(reversed(pairs))
+        has_duplicates = has_duplicates or len(members) < len(pairs)
+        return {key: members[key] for key, _ in pairs}
+
+    try:
+        first: object = json.loads(text, strict=False, object_pairs_hook=first_of)
+        last: object = json.loads(text, strict=False) if has_duplicates else first
+        if not _is_text(json.dumps([first, last], ensure_ascii=False)):
+            return ()
+    except (ValueError, RecursionError):
+        return ()
+    return (first, last) if has_duplicates else (first,)
+
+
+def _is_text(text: str) -> bool:
+    """Whether it has no half of a surrogate pair, which nobody can send or match."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _members(value: object, part: str) -> list[object]:
+    if isinstance(value, dict):
+        members = cast(dict[str, object], value)
+        wanted = part.casefold()
+        return [member for key, member in members.items() if part == "*" or key.casefold() == wanted]
+    if isinstance(value, list):
+        return [item for index, item in enumerate(cast(list[object], value)) if part in ("*", str(index))]
+    return []
+
+
+def _children(key: str, value: object) -> list[tuple[str, object]]:
+    if isinstance(value, dict):
+        return list(cast(dict[str, object], value).items())
+    return [(key, item) for item in cast(list[object], value)] if isinstance(value, list) else []
+
+
+def _is_compound(value: object) -> bool:
+    return isinstance(value, dict | list)
+
+
+def _words(value: object) -> list[str]:
+    """The elements of a list that has a text, and nothing in it that has elements itself."""
+    if not isinstance(value, list):
+        return []
+    items = cast(list[object], value)
+    is_flat = not any(map(_is_compound, items))
+    return [text_of(item) for item in items] if is_flat and any(isinstance(item, str) for item in items) else []

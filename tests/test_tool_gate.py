@@ -1,0 +1,246 @@
+"""The gate for tool calls: held while text streams, judged side by side, delivered in order."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from luthien_litellm_hooks import PolicyContext, PolicyExecutor, ToolCall, ToolCallStreamBlock
+from luthien_litellm_hooks.policy.notices import NOTICE_MARK
+from luthien_litellm_hooks.policy.tool_gate import ALLOW, ToolGatePolicy, Verdict
+from luthien_litellm_hooks.running_answer import WITHHELD_CALLS
+from tests.support.chat import (
+    Delivered,
+    adapter,
+    call,
+    chunk,
+    context,
+    deliver,
+    deliver_full,
+    finish,
+    full,
+    provide,
+    pull,
+    text,
+    tool,
+)
+
+BLOCK = Verdict("block", message="No.", reason="because")
+
+
+class Gate(ToolGatePolicy):
+    """Gives each call the verdict that stands under its name; an exception there is raised."""
+
+    def __init__(self, verdicts: Mapping[str, Verdict | BaseException]) -> None:
+        self.verdicts = verdicts  # tests load no policy, so nothing checks that it is stateless
+
+    async def judge_tool_call(self, tool_call: ToolCall, ctx: PolicyContext) -> Verdict:
+        verdict = self.verdicts.get(tool_call.name, ALLOW)
+        if isinstance(verdict, BaseException):
+            raise verdict
+        return verdict
+
+
+class Slow(ToolGatePolicy):
+    """Judges when the test says so; notes which calls are being judged, and which were cancelled."""
+
+    def __init__(self) -> None:
+        self.begun: list[str] = []
+        self.cancelled: list[str] = []
+        self.has_all = asyncio.Event()
+        self.verdicts: dict[str, asyncio.Future[Verdict]] = {}
+
+    def of(self, name: str) -> asyncio.Future[Verdict]:
+        return self.verdicts.setdefault(name, asyncio.get_running_loop().create_future())
+
+    async def judge_tool_call(self, tool_call: ToolCall, ctx: PolicyContext) -> Verdict:
+        self.begun.append(tool_call.name)
+        if len(self.begun) == 3:
+            self.has_all.set()
+        try:
+            return await self.of(tool_call.name)
+        except asyncio.CancelledError:
+            self.cancelled.append(tool_call.name)
+            raise
+
+
+ANSWER = [
+    text("before "),
+    *call(0, "a", "{}"),
+    *call(1, "b", '{"x": ', "1}"),
+    *call(2, "c", "{}"),
+    finish("tool_calls"),
+]
+
+
+def rename(name: str) -> Verdict:
+    return Verdict("modify", tool_call=ToolCall("call_new", name, "{}"), reason="renamed")
+
+
+def names(delivered: Delivered) -> list[str]:
+    return [name for _, name, _ in delivered.calls]
+
+
+async def test_what_no_verdict_touches_leaves_as_the_very_chunks() -> None:
+    assert [id(item) for item in await deliver(Gate({}), ANSWER)] == [id(item) for item in ANSWER]
+
+
+async def test_one_notice_comes_before_the_calls_that_remain_in_their_order() -> None:
+    ctx = context()
+    items = await deliver(Gate({"a": BLOCK, "c": rename("d")}), ANSWER, ctx)
+    delivered = Delivered.of(items)
+    assert delivered.text == f"before {NOTICE_MARK} No."
+    assert names(delivered) == ["b", "d"]
+    assert delivered.finish_reasons == ["tool_calls"]
+    kinds = [
+        "text" if item.choices[0].delta.content else "call"
+        for item in items
+        if item.choices[0].delta.tool_calls or item.choices[0].delta.content
+    ]
+    assert kinds == sorted(kinds, reverse=True)
+    assert [(decision.action, decision.reason, decision.message) for decision in ctx.decisions] == [
+        ("block", "because", "No."),
+        ("modify", "renamed", None),
+    ]
+    blocks = [decision.block for decision in ctx.decisions]
+    assert [block.name for block in blocks if isinstance(block, ToolCallStreamBlock)] == ["a", "c"]
+
+
+async def test_the_same_message_is_told_once() -> None:
+    delivered = Delivered.of(
+        await deliver(Gate({"a": BLOCK, "b": BLOCK, "c": replace(BLOCK, message="Nor this.")}), ANSWER)
+    )
+    assert delivered.text == f"before {NOTICE_MARK} No.\nNor this."
+    assert delivered.calls == []
+    assert delivered.finish_reasons == ["stop"]
+
+
+async def test_a_call_can_be_withheld_without_a_word() -> None:
+    silent = Verdict("block", reason="because")
+    assert Delivered.of(await deliver(Gate({"a": silent}), ANSWER)).text == "before "
+    alone = [*call(0, "a", "{}"), finish("tool_calls")]
+    assert Delivered.of(await deliver(Gate({"a": silent}), alone)).text == WITHHELD_CALLS
+
+
+async def test_a_full_answer_gets_the_same_verdicts() -> None:
+    calls = [tool(0, "call_0", "a", "{}"), tool(1, "call_1", "b", "{}"), tool(2, "call_2", "c", "{}")]
+    response = full({"content": "before ", "tool_calls": calls}, "tool_calls")
+    message = (await deliver_full(Gate({"a": BLOCK, "c": rename("d")}), response)).choices[0].message
+    assert message.content == f"before {NOTICE_MARK} No."
+    assert [entry.function.name for entry in message.tool_calls] == ["b", "d"]
+
+
+async def test_a_full_answer_that_no_verdict_touches_is_the_same_object() -> None:
+    response = full({"tool_calls": [tool(0, "call_0", "a", "{}")]}, "tool_calls")
+    assert await deliver_full(Gate({}), response) is response
+
+
+async def test_text_streams_on_while_calls_are_held() -> None:
+    policy = Slow()
+    items = [text("before "), *call(0, "a", "{}"), text("after"), finish("tool_calls")]
+    stream = PolicyExecutor(policy).run(provide(items), adapter(), context())
+    assert [(await anext(stream)).choices[0].delta.content for _ in range(2)] == ["before ", "after"]
+    policy.of("a").set_result(ALLOW)
+    assert names(Delivered.of(await pull(stream))) == ["a"]
+
+
+async def test_calls_are_judged_side_by_side_each_once_and_delivered_in_order() -> None:
+    policy = Slow()
+    delivery = asyncio.create_task(deliver(policy, ANSWER))
+    await policy.has_all.wait()  # none of the three has its verdict yet
+    for name in ("c", "b", "a"):
+        policy.of(name).set_result(ALLOW)
+    assert names(Delivered.of(await delivery)) == ["a", "b", "c"]
+    assert policy.begun == ["a", "b", "c"]
+
+
+async def test_a_call_is_judged_as_soon_as_it_is_whole() -> None:
+    policy = Slow()
+    has_more = asyncio.Event()
+
+    async def provider() -> AsyncIterator[Any]:
+        for item in (*call(0, "a", "{}"), *call(1, "b", "{}"), *call(2, "c", "{}"), *call(3, "d", "{}")):
+            yield item
+        await has_more.wait()
+        yield finish("tool_calls")
+
+    delivery = asyncio.create_task(pull(PolicyExecutor(policy).run(provider(), adapter(), context())))
+    await policy.has_all.wait()
+    has_more.set()
+    for name in ("a", "b", "c", "d"):
+        policy.of(name).set_result(ALLOW)
+    assert names(Delivered.of(await delivery)) == ["a", "b", "c", "d"]
+
+
+def choice_of(choice: int, name: str) -> list[Any]:
+    return [chunk(choice, tool_calls=[tool(0, f"call_{choice}", name, "{}")]), finish("tool_calls", choice=choice)]
+
+
+async def test_each_choice_is_told_of_its_own_calls() -> None:
+    items = await deliver(
+        Gate({"a": BLOCK, "b": rename("c")}), [*choice_of(0, "a"), *choice_of(1, "b"), *choice_of(2, "d")]
+    )
+    first, second, third = (Delivered.of(items, choice) for choice in range(3))
+    assert (first.text, names(first)) == (f"{NOTICE_MARK} No.", [])
+    assert (second.text, names(second)) == ("", ["c"])
+    assert (third.text, names(third)) == ("", ["d"])
+
+
+async def test_calls_of_choices_that_the_provider_did_not_finish_are_judged_too() -> None:
+    items = [item for choice, name in enumerate("aba") for item in choice_of(choice, name)[:1]]
+    delivered = await deliver(Gate({"a": BLOCK, "b": rename("c")}), items)
+    first, second, third = (Delivered.of(delivered, choice) for choice in range(3))
+    assert (first.text, names(first)) == (f"{NOTICE_MARK} No.", [])
+    assert (second.text, names(second)) == ("", ["c"])
+    assert (third.text, names(third)) == (f"{NOTICE_MARK} No.", [])
+
+
+FAILURES = pytest.mark.parametrize("failure", [RuntimeError("secret"), asyncio.CancelledError()])
+
+
+@FAILURES
+async def test_a_verdict_that_fails_blocks_the_answer(failure: BaseException) -> None:
+    ctx = context()
+    delivered = Delivered.of(await deliver(Gate({"b": failure}), ANSWER, ctx))
+    assert delivered.calls == []
+    assert "a policy check failed" in delivered.text
+    assert "secret" not in delivered.text
+    assert ctx.decisions[-1].action == "error"
+
+
+@FAILURES
+async def test_what_other_verdicts_withheld_stays_withheld_when_failures_pass(failure: BaseException) -> None:
+    ctx = context()
+    delivered = Delivered.of(await deliver(Gate({"a": BLOCK, "b": failure}), ANSWER, ctx, on_policy_error="pass"))
+    assert names(delivered) == ["b", "c"]
+    assert [decision.action for decision in ctx.decisions] == ["block", "error"]
+
+
+@pytest.mark.parametrize(("on_policy_error", "passed"), [("block", []), ("pass", ["b", "c"])])
+async def test_a_verdict_that_takes_too_long_is_a_failure(on_policy_error: str, passed: list[str]) -> None:
+    policy = Slow()
+    policy.of("a").set_result(BLOCK)
+    policy.of("c").set_result(ALLOW)
+    items = await deliver(policy, ANSWER, timeout_s=0.05, on_policy_error=on_policy_error)
+    assert names(Delivered.of(items)) == passed
+    assert policy.cancelled == ["b"]
+
+
+async def test_judging_ends_when_the_client_leaves() -> None:
+    policy = Slow()
+    stream = PolicyExecutor(policy).run(provide(ANSWER), adapter(), context())
+    await anext(stream)
+    await policy.has_all.wait()
+    await stream.aclose()
+    assert sorted(policy.cancelled) == ["a", "b", "c"]
+
+
+async def test_judging_ends_when_the_providers_stream_fails() -> None:
+    policy = Slow()
+    failure = RuntimeError("the provider's")
+    with pytest.raises(RuntimeError) as raised:
+        await deliver(policy, [*call(0, "a", "{}"), text("after"), failure])
+    assert raised.value is failure
+    assert policy.cancelled == policy.begun
