@@ -6,11 +6,13 @@ PYTHON      ?=
 UV          ?= uv
 
 BIN         := $(VENV)/bin
+EVAL        := build/eval
+EVAL_PYTHON := $(EVAL)/venv/bin/python
 STAMP       := $(VENV)/.installed
 NEW_ENOUGH  := import sys; sys.exit(sys.version_info < (3, 11))
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test lint format constraints clean
+.PHONY: help install run test eval lint format constraints clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -25,6 +27,10 @@ run: install ## Serve litellm_config.yaml with a scripted model, no key needed
 
 test: install ## Run the tests
 	@$(BIN)/python -m pytest
+
+eval: install $(EVAL)/.installed ## Measure the presets on labelled tool calls of agentdojo and control-arena
+	@$(EVAL_PYTHON) -m eval.corpus >$(EVAL)/corpus.jsonl
+	@LITELLM_LOCAL_MODEL_COST_MAP=True $(BIN)/python -m eval.rates $(EVAL)/corpus.jsonl $(if $(VERBOSE),--verbose)
 
 lint: install ## Check style, formatting and types
 	@$(BIN)/ruff check .
@@ -56,6 +62,17 @@ $(STAMP): pyproject.toml $(CONSTRAINTS)
 	fi
 	@touch $@
 	@echo "Installed."
+
+$(EVAL)/.installed: eval/requirements.txt | $(STAMP)
+	@echo "Installing agentdojo and control-arena into $(EVAL)/venv; this takes a minute ..."
+	@if $(UV) --version >/dev/null 2>&1; then \
+		$(UV) venv --quiet --clear --python $(BIN)/python $(EVAL)/venv && \
+		$(UV) pip install --quiet --no-deps --python $(EVAL_PYTHON) -r eval/requirements.txt; \
+	else \
+		$(BIN)/python -m venv --clear $(EVAL)/venv && \
+		$(EVAL_PYTHON) -m pip install --quiet --disable-pip-version-check --no-deps -r eval/requirements.txt; \
+	fi
+	@touch $@
 
 # Leaves an environment that is there alone. $(PYTHON), where given, is the only one tried.
 define CREATE_VENV

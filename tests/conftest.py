@@ -7,7 +7,9 @@ import pytest
 
 from luthien_litellm_hooks.testing.provider import ScriptedProvider
 from luthien_litellm_hooks.testing.serving import serve
+from tests.support.postgres import running_postgres
 from tests.support.proxy import Proxies
+from tests.support.redis import running_redis
 
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # LiteLLM would look for it on the network
 
@@ -33,3 +35,16 @@ def proxies(provider_url: str, tmp_path_factory: pytest.TempPathFactory) -> Gene
     proxies = Proxies(provider_url, tmp_path_factory.mktemp("proxies"))
     yield proxies
     proxies.close()
+
+
+@pytest.fixture(scope="session")
+def postgres_url(proxies: Proxies) -> Generator[str]:
+    with running_postgres() as url:
+        yield url
+        proxies.close()  # while they can still write
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> Generator[str]:
+    with running_redis() as url:
+        yield url

@@ -14,9 +14,12 @@ import openai
 import yaml
 
 from luthien_litellm_hooks.testing.proxy import HOST, answers, proxy_process
+from tests.support.prisma_client import prisma_environment
 
 KEY = "sk-0123456789abcdef"
 START_SECONDS = 90
+SPEND_LOG_SECONDS = 1
+"""How often a proxy writes spend logs. LiteLLM adds up to 5 seconds of its own choice."""
 ROOT = Path(__file__).parents[2]
 
 
@@ -42,6 +45,12 @@ class Proxy:
     @cached_property
     def openai(self) -> openai.OpenAI:
         return openai.OpenAI(base_url=f"{self.url}/v1", api_key=KEY, max_retries=0, timeout=60)
+
+    def virtual_key(self, **settings: Any) -> str:
+        """A new key of LiteLLM's, with these settings. The proxy needs a database."""
+        response = self.http.post("/key/generate", json=settings)
+        assert response.is_success, response.text
+        return response.json()["key"]
 
 
 def proxy_config(provider_url: str, luthien: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -78,15 +87,25 @@ class Proxies:
         self._stack = ExitStack()
         self._running: dict[str, Proxy] = {}
 
-    def get(self, luthien: Mapping[str, Any] | None, **litellm_settings: Any) -> Proxy:
+    def get(
+        self,
+        luthien: Mapping[str, Any] | None,
+        *,
+        database_url: str | None = None,
+        general_settings: Mapping[str, Any] | None = None,
+        **litellm_settings: Any,
+    ) -> Proxy:
         """The proxy with these settings of the plugin (None for the stock proxy without it), and
-        these `litellm_settings`."""
-        name = yaml.safe_dump([luthien, litellm_settings])
+        these `litellm_settings` and `general_settings`. With a database it has virtual keys, and writes spend logs."""
+        name = yaml.safe_dump([luthien, litellm_settings, database_url, general_settings])
         if name not in self._running:
             config = proxy_config(self._provider_url, luthien)
             config["litellm_settings"].update(litellm_settings)
+            config["general_settings"] = dict(general_settings or {})
             folder = self._folder / f"proxy-{len(self._running)}"
             environment = {"GATE_URL": self._provider_url, "FLAG": str(self.flag), **self._pass_through()}
+            if database_url is not None:
+                environment |= prisma_environment(database_url) | {"PROXY_BATCH_WRITE_AT": str(SPEND_LOG_SECONDS)}
             self._running[name] = self._stack.enter_context(running_proxy(config, folder, environment))
         return self._running[name]
 

