@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from luthien_litellm_hooks.errors import (
     ConfigError,
+    JudgeError,
     LuthienError,
     PolicyBlockedError,
     PolicyError,
@@ -25,6 +26,7 @@ from luthien_litellm_hooks.events import (
     ToolCallStreamBlock,
 )
 from luthien_litellm_hooks.executor import PolicyExecutor
+from luthien_litellm_hooks.llm_client import LiteLLMClient, LLMClient
 from luthien_litellm_hooks.policy.base import Policy, PolicyConfig
 from luthien_litellm_hooks.policy.chunk import ChunkPolicy
 from luthien_litellm_hooks.policy.context import Decision, Identity, PolicyContext, StreamingResponseContext
@@ -34,6 +36,7 @@ from luthien_litellm_hooks.policy.helpers import (
     passthrough_accumulated_chunks,
     passthrough_last_chunk,
     send_chunk,
+    send_notice,
     send_reasoning,
     send_text,
     send_tool_call,
@@ -60,6 +63,9 @@ __all__ = [
     "ContentStreamBlock",
     "Decision",
     "Identity",
+    "JudgeError",
+    "LLMClient",
+    "LiteLLMClient",
     "LuthienError",
     "NoOpObservabilityContext",
     "ObservabilityContext",
@@ -89,6 +95,7 @@ __all__ = [
     "passthrough_accumulated_chunks",
     "passthrough_last_chunk",
     "send_chunk",
+    "send_notice",
     "send_reasoning",
     "send_text",
     "send_tool_call",

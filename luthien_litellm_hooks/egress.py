@@ -57,6 +57,11 @@ class ParcelSink(Protocol):
         """Takes what ends the answer, always."""
         ...
 
+    async def let_read(self) -> None:
+        """Gives the reader its turn, if there is something for it: a provider whose chunks are all
+        there already would leave it none."""
+        ...
+
     def close(self, error: BaseException | None = None) -> None:
         """Ends the stream, with the provider's own error if there was one."""
         ...
@@ -107,6 +112,11 @@ class EgressQueue:
         self._put_error = self._put_error or StreamClosedError("the answer was ended")
         if not self._is_closed:
             self._append(parcel)
+
+    async def let_read(self) -> None:
+        """Gives the reader its turn, if there is something to take."""
+        if self._parcels:
+            await asyncio.sleep(0)
 
     def close(self, error: BaseException | None = None) -> None:
         """Ends the stream, with the provider's own error if there was one."""

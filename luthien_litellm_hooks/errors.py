@@ -4,6 +4,7 @@ LuthienError
 +-- ConfigError            a setting is wrong: the proxy must not start (also a RuntimeError)
 +-- PolicyError            a policy did what it must not
 |   +-- PolicyTimeoutError     a hook ran past its deadline without a keepalive()
+|   +-- JudgeError             a model that a policy asked gave no answer to rely on
 +-- PolicyBlockedError     a policy refuses: raised by policies, on purpose
 +-- StreamClosedError      something was sent after the stream's end
 |   +-- QueueFullError         the client did not read for too long
@@ -29,6 +30,10 @@ class PolicyError(LuthienError):
 
 class PolicyTimeoutError(PolicyError):
     """A hook ran past its deadline without calling `keepalive()`."""
+
+
+class JudgeError(PolicyError):
+    """A model that a policy asked gave no answer to rely on: it is missing, cut off, or not as asked."""
 
 
 class PolicyBlockedError(LuthienError):

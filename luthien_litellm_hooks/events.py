@@ -54,11 +54,13 @@ class Frame(Event):
 class TextDelta(Event):
     """A piece of the text that the user reads. Never empty when it came from a provider.
 
-    `index` is the number of its block, on wires that number blocks of text.
+    `index` is the number of its block, on wires that number blocks of text. Where a wire runs texts
+    together, a blank line comes before one that `is_apart`.
     """
 
     index: int | None = None
     text: str
+    is_apart: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -315,6 +315,9 @@ class Seat:
         else:
             self._panel.let_out_ending(self, parcel)
 
+    async def let_read(self) -> None:
+        await self._panel.queue.let_read()
+
     def close(self, error: BaseException | None = None) -> None:
         """Says nothing: the panel knows when its members have ended."""
 

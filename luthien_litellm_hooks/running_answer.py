@@ -116,6 +116,7 @@ class RunningAnswer:
                 await self._guard(self._judge(chunk))
             if self.notice is not None:
                 self.outbox.let_out_ending(chunk, (event for event in chunk.events if isinstance(event, _ENDING)))
+        await self.queue.let_read()
 
     async def _guard(self, work: Awaitable[None]) -> None:
         try:

@@ -34,6 +34,7 @@ class _ChoiceOut:
     def __init__(self) -> None:
         self.has_started = False
         self.has_text = False
+        self.is_apart = False  # of the text that left last
         self.has_made_call = False
         self.calls = 0
         self.blocks = 0
@@ -102,8 +103,7 @@ class WayOut:
     def _notice(self, text: str) -> Iterator[StreamEvent]:
         self._is_cut = True
         for number in self._unfinished() or [0]:
-            before = "\n\n" if self._choice(number).has_text and not self._adapter.is_framed else ""
-            yield TextDelta(choice=number, text=before + text)
+            yield TextDelta(choice=number, text=text, is_apart=True)
 
     def _unfinished(self) -> list[int]:
         return [number for number, choice in self._choices.items() if choice.finish_reason is None]
@@ -171,8 +171,12 @@ class WayOut:
             call = self._call(choice, event, block)
             number = choice.numbers.get(block, choice.calls - 1)
             yield call if event.form == "legacy_function" else _numbered(call, number)
-        elif isinstance(event, TextDelta | ReasoningDelta):
-            choice.has_text = choice.has_text or isinstance(event, TextDelta)
+        elif isinstance(event, TextDelta):
+            if choice.has_text and (event.is_apart or choice.is_apart):
+                yield TextDelta(choice=event.choice, text="\n\n")
+            yield replace(event, is_apart=False) if event.is_apart else event
+            choice.has_text, choice.is_apart = True, event.is_apart
+        elif isinstance(event, ReasoningDelta):
             yield event
 
     def _call(self, choice: _ChoiceOut, event: ToolCallDelta, block: StreamBlock | None) -> ToolCallDelta:
@@ -203,6 +207,8 @@ class WayOut:
         elif isinstance(event, TextDelta | ReasoningDelta):
             if block not in choice.numbers or (block is None and not goes_on):
                 yield _begin(choice, Frame(choice=event.choice, role="begin", kind=kind or "text", index=-1), block)
+            elif isinstance(event, TextDelta) and event.is_apart:
+                event = _set_apart(event)
             yield _numbered(event, choice.numbers[block])
         elif isinstance(event, Frame) and block in choice.numbers:
             yield _numbered(event, choice.numbers[block])
@@ -250,6 +256,8 @@ class WayOut:
                 return  # a client that sends text after a call back to its provider is refused
             yield from _end(choice)
             yield _begin(choice, Frame(choice=event.choice, role="begin", kind=kind, index=-1), block)
+        elif isinstance(event, TextDelta) and event.is_apart:
+            event = _set_apart(event)
         choice.has_text = choice.has_text or kind == "text"
         yield _numbered(event, choice.numbers[block])
 
@@ -292,6 +300,10 @@ def _end(choice: _ChoiceOut) -> Iterator[StreamEvent]:
     if choice.open is not None:
         yield choice.open[1]
         choice.open = None
+
+
+def _set_apart(event: TextDelta) -> TextDelta:
+    return replace(event, text=f"\n\n{event.text}", is_apart=False)
 
 
 def _numbered(event: DeltaEvent | Frame, number: int) -> StreamEvent:

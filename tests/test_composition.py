@@ -163,12 +163,12 @@ async def test_calls_that_one_renames_are_judged_by_their_new_names() -> None:
     assert [name for _, name, _ in got.calls] == ["safe_read", "safe_delete"]
     got = await delivered(serial(NoDeletes(), Renames()))
     assert [name for _, name, _ in got.calls] == ["safe_read"]
-    assert got.text == "one secret[luthien] No deletions."
+    assert got.text == "one secret\n\n[luthien] No deletions."
 
 
 async def test_a_notice_of_one_is_text_to_the_next() -> None:
     got = await delivered(serial(NoDeletes(), AllCaps()))
-    assert got.text == "ONE SECRET[LUTHIEN] NO DELETIONS."
+    assert got.text == "ONE SECRET\n\n[LUTHIEN] NO DELETIONS."
     assert got.calls == [READ]
 
 
@@ -278,19 +278,19 @@ CASES: list[tuple[Strategy, list[Policy], str, list[Any]]] = [
     ("any_blocks", [NoOp(), NoOp()], "one secret", [READ, DELETE]),
     ("any_blocks", [NoOp(), Redacts()], "one ***", [READ, DELETE]),
     ("any_blocks", [Redacts(), Says(None)], "", [READ, DELETE]),
-    ("any_blocks", [NoOp(), NoDeletes()], "one secret[luthien] No deletions.", [READ]),
-    ("any_blocks", [Redacts(), NoDeletes(), NoOp()], "one ***[luthien] No deletions.", [READ]),
+    ("any_blocks", [NoOp(), NoDeletes()], "one secret\n\n[luthien] No deletions.", [READ]),
+    ("any_blocks", [Redacts(), NoDeletes(), NoOp()], "one ***\n\n[luthien] No deletions.", [READ]),
     ("any_blocks", [AllCaps(), Redacts()], "ONE SECRET", [READ, DELETE]),
     ("any_blocks", [NoOp(), Refuses()], "Refused.", []),
     ("majority", [NoOp(), NoOp(), Redacts()], "one secret", [READ, DELETE]),
     ("majority", [NoOp(), AllCaps(), Redacts()], "ONE SECRET", [READ, DELETE]),
-    ("majority", [NoDeletes(), NoOp(), NoDeletes()], "one secret[luthien] No deletions.", [READ]),
+    ("majority", [NoDeletes(), NoOp(), NoDeletes()], "one secret\n\n[luthien] No deletions.", [READ]),
     ("majority", [NoDeletes(), NoOp()], "one secret", [READ, DELETE]),
     ("majority", [Refuses(), NoOp(), NoOp()], "one secret", [READ, DELETE]),
     ("majority", [Refuses(), NoOp(), Says(None)], "Refused.", [READ, DELETE]),
     ("unanimous", [Says(None), NoOp()], "one secret", [READ, DELETE]),
     ("unanimous", [Says(None), Redacts()], "", [READ, DELETE]),
-    ("unanimous", [NoDeletes(), Renames()], "one secret[luthien] No deletions.", [("call_0", "read", READ[2])]),
+    ("unanimous", [NoDeletes(), Renames()], "one secret\n\n[luthien] No deletions.", [("call_0", "read", READ[2])]),
     ("unanimous", [Refuses(), Fails()], "Refused.", []),
     ("first", [NoOp(), Says(None), NoDeletes()], "one secret", [READ, DELETE]),
     ("first", [Redacts(), NoOp(), NoOp()], "one ***", [READ, DELETE]),
@@ -359,7 +359,7 @@ async def test_calls_withheld_by_different_policies_leave_a_notice() -> None:
 
 async def test_a_stream_without_a_finish_reason_is_voted_on_too() -> None:
     got = await delivered(parallel("any_blocks", NoDeletes(), NoOp()), ANSWER[:-2])
-    assert (got.text, got.calls) == ("one secret[luthien] No deletions.", [READ])
+    assert (got.text, got.calls) == ("one secret\n\n[luthien] No deletions.", [READ])
 
 
 REPLIES: list[tuple[Strategy, list[Any], Any]] = [

@@ -149,8 +149,11 @@ async def test_what_is_passed_leaves_as_the_very_object_that_came(policy: Policy
 
 
 async def test_a_chunk_that_carries_several_things_leaves_whole_when_all_of_it_passes() -> None:
+    class HasNoLastWord(Log):
+        on_stream_complete = Policy.on_stream_complete
+
     everything = chunk(content="text", tool_calls=[tool(0, "a", "f", "{}"), tool(1, "b", "g", "{}")], finish="stop")
-    log = Log()
+    log = HasNoLastWord()
     [delivered] = await deliver(log, [everything])
     assert delivered is everything
     assert [call for call in log.calls if call.startswith(("complete", "finish"))] == [
@@ -159,6 +162,19 @@ async def test_a_chunk_that_carries_several_things_leaves_whole_when_all_of_it_p
         "complete ToolCall",
         "finish stop",
     ]
+
+
+async def test_chunks_that_are_all_there_already_still_leave_one_by_one() -> None:
+    judged: list[str | None] = []
+
+    class Watches(Policy):
+        async def on_content_delta(self, ctx: StreamingResponseContext) -> None:
+            judged.append(ctx.delta)
+            await passthrough_last_chunk(ctx)
+
+    stream = PolicyExecutor(Watches()).run(provide([text("a"), text("b"), finish()]), adapter(), context())
+    left = [(item.choices[0].delta.content, len(judged)) async for item in stream]
+    assert left == [("a", 1), ("b", 2), (None, 2)]
 
 
 async def test_of_a_chunk_that_carries_several_things_only_what_is_let_out_leaves() -> None:

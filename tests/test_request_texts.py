@@ -199,3 +199,17 @@ def test_our_own_notices_in_the_history_are_known_and_not_changed() -> None:
 def test_a_body_of_an_unknown_shape_is_no_error(body: dict[str, Any]) -> None:
     list(iter_texts(Request(body)))
     map_texts(Request(body), str.upper, tool_arguments=True)
+
+
+def test_of_an_earlier_answer_only_our_own_paragraphs_are_left_alone() -> None:
+    said = "a secret\n\nand a secret\n\n[luthien] No secret.\n\na secret"
+    request = Request({"messages": [{"role": "assistant", "content": said}, {"role": "user", "content": said}]})
+    assert [(text.text, text.is_notice) for text in iter_texts(request)] == [
+        ("a secret\n\nand a secret", False),
+        ("[luthien] No secret.", True),
+        ("a secret", False),
+        (said, False),
+    ]
+    changed = map_texts(request, lambda text: text.replace("secret", "***"))
+    assert changed.messages[0]["content"] == "a ***\n\nand a ***\n\n[luthien] No secret.\n\na ***"
+    assert changed.messages[1]["content"] == said.replace("secret", "***")

@@ -91,7 +91,7 @@ async def test_one_notice_comes_before_the_calls_that_remain_in_their_order() ->
     ctx = context()
     items = await deliver(Gate({"a": BLOCK, "c": rename("d")}), ANSWER, ctx)
     delivered = Delivered.of(items)
-    assert delivered.text == f"before {NOTICE_MARK} No."
+    assert delivered.text == f"before \n\n{NOTICE_MARK} No."
     assert names(delivered) == ["b", "d"]
     assert delivered.finish_reasons == ["tool_calls"]
     kinds = [
@@ -112,7 +112,7 @@ async def test_the_same_message_is_told_once() -> None:
     delivered = Delivered.of(
         await deliver(Gate({"a": BLOCK, "b": BLOCK, "c": replace(BLOCK, message="Nor this.")}), ANSWER)
     )
-    assert delivered.text == f"before {NOTICE_MARK} No.\nNor this."
+    assert delivered.text == f"before \n\n{NOTICE_MARK} No.\nNor this."
     assert delivered.calls == []
     assert delivered.finish_reasons == ["stop"]
 
@@ -128,7 +128,7 @@ async def test_a_full_answer_gets_the_same_verdicts() -> None:
     calls = [tool(0, "call_0", "a", "{}"), tool(1, "call_1", "b", "{}"), tool(2, "call_2", "c", "{}")]
     response = full({"content": "before ", "tool_calls": calls}, "tool_calls")
     message = (await deliver_full(Gate({"a": BLOCK, "c": rename("d")}), response)).choices[0].message
-    assert message.content == f"before {NOTICE_MARK} No."
+    assert message.content == f"before \n\n{NOTICE_MARK} No."
     assert [entry.function.name for entry in message.tool_calls] == ["b", "d"]
 
 

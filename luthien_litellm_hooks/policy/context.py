@@ -21,8 +21,9 @@ class Decision:
 
     `reason` is for the operator and never leaves the proxy; `message` is what the client was told.
     `evidence` is what the reason rests on, in the words of the request or the answer: it is kept only
-    where their texts are. `milliseconds` is the time that the decision took, `error` the kind of what failed. A vote is one
-    of several members' of a `parallel`, whose own decision says what became of the block.
+    where their texts are. `milliseconds` is the time that the decision took, `error` the kind of what
+    failed. A vote is one of several members' of a `parallel`, whose own decision says what became of
+    the block.
     """
 
     policy: str

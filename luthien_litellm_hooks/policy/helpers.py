@@ -12,6 +12,7 @@ from luthien_litellm_hooks.events import (
     ToolCallDelta,
 )
 from luthien_litellm_hooks.policy.context import StreamingResponseContext
+from luthien_litellm_hooks.policy.notices import notice
 
 
 async def send_text(ctx: StreamingResponseContext, text: str) -> None:
@@ -24,6 +25,12 @@ async def send_text(ctx: StreamingResponseContext, text: str) -> None:
         await _send(ctx, TextDelta(choice=ctx.choice, text=text), ContentStreamBlock)
     else:
         drop_block(ctx)
+
+
+async def send_notice(ctx: StreamingResponseContext, text: str) -> None:
+    """Sends text in our own name: marked as such, and apart from the text before it. Otherwise like
+    `send_text`."""
+    await _send(ctx, TextDelta(choice=ctx.choice, text=notice(text), is_apart=True), ContentStreamBlock)
 
 
 async def send_reasoning(ctx: StreamingResponseContext, text: str) -> None:

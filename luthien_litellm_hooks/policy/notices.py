@@ -9,6 +9,18 @@ def notice(text: str) -> str:
     return text if is_notice(text) else f"{NOTICE_MARK} {text}"
 
 
+def parted(text: str) -> list[tuple[str, bool]]:
+    """`text` in parts that, joined by blank lines, are it again; whether each is our own."""
+    parts: list[tuple[str, bool]] = []
+    for paragraph in text.split("\n\n"):
+        is_ours = is_notice(paragraph)
+        if parts and not is_ours and not parts[-1][1]:
+            parts[-1] = f"{parts[-1][0]}\n\n{paragraph}", False
+        else:
+            parts.append((paragraph, is_ours))
+    return parts
+
+
 def is_notice(text: str) -> bool:
     """Whether `text` says it is ours. A model can write the mark too, so this may spare a text of
     the history from being judged again, but never an answer."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from luthien_litellm_hooks.parsing.json_strings import map_json_strings
-from luthien_litellm_hooks.policy.notices import is_notice
+from luthien_litellm_hooks.policy.notices import NOTICE_MARK, parted
 from luthien_litellm_hooks.policy.request import Request
 
 
@@ -29,7 +29,7 @@ def iter_texts(request: Request) -> Iterator[RequestText]:
     texts: list[RequestText] = []
 
     def note(role: str, text: str) -> str:
-        texts.append(RequestText(role, text, role == "assistant" and is_notice(text)))
+        texts.extend(RequestText(role, part, is_ours) for part, is_ours in _parted(role, text))
         return text
 
     _map_body(request.body, note, None)
@@ -41,10 +41,14 @@ def map_texts(request: Request, change: Callable[[str], str], *, tool_arguments:
     strings in the arguments of earlier tool calls. The same object if nothing was changed."""
 
     def changed(role: str, text: str) -> str:
-        return text if role == "assistant" and is_notice(text) else change(text)
+        return "\n\n".join(part if is_ours else change(part) for part, is_ours in _parted(role, text))
 
     body = _map_body(request.body, changed, change if tool_arguments else None)
     return request if body is request.body else request.replace(**body)
+
+
+def _parted(role: str, text: str) -> list[tuple[str, bool]]:
+    return parted(text) if role == "assistant" and NOTICE_MARK in text else [(text, False)]
 
 
 _Change = Callable[[str, str], str]  # of a role and a text

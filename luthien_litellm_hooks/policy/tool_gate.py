@@ -12,10 +12,10 @@ from luthien_litellm_hooks.policy.context import PolicyContext, StreamingRespons
 from luthien_litellm_hooks.policy.helpers import (
     drop_block,
     passthrough_accumulated_chunks,
+    send_notice,
     send_text,
     send_tool_call,
 )
-from luthien_litellm_hooks.policy.notices import notice
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +132,7 @@ def _is_withheld(verdict: asyncio.Task[Verdict]) -> bool:
 
 async def _tell(ctx: StreamingResponseContext, messages: Sequence[str]) -> None:
     if messages:
-        await send_text(ctx, notice("\n".join(dict.fromkeys(messages))))
+        await send_notice(ctx, "\n".join(dict.fromkeys(messages)))
 
 
 async def _let_out(ctx: StreamingResponseContext, block: ToolCallStreamBlock, verdict: Verdict) -> None:

@@ -100,3 +100,8 @@ ROUTES: dict[str, Ask] = {
     "completions": _completions,
     "gemini": _gemini,
 }
+
+
+def apart(route: str) -> str:
+    """What stands between the model's text and ours, where both run together."""
+    return "\n\n" if route in ("chat", "completions", "gemini") else ""

@@ -1,0 +1,69 @@
+"""A model that judges by a function of the test's, served over real sockets."""
+
+import json
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+from luthien_litellm_hooks.testing import openai_wire
+from luthien_litellm_hooks.testing.answers import Answer, Gate, Say
+from luthien_litellm_hooks.testing.provider import Log
+from luthien_litellm_hooks.testing.serving import serve
+
+JSON = dict[str, Any]
+Opinion = Callable[[str, JSON], object]
+"""Of the instructions and what is judged; what is no text is said as JSON."""
+
+
+class JudgeModel:
+    """Answers each request as `opinion` says, which a test may set, when `gate` is open. `asked` is
+    what it was shown."""
+
+    def __init__(self) -> None:
+        self.opinion: Opinion = lambda _instructions, _shown: rating(0)
+        self.gate = Gate()
+        self.gate.open()
+        self.asked: Log[tuple[str, JSON]] = Log()
+        self.base = ""
+
+    @property
+    def config(self) -> JSON:
+        """How a policy is told to ask it."""
+        return {"model": "openai/judge", "api_base": self.base, "api_key": "k"}
+
+    @contextmanager
+    def served(self) -> Generator["JudgeModel"]:
+        app = Starlette(routes=[Route("/v1/chat/completions", self._reply, methods=["POST"])])
+        with serve(app) as url:
+            self.base = f"{url}/v1"
+            yield self
+
+    async def _reply(self, request: Request) -> JSONResponse:
+        body = await request.json()
+        system, user = body["messages"]
+        assert (system["role"], user["role"]) == ("system", "user")
+        asked = system["content"], json.loads(user["content"])
+        self.asked.append(asked)
+        await self.gate.passed()
+        opinion = self.opinion(*asked)
+        text = opinion if isinstance(opinion, str) else json.dumps(opinion)
+        return JSONResponse(openai_wire.full(Answer([Say(text)]), body))
+
+
+def rating(probability: float, explanation: str = "because", **more: Any) -> JSON:
+    return {"probability": probability, "explanation": explanation, **more}
+
+
+def by_content(opinions: Mapping[str, object], otherwise: object) -> Opinion:
+    """The first opinion whose key stands in what is judged, or in the instructions."""
+
+    def opinion(instructions: str, shown: JSON) -> object:
+        text = instructions + json.dumps(shown)
+        return next((found for key, found in opinions.items() if key in text), otherwise)
+
+    return opinion
