@@ -1,0 +1,127 @@
+"""What spans, their attributes and events, and metrics are called: all of it stands here.
+
+`gen_ai.*` and `error.type` are OpenTelemetry's: https://github.com/open-telemetry/semantic-conventions-genai
+
+| Span | One for each |
+| --- | --- |
+| `luthien.transaction` | transaction; below LiteLLM's span, where there is one |
+| `luthien.hook {policy}.{hook}` | call of a policy's hook that decided; below its transaction's |
+
+| Attribute | Of | What |
+| --- | --- | --- |
+| `luthien.transaction.id` | transaction | |
+| `luthien.route` | transaction | one of `OPERATIONS`, or another of the adapters' names |
+| `luthien.outcome` | transaction | how it ended |
+| `error.type` | transaction | the outcome, if it is one of `FAILED_OUTCOMES` |
+| `gen_ai.operation.name` | transaction | see `OPERATIONS` |
+| `gen_ai.request.model` | transaction | |
+| `gen_ai.request.stream` | transaction | |
+| `gen_ai.response.id` | transaction | |
+| `gen_ai.response.model` | transaction | |
+| `gen_ai.response.finish_reasons` | transaction | a list |
+| `gen_ai.usage.input_tokens` | transaction | the provider's count |
+| `gen_ai.usage.output_tokens` | transaction | the provider's count |
+| `luthien.policy`, `luthien.hook` | hook | |
+
+| Event of a hook's span | Attributes |
+| --- | --- |
+| `gen_ai.evaluation.result`: a decision with a score | `gen_ai.evaluation.name` (the policy), |
+| | `gen_ai.evaluation.score.value`, `gen_ai.evaluation.score.label` (the action), |
+| | `gen_ai.evaluation.explanation` (the reason) |
+| `luthien.decision`: one without | `luthien.policy`, `luthien.action`, `luthien.reason` |
+| both, if it is about a block | `luthien.block.kind`, `gen_ai.tool.name`, `gen_ai.tool.call.id` |
+
+What is not known is left out. No text of a prompt or an answer is in it, save what a policy put into
+a reason.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+SCOPE = "luthien_litellm_hooks"
+"""The instrumentation scope of every span and metric."""
+
+TRANSACTION_SPAN = "luthien.transaction"
+HOOK_SPAN = "luthien.hook"
+EVALUATION_EVENT = "gen_ai.evaluation.result"
+DECISION_EVENT = "luthien.decision"
+
+TRANSACTION_ID = "luthien.transaction.id"
+ROUTE = "luthien.route"
+OUTCOME = "luthien.outcome"
+POLICY = "luthien.policy"
+HOOK = "luthien.hook"
+ACTION = "luthien.action"
+REASON = "luthien.reason"
+BLOCK_KIND = "luthien.block.kind"
+
+ERROR_TYPE = "error.type"
+OPERATION_NAME = "gen_ai.operation.name"
+REQUEST_MODEL = "gen_ai.request.model"
+REQUEST_STREAM = "gen_ai.request.stream"
+RESPONSE_ID = "gen_ai.response.id"
+RESPONSE_MODEL = "gen_ai.response.model"
+FINISH_REASONS = "gen_ai.response.finish_reasons"
+INPUT_TOKENS = "gen_ai.usage.input_tokens"
+OUTPUT_TOKENS = "gen_ai.usage.output_tokens"
+EVALUATION_NAME = "gen_ai.evaluation.name"
+SCORE_VALUE = "gen_ai.evaluation.score.value"
+SCORE_LABEL = "gen_ai.evaluation.score.label"
+EXPLANATION = "gen_ai.evaluation.explanation"
+TOOL_NAME = "gen_ai.tool.name"
+TOOL_CALL_ID = "gen_ai.tool.call.id"
+
+OPERATIONS: Mapping[str, str] = MappingProxyType(
+    {
+        "chat": "chat",
+        "messages": "chat",
+        "responses": "chat",
+        "completions": "text_completion",
+        "gemini": "generate_content",
+        "mcp": "execute_tool",
+    }
+)
+"""`gen_ai.operation.name` of each route."""
+
+FAILED_OUTCOMES = frozenset({"policy_error", "provider_error", "timeout"})
+"""The outcomes that make the transaction's span one of an error; a block is a policy's success."""
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A counter, or, where `buckets` are given, a histogram."""
+
+    name: str
+    description: str
+    labels: tuple[str, ...] = ()
+    buckets: tuple[float, ...] = ()
+    unit: str = "1"
+
+
+_HOOK_BUCKETS = (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0)
+_LATENCY_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0)
+
+TRANSACTIONS = Metric("luthien_transactions_total", "Transactions that ended.", ("route", "outcome"))
+DECISIONS = Metric("luthien_decisions_total", "Decisions of policies.", ("policy", "action"))
+POLICY_SECONDS = Metric(
+    "luthien_policy_seconds", "How long a hook of a policy ran.", ("policy", "hook"), _HOOK_BUCKETS, "s"
+)
+ADDED_LATENCY = Metric(
+    "luthien_added_latency_seconds", "How much later answers left than they came.", (), _LATENCY_BUCKETS, "s"
+)
+INGRESS_CHUNKS = Metric("response.chunks.ingress", "Chunks that came from providers.")
+EGRESS_CHUNKS = Metric("response.chunks.egress", "Chunks that left for clients.")
+EVENTS_DROPPED = Metric("luthien_events_dropped_total", "Events that a sink could not take.", ("sink",))
+OBSERVER_FAILURES = Metric("luthien_observer_failures_total", "Failures of the parts that only observe.")
+
+METRICS = (
+    TRANSACTIONS,
+    DECISIONS,
+    POLICY_SECONDS,
+    ADDED_LATENCY,
+    INGRESS_CHUNKS,
+    EGRESS_CHUNKS,
+    EVENTS_DROPPED,
+    OBSERVER_FAILURES,
+)
