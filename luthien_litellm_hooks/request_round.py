@@ -8,6 +8,7 @@ from luthien_litellm_hooks.ballot import Vote
 from luthien_litellm_hooks.composition import Member, Parallel, Stage
 from luthien_litellm_hooks.deadline import HookDeadline
 from luthien_litellm_hooks.errors import PolicyBlockedError, PolicyError
+from luthien_litellm_hooks.policy.base import Policy
 from luthien_litellm_hooks.policy.context import PolicyContext
 from luthien_litellm_hooks.policy.request import Answer, Request
 from luthien_litellm_hooks.running_answer import failure_notice, note_failure
@@ -34,7 +35,20 @@ async def ask(
 
 async def _reply(member: Member, request: Request, ctx: PolicyContext) -> Reply:
     ctx.request = request
+    if type(member.policy).on_request is Policy.on_request:
+        return request
     ctx.hook_began = time.monotonic()
+    started_ns, decided = time.time_ns(), len(ctx.decisions)
+    try:
+        return await _ask_policy(member, request, ctx)
+    finally:
+        made = [decision for decision in ctx.decisions[decided:] if decision.policy == member.name]
+        ctx.observability.hook_ran(
+            member.name, "on_request", started_ns=started_ns, ended_ns=time.time_ns(), decisions=made
+        )
+
+
+async def _ask_policy(member: Member, request: Request, ctx: PolicyContext) -> Reply:
     try:
         result = await HookDeadline(member.timeout_s).run(member.policy.on_request(request, ctx))
         _check(request, result)

@@ -73,6 +73,7 @@ class RunningAnswer:
         self.notice: str | None = None
         """What the answer was ended with; then nothing may follow but how answers end."""
         self._is_policy_out = False  # the policy failed and is to be passed over
+        self._untold_ns: dict[str, int] = {}  # what the hooks took of which nobody was told
         self._finished: set[int] = set()
         self._tail: list[tuple[Chunk, StreamEvent]] = []  # what must leave after on_stream_complete
         self._repeats: list[tuple[Chunk, StreamEvent]] = []  # what must wait for what is held
@@ -263,6 +264,28 @@ class RunningAnswer:
 
     async def _run(self, hook: str) -> None:
         self._ctx.hook_began = time.monotonic()
+        started_ns, decided = time.time_ns(), len(self._ctx.decisions)
+        try:
+            await self._await(hook)
+        finally:
+            self._tell(hook, started_ns, decided)
+
+    def _tell(self, hook: str, started_ns: int, decided: int) -> None:
+        """Tells observers of a hook that ran; of pieces there are too many to tell of each."""
+        ended_ns = time.time_ns()
+        if hook in _FREQUENT_HOOKS and len(self._ctx.decisions) == decided:
+            self._untold_ns[hook] = self._untold_ns.get(hook, 0) + ended_ns - started_ns
+            return
+        policy = self._ctx.policy_name
+        made = [decision for decision in self._ctx.decisions[decided:] if decision.policy == policy]
+        self._ctx.observability.hook_ran(policy, hook, started_ns=started_ns, ended_ns=ended_ns, decisions=made)
+
+    def _tell_rest(self) -> None:
+        for hook, spent_ns in self._untold_ns.items():
+            labels = {"policy": self._ctx.policy_name, "hook": hook}
+            self._ctx.observability.record_metric("luthien_policy_seconds", spent_ns / 1e9, labels)
+
+    async def _await(self, hook: str) -> None:
         try:
             await self._deadline.run(getattr(self._policy, hook)(self._ctx))
         except asyncio.CancelledError as error:
@@ -295,6 +318,7 @@ class RunningAnswer:
         except Exception as error:
             if not isinstance(error, PolicyError):
                 logger.warning("on_stream_closed failed", exc_info=error)
+        self._tell_rest()
 
     def _is_called(self, hook: str) -> bool:
         return not self._is_policy_out and self._is_overridden(hook)
@@ -305,6 +329,7 @@ class RunningAnswer:
 
 
 _ENDING = (Finish, Usage, End)
+_FREQUENT_HOOKS = ("on_chunk_received", "on_content_delta", "on_reasoning_delta", "on_tool_call_delta")
 _DELTA_HOOKS: dict[type[StreamBlock], str] = {
     ContentStreamBlock: "on_content_delta",
     ReasoningStreamBlock: "on_reasoning_delta",

@@ -1,5 +1,6 @@
 """`tool_rules`: tool calls are blocked, allowed or rewritten by rules, of which the first decides."""
 
+import asyncio
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ from luthien_litellm_hooks.policy.tool_gate import ALLOW, ToolGatePolicy, Verdic
 
 _STRICTNESS = ("allow", "modify", "block")
 _SHOWN_NAME = 100
+_LONG = 4096
 _SHELL: frozenset[Kind] = frozenset({"shell"})
 
 
@@ -36,6 +38,11 @@ class ToolRules(ToolGatePolicy):
         self._declared_kinds = named_kinds(config.kinds or {})
 
     async def judge_tool_call(self, tool_call: ToolCall, ctx: PolicyContext) -> Verdict:
+        if len(tool_call.arguments) < _LONG:
+            return self._strictest(tool_call)
+        return await asyncio.to_thread(self._strictest, tool_call)  # other streams need not wait for it
+
+    def _strictest(self, tool_call: ToolCall) -> Verdict:
         verdicts = [self._judge(tool_call, use) for use in self._uses(tool_call)]
         return max(verdicts, key=lambda verdict: _STRICTNESS.index(verdict.action))
 

@@ -1,7 +1,27 @@
 """What a policy may tell the operator about a transaction, apart from its decisions."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
+
+from luthien_litellm_hooks.events import StreamBlock
+
+AttributeValue = str | bool | int | float | Sequence[str]
+
+
+class HookDecision(Protocol):
+    """What is told of a policy's decision: `policy.context.Decision` is one."""
+
+    @property
+    def policy(self) -> str: ...
+    @property
+    def action(self) -> str: ...
+    @property
+    def block(self) -> StreamBlock | None: ...
+    @property
+    def reason(self) -> str | None: ...
+    @property
+    def score(self) -> float | None: ...
 
 
 class ObservabilityContext(ABC):
@@ -21,12 +41,30 @@ class ObservabilityContext(ABC):
         """Adds to a metric. Labels must be few and bounded: never an id."""
 
     @abstractmethod
-    def add_span_attribute(self, key: str, value: str | bool | int | float) -> None:
+    def add_span_attribute(self, key: str, value: AttributeValue) -> None:
         """Sets an attribute of the transaction's span."""
 
     @abstractmethod
-    def add_span_event(self, name: str, attributes: Mapping[str, str | bool | int | float] | None = None) -> None:
+    def add_span_event(self, name: str, attributes: Mapping[str, AttributeValue] | None = None) -> None:
         """Adds an event to the transaction's span."""
+
+    def hook_ran(
+        self, policy: str, hook: str, *, started_ns: int, ended_ns: int, decisions: Iterable[HookDecision] = ()
+    ) -> None:
+        """The engine tells of a hook that ran, with what it decided. The times are nanoseconds since
+        the epoch. Of a delta hook only calls that decided are told; what the others took is added up
+        in the metric `luthien_policy_seconds`."""
+        return
+
+    def end(
+        self,
+        outcome: str,
+        *,
+        attributes: Mapping[str, AttributeValue | None] | None = None,
+        added_latency_s: float | None = None,
+    ) -> None:
+        """The engine tells that the transaction is over."""
+        return
 
 
 class NoOpObservabilityContext(ObservabilityContext):
@@ -45,8 +83,8 @@ class NoOpObservabilityContext(ObservabilityContext):
     def record_metric(self, name: str, value: float, labels: Mapping[str, str] | None = None) -> None:
         return None
 
-    def add_span_attribute(self, key: str, value: str | bool | int | float) -> None:
+    def add_span_attribute(self, key: str, value: AttributeValue) -> None:
         return None
 
-    def add_span_event(self, name: str, attributes: Mapping[str, str | bool | int | float] | None = None) -> None:
+    def add_span_event(self, name: str, attributes: Mapping[str, AttributeValue] | None = None) -> None:
         return None

@@ -1,38 +1,20 @@
 """What a transaction tells OpenTelemetry, the metrics and the sinks of events."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
-from typing import Protocol
 
 from opentelemetry import trace
 from opentelemetry.trace import Span, SpanContext, Status, StatusCode, Tracer, TracerProvider
 
 from luthien_litellm_hooks.events import ContentStreamBlock, ReasoningStreamBlock, StreamBlock, ToolCallStreamBlock
-from luthien_litellm_hooks.telemetry import ObservabilityContext, names
+from luthien_litellm_hooks.telemetry import AttributeValue, HookDecision, ObservabilityContext, names
 from luthien_litellm_hooks.telemetry.fail_open import FailOpen
 from luthien_litellm_hooks.telemetry.metrics import Metrics, process_metrics
 from luthien_litellm_hooks.telemetry.publisher import EventPublisher
 
-AttributeValue = str | bool | int | float | Sequence[str]
-
 MAX_TEXT_LENGTH = 1000
 """How many characters of a text an attribute keeps."""
-
-
-class HookDecision(Protocol):
-    """What a span tells of a policy's decision: `policy.context.Decision` is one."""
-
-    @property
-    def policy(self) -> str: ...
-    @property
-    def action(self) -> str: ...
-    @property
-    def block(self) -> StreamBlock | None: ...
-    @property
-    def reason(self) -> str | None: ...
-    @property
-    def score(self) -> float | None: ...
 
 
 class DefaultObservabilityContext(ObservabilityContext):
