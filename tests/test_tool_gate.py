@@ -76,7 +76,7 @@ ANSWER = [
 
 
 def rename(name: str) -> Verdict:
-    return Verdict("modify", tool_call=ToolCall("call_new", name, "{}"), reason="renamed")
+    return Verdict("modify", instead=(ToolCall("call_new", name, "{}"),), reason="renamed")
 
 
 def names(delivered: Delivered) -> list[str]:

@@ -413,9 +413,9 @@ async def test_a_message_of_all_rules_can_be_set() -> None:
 async def test_a_rewrite_sets_values(values: dict[str, Any], arguments: Any, expected: Any) -> None:
     verdict = await judge(policy_of({"action": "rewrite", "tool": "*", "set": values}), "tool", arguments)
     assert verdict.action == "modify"
-    assert verdict.tool_call is not None
-    assert json.loads(verdict.tool_call.arguments) == expected
-    assert (verdict.tool_call.id, verdict.tool_call.name) == ("call_1", "tool")
+    [call] = verdict.calls
+    assert json.loads(call.arguments) == expected
+    assert (call.id, call.name) == ("call_1", "tool")
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ class ToolRules(ToolGatePolicy):
         if rule.action == "rewrite" and outcome.holds:
             try:
                 changed = _rewritten(tool_call, use, rule.values)
-                return Verdict("modify", tool_call=changed, reason=reason, evidence=evidence)
+                return Verdict("modify", instead=(changed,), reason=reason, evidence=evidence)
             except ValueError as error:
                 reason = f"{reason}; it cannot be rewritten: {error}"
         return self._block(tool_call, reason, evidence, rule.message)

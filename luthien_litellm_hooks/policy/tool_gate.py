@@ -20,19 +20,17 @@ from luthien_litellm_hooks.policy.helpers import (
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What becomes of one tool call: it passes, leaves as `tool_call`, or is withheld. The client is
-    told `message`; `reason`, `evidence` and `score` are for the operator alone, as in `Decision`.
-
-    `instead` is for what one call cannot say: text, several calls or nothing in its place.
+    """What becomes of one tool call: it passes, what stands in `instead` leaves in its place, or it is
+    withheld. The client is told `message`; `reason`, `evidence` and `score` are for the operator alone,
+    as in `Decision`.
     """
 
     action: Literal["allow", "modify", "block"]
-    tool_call: ToolCall | None = None
+    instead: tuple[ToolCall | str, ...] = ()
     message: str | None = None
     reason: str | None = None
     score: float | None = None
     evidence: str | None = None
-    instead: tuple[ToolCall | str, ...] = ()
     milliseconds: float | None = None
 
     @property
@@ -43,8 +41,7 @@ class Verdict:
     @property
     def calls(self) -> list[ToolCall]:
         """The calls that leave in its place."""
-        given = (self.tool_call, *self.instead)
-        return [piece for piece in given if isinstance(piece, ToolCall)]
+        return [piece for piece in self.instead if isinstance(piece, ToolCall)]
 
 
 ALLOW = Verdict("allow")
