@@ -162,7 +162,7 @@ async def test_a_policy_that_keeps_state_on_itself_fails_as_it_does_when_loaded(
             return content
 
     outcome = await run_policy(Counts(), "hello")
-    assert "Counts.count cannot be set" in (outcome.decisions[0].reason or "")
+    assert "Counts.count cannot be set" in (outcome.decisions[0].evidence or "")
 
 
 async def test_a_policy_may_be_given_as_in_a_config() -> None:
