@@ -105,6 +105,18 @@ async def test_a_secret_is_redacted_however_the_stream_cuts_it(kind: str, secret
     assert response.choices[0].message.content == left
 
 
+@pytest.mark.parametrize("kind", ["stripe_key", "google_key", "google_oauth_secret"])
+@pytest.mark.parametrize("tail", ["-l10krOej5B5VB2u5", "_x", "--x-1", "AjVJ4NvLtVro"])
+async def test_what_directly_goes_on_after_a_token_is_redacted_with_it(kind: str, tail: str) -> None:
+    secret = SECRETS[kind][0]
+    for size in (1, 7, 200):
+        assert (
+            await read(Secrets(), *spans_of(f"Use {secret}{tail} (mine).", [size])) == f"Use [redacted:{kind}] (mine)."
+        )
+        told = await read(Secrets(), *spans_of(f"{secret}{PEM}\n", [size]))
+        assert told == f"[redacted:{kind}][redacted:private_key]\n"
+
+
 @pytest.mark.parametrize("innocent", INNOCENT)
 async def test_what_only_looks_like_a_secret_is_left_alone(innocent: str) -> None:
     for size in (1, 5, len(innocent)):

@@ -19,6 +19,13 @@ _WORD = "[A-Za-z0-9_]"
 _URL_SAFE = "[A-Za-z0-9_-]"
 _BASE64 = "[A-Za-z0-9+/]"
 
+
+def _at_least(characters: str, length: int) -> Part:
+    """`length` of `characters`, and whatever directly goes on after them: of a token that is longer than is
+    known here nothing must stay. Five dashes do not go on: they begin a private key."""
+    return Part(f"{characters}{{{length}}}(?:-{{0,4}}{_WORD})*", f"{_URL_SAFE}*")
+
+
 _PEM_LABELS = plain(
     "PRIVATE KEY",
     "RSA PRIVATE KEY",
@@ -61,13 +68,13 @@ _TOKENS: tuple[tuple[str, Part], ...] = (
         then(plain("xoxb-", "xoxp-", "xoxa-", "xoxr-", "xoxs-", "xoxe-", "xapp-"), run("[A-Za-z0-9-]", 20)),
     ),
     # Stripe's documentation: secret and restricted keys of live mode, webhook secrets
-    ("stripe_key", then(plain("sk_live_", "rk_live_", "whsec_"), run(_ALNUM, 24))),
+    ("stripe_key", then(plain("sk_live_", "rk_live_", "whsec_"), _at_least(_ALNUM, 24))),
     # Anthropic: API and admin keys
     ("anthropic_key", then(plain("sk-ant-"), run(_URL_SAFE, 20))),
     # Google: API keys, OAuth access tokens, OAuth client secrets
-    ("google_key", then(plain("AIza"), run(_URL_SAFE, 35, 35))),
+    ("google_key", then(plain("AIza"), _at_least(_URL_SAFE, 35))),
     ("google_oauth_token", then(plain("ya29."), run(_URL_SAFE, 30))),
-    ("google_oauth_secret", then(plain("GOCSPX-"), run(_URL_SAFE, 28, 28))),
+    ("google_oauth_secret", then(plain("GOCSPX-"), _at_least(_URL_SAFE, 28))),
     # npm: granular access tokens
     ("npm_token", then(plain("npm_"), run(_ALNUM, 36))),
     # pypi.org/help, "How can I use API tokens": a macaroon whose first field is the host

@@ -11,6 +11,4 @@ def parse_shell(script: str) -> Script:
 
     What runs another command (`sudo`, `xargs`, `bash -c`, a substitution) is followed by it.
     """
-    reader = ShellReader()
-    reader.read_all(script)
-    return Script(tuple(reader.commands), reader.is_understood)
+    return ShellReader().read(script)

@@ -1,0 +1,139 @@
+"""Follows each command into what it runs in turn: functions, aliases, scripts and other programs."""
+
+import re
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+
+from tree_sitter import Node
+
+from luthien_litellm_hooks.parsing.shell_environment import Environment
+from luthien_litellm_hooks.parsing.shell_feeds import Input
+from luthien_litellm_hooks.parsing.shell_model import Command, Word
+from luthien_litellm_hooks.parsing.shell_syntax import is_whole, syntax_tree
+from luthien_litellm_hooks.parsing.shell_words import TooMuchError
+from luthien_litellm_hooks.parsing.shell_wrappers import quoted, runs_of, script_file_of
+
+MAX_COMMANDS = 5_000
+MAX_WORDS = 20_000
+MAX_CHARACTERS = 1_000_000
+"""Of the script, the scripts inside it and the words of all commands together."""
+
+MAX_SCRIPT_DEPTH = 8
+
+
+class Runner:
+    """Notes the commands in the order in which they run. `read` reads the statements below a node."""
+
+    def __init__(self, read: Callable[[Node], None]) -> None:
+        self.commands: list[Command] = []
+        self.is_understood = True
+        self.environment = Environment()
+        self.input = Input()
+        self._read = read
+        self._functions: dict[str, Node] = {}
+        self._uncalled: dict[str, Node] = {}
+        self._calling: frozenset[str] = frozenset()
+        self._script_depth = 0
+        self._words_left = MAX_WORDS
+        self._characters_left = MAX_CHARACTERS
+
+    def run_script(self, script: str) -> None:
+        """Read a script that runs here."""
+        self._characters_left -= len(script)
+        is_within_bounds = self._script_depth < MAX_SCRIPT_DEPTH and self._characters_left >= 0
+        root = syntax_tree(script) if is_within_bounds else None
+        if root is None:
+            self.is_understood = False
+            return
+        if root.has_error and not is_whole(root):
+            self.is_understood = False
+        self._script_depth += 1
+        self._read(root)
+        self._script_depth -= 1
+
+    def define(self, name: str, body: Node) -> None:
+        """Define a function."""
+        self._functions[name] = self._uncalled[name] = body
+
+    def run_uncalled(self) -> None:
+        """Read the functions that nothing has called."""
+        while self._uncalled:
+            name, body = self._uncalled.popitem()
+            self._read_body(name, body)
+
+    def command_of(self, words: Sequence[Word], *, built_from: tuple[Command, ...], is_in_background: bool) -> Command:
+        """The command that a program and its arguments are, with the directory and the input of this place."""
+        program = words[0]
+        name = re.split(r"[/\\]", program.text)[-1].removesuffix(".exe") if program.is_resolved else ""
+        return Command(
+            name=name,
+            words=tuple(words[1:]),
+            program=program.text,
+            is_name_resolved=program.is_resolved,
+            piped_from=self.input.piped_from,
+            fed_by=self.input.fed_by,
+            built_from=built_from,
+            stdin=self.input.stdin,
+            directory=self.environment.directory,
+            is_in_background=is_in_background,
+            is_self_call=name in self._calling,
+        )
+
+    def note(self, command: Command) -> None:
+        """Add `command`, and nothing that it runs. Raises `TooMuchError`."""
+        self._words_left -= len(command.words)
+        self._characters_left -= sum(len(word.text) for word in command.words)
+        if len(self.commands) >= MAX_COMMANDS or min(self._words_left, self._characters_left) < 0:
+            raise TooMuchError
+        self.commands.append(command)
+
+    def run(self, command: Command) -> None:
+        """Note `command`, what it does to later words, and whatever it runs in turn."""
+        self.note(command)
+        self.environment.write_output(command)
+        with self.reading_from(Input(command.stdin, command.piped_from, command.fed_by)):
+            if command.name in self.environment.aliases:
+                self._run_alias(command)
+            elif command.name in self._functions and not command.is_self_call:
+                self._call(command)
+            else:
+                self.environment.run_builtin(command)
+                self._run_inner(command)
+
+    @contextmanager
+    def reading_from(self, source: Input) -> Generator[None]:
+        """Within: the commands have `source` as their standard input."""
+        outer, self.input = self.input, source
+        yield
+        self.input = outer
+
+    def _run_alias(self, command: Command) -> None:
+        value = self.environment.aliases.pop(command.name)
+        self.run_script(" ".join([value, *map(quoted, command.words)]))
+        self.environment.aliases[command.name] = value
+
+    def _call(self, command: Command) -> None:
+        with self.environment.variables.positional(command.words):
+            self._read_body(command.name, self._functions[command.name])
+
+    def _read_body(self, name: str, body: Node) -> None:
+        self._uncalled.pop(name, None)
+        calling, self._calling = self._calling, self._calling | {name}
+        self._read(body)
+        self._calling = calling
+
+    def _run_inner(self, command: Command) -> None:
+        built_from = (*command.built_from, *(command.fed_by if command.name == "xargs" else ()))
+        for inner in runs_of(command):
+            if isinstance(inner, str):
+                self.run_script(inner)
+            elif inner and self._script_depth < MAX_SCRIPT_DEPTH * 2:
+                self._script_depth += 1
+                self.run(self.command_of(inner, built_from=built_from, is_in_background=command.is_in_background))
+                self._script_depth -= 1
+            else:
+                self.is_understood = False
+        file = script_file_of(command)
+        text = self.environment.files.text(file.text if file else command.program)
+        if text is not None:
+            self.run_script(text)
