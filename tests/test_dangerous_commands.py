@@ -69,6 +69,7 @@ DANGEROUS = (
     "$(printf 'r%s' m) -rf /",
     "`echo rm` -rf /",
     "$CMD -rf /",
+    'CMD=""; [ -f a ] && CMD=rm; $CMD -rf /',
     '"$X" -rf ~',
     "X='rm -rf /'; $X",
     'set -- rm -rf /; "$@"',

@@ -268,6 +268,6 @@ class ShellReader:
         for program in programs:
             line = (*(program or (Word(""),)), *words)
             if named is not None and words and not line[0].text:
-                line, words = words, words[1:]
+                line = words
             lines.append(line)
         return lines
