@@ -15,13 +15,15 @@ Strategy = Literal["any_blocks", "majority", "unanimous", "first"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Member:
-    """One policy, and how it runs. `when` says for which requests; None is for all."""
+    """One policy, and how it runs. `when` says for which requests; None is for all. `version` names
+    its class and settings in records."""
 
     policy: Policy
     name: str
     timeout_s: float = HOOK_TIMEOUT_S
     on_policy_error: OnPolicyError = "block"
     when: When | None = None
+    version: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,3 +82,10 @@ def contexts_of(stage: Stage, ctx: PolicyContext) -> list[PolicyContext]:
     if isinstance(stage, Member):
         return [ctx.of_member(stage, stage.name)]
     return [ctx.of_member(member, member.name, is_voter=True) for member in stage.members]
+
+
+def members_of(composition: Composition) -> tuple[Member, ...]:
+    """All policies of a composition, in their order."""
+    if isinstance(composition, Member):
+        return (composition,)
+    return tuple(found for member in composition.members for found in members_of(member))

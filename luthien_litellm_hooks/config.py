@@ -27,6 +27,25 @@ class QueueSettings(Section):
     """How long a full queue waits for a client that does not read, in seconds."""
 
 
+Bodies = Literal["follow_litellm", "always", "never"]
+
+
+class RecordSettings(Section):
+    """What the record of a transaction holds, in LiteLLM's spend logs."""
+
+    bodies: Bodies = "follow_litellm"
+    """The texts of requests and answers: where LiteLLM's `store_prompts_in_spend_logs` is on, or always, or never."""
+
+
+class EventsSettings(Section):
+    """Where events of transactions are published, beside OpenTelemetry."""
+
+    jsonl: str | None = None
+    """A file to which each is added as a line of JSON; "-" is standard output."""
+    redis: str | bool = False
+    """The URL of a Redis, for the stream `luthien:events`. `true` takes REDIS_URL, else the proxy's own Redis."""
+
+
 class Settings(Section):
     """What stands under `callback_settings.luthien`."""
 
@@ -39,6 +58,8 @@ class Settings(Section):
     ungoverned_routes: Literal["refuse", "allow"] | tuple[str, ...] = "refuse"
     """What becomes of routes whose answers no policy can see; a list names those to let through."""
     queue: QueueSettings = QueueSettings()
+    record: RecordSettings = RecordSettings()
+    events: EventsSettings = EventsSettings()
 
 
 class _PolicyFile(Section):

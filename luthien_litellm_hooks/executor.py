@@ -99,7 +99,7 @@ class PolicyExecutor:
         finally:
             if failure is not None:
                 await stop(answers[-1].worker)
-            await ctx.recorder.finalize_streaming(_outcome(ctx, failure))
+            await ctx.recorder.finalize_streaming(outcome_of(ctx, failure))
 
     async def run_full(self, response: object, adapter: Adapter, ctx: PolicyContext) -> object:
         """The client's answer for a provider's whole `response`: the same object if nothing of it
@@ -123,7 +123,7 @@ class PolicyExecutor:
         finally:
             if failure is not None:
                 await stop(answers[-1].worker)
-            await ctx.recorder.finalize_non_streaming(_outcome(ctx, failure))
+            await ctx.recorder.finalize_non_streaming(outcome_of(ctx, failure))
 
     async def _finish_full(
         self,
@@ -221,8 +221,8 @@ def _noting(decode: Decode, recorder: TransactionRecorder) -> Decode:
     return noted
 
 
-def _outcome(ctx: PolicyContext, failure: BaseException | None) -> Outcome:
-    """How a transaction ended."""
+def outcome_of(ctx: PolicyContext, failure: BaseException | None) -> Outcome:
+    """How a transaction ended, of which `failure` is what its answer was broken off with."""
     errors = {decision.error for decision in ctx.decisions if decision.error is not None and not decision.is_vote}
     if isinstance(failure, GeneratorExit | asyncio.CancelledError) or "QueueFullError" in errors:
         return "client_disconnected"

@@ -1,6 +1,7 @@
 """Several policies judge one answer side by side, each as it came; what leaves is what they vote for."""
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Sequence
 from typing import NoReturn, cast
 
@@ -259,6 +260,7 @@ class Panel:
     # For the operator
 
     def _record_votes(self) -> None:
+        started_ns, decided = time.time_ns(), len(self._ctx.decisions)
         for block, ballot in self._ballots.items():
             ballot.close(range(len(self._seats)))
             votes = {f"{seat.number}: {seat.name}": ballot.vote(seat.number) for seat in self._seats}
@@ -267,6 +269,9 @@ class Panel:
                 action = "allow" if pick is None else ballot.vote(pick)
                 said = ", ".join(f"{name} {vote}" for name, vote in votes.items())
                 self._ctx.decide(action, block=block, reason=f"votes: {said}")
+        made = [decision for decision in self._ctx.decisions[decided:] if decision.policy == self._ctx.policy_name]
+        name, ended_ns = self._ctx.policy_name, time.time_ns()
+        self._ctx.observability.hook_ran(name, "vote", started_ns=started_ns, ended_ns=ended_ns, decisions=made)
 
 
 class Seat:

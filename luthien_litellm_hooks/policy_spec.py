@@ -1,5 +1,7 @@
 """What a config says of a policy, or of several put together, and how it becomes what runs."""
 
+import hashlib
+import json
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -55,7 +57,7 @@ def load_composition(spec: PolicySpec, where: str = "policy") -> Composition:
         members = _members(spec, config, where)
         return Parallel([_voter(member, where, n) for n, member in enumerate(members)], config.strategy, when=spec.when)
     policy = load_policy(spec.class_, spec.config, where)
-    return Member(policy, spec.class_, spec.timeout_s, spec.on_policy_error, spec.when)
+    return Member(policy, spec.class_, spec.timeout_s, spec.on_policy_error, spec.when, _version(policy, spec))
 
 
 def config_schema(name: str) -> dict[str, Any]:
@@ -63,6 +65,12 @@ def config_schema(name: str) -> dict[str, Any]:
     `ConfigError`."""
     compositions: dict[str, type[Section]] = dict(zip(COMPOSITIONS, (SerialConfig, ParallelConfig), strict=True))
     return (compositions.get(name) or config_model(name)).model_json_schema()
+
+
+def _version(policy: Policy, spec: PolicySpec) -> str:
+    """Another one for another class or other settings, the same after every start."""
+    identity = [type(policy).__module__, type(policy).__qualname__, spec.config]
+    return hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
 def _members(spec: PolicySpec, config: SerialConfig, where: str) -> list[Composition]:

@@ -1,9 +1,10 @@
 """What is kept of a transaction: what was asked, what came, what was delivered, and how it ended."""
 
 import asyncio
+import copy
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from luthien_litellm_hooks.assembler import BlockAssembler
@@ -44,7 +45,7 @@ class TransactionRecorder(ABC):
 
     @abstractmethod
     async def finalize_streaming(self, outcome: Outcome) -> None:
-        """A streamed answer is over, however it ended. The first ending counts."""
+        """A streamed answer is over, however it ended. The first ending counts; nothing is kept after it."""
 
     @abstractmethod
     async def finalize_non_streaming(self, outcome: Outcome) -> None:
@@ -108,6 +109,20 @@ class AnswerRecord:
             self.is_truncated = True
 
 
+_BROKEN_OFF = (None, "client_disconnected", "provider_error")
+
+
+def _begins_with(came: list[dict[str, Any]], left: list[dict[str, Any]]) -> bool:
+    if len(left) > len(came):
+        return False
+    return all(_is_part(whole, part) for whole, part in zip(came, left, strict=False))
+
+
+def _is_part(whole: dict[str, Any], part: dict[str, Any]) -> bool:
+    said = "arguments" if part["type"] == "tool_call" else "text"
+    return whole | {said: ""} == part | {said: ""} and whole[said].startswith(part[said])
+
+
 def _shown(block: StreamBlock) -> dict[str, Any]:
     choice = {"choice": block.choice} if block.choice else {}
     if isinstance(block, ToolCallStreamBlock):
@@ -120,12 +135,19 @@ def _shown(block: StreamBlock) -> dict[str, Any]:
 class DefaultTransactionRecorder(TransactionRecorder):
     """Keeps both sides of a transaction in memory until it is written, and publishes an event at each
     boundary: `transaction.request_recorded`, then `transaction.streaming_response_recorded` or
-    `transaction.non_streaming_response_recorded`. The events hold texts only if `with_bodies`.
+    `transaction.non_streaming_response_recorded`. The events hold texts only if `show` is given, which
+    makes of a request's body what may be shown of it.
     """
 
-    def __init__(self, observability: ObservabilityContext | None = None, *, with_bodies: bool = False) -> None:
+    def __init__(
+        self,
+        observability: ObservabilityContext | None = None,
+        *,
+        show: Callable[[Mapping[str, Any]], object] | None = None,
+    ) -> None:
         self._observability = observability or NoOpObservabilityContext("")
-        self._with_bodies = with_bodies
+        self._show = show
+        self._came_at = self._left_at = 0.0  # when the last chunk did
         self._began = time.monotonic()
         self._ended = asyncio.Event()
         self.original_request: Mapping[str, Any] = {}
@@ -134,21 +156,29 @@ class DefaultTransactionRecorder(TransactionRecorder):
         self.egress = AnswerRecord()
         self.outcome: Outcome | None = None
         """How the transaction ended; None while it has not."""
-        self.milliseconds = 0.0
-        """From the request's arrival to the end."""
+        self._end_time: float | None = None
 
     async def record_request(self, original: Mapping[str, Any], final: Mapping[str, Any]) -> None:
-        self.original_request, self.final_request = original, final
+        self.original_request = original
+        # LiteLLM may still change in place what it is given.
+        self.final_request = {
+            key: original[key] if key in original and original[key] == value else copy.deepcopy(value)
+            for key, value in final.items()
+        }
         data: dict[str, object] = {"original_model": original.get("model"), "final_model": final.get("model")}
-        if self._with_bodies:
-            data |= {"original_request": original, "final_request": final}
+        if self._show is not None:
+            data |= {"original_request": self._show(original), "final_request": self._show(final)}
         await self._observability.emit_event("transaction.request_recorded", data)
 
     def add_ingress_chunk(self, chunk: Chunk) -> None:
-        self.ingress.add(chunk)
+        if self.outcome is None:
+            self.ingress.add(chunk)
+            self._came_at = time.monotonic()
 
     def add_egress_chunk(self, chunk: Chunk) -> None:
-        self.egress.add(chunk)
+        if self.outcome is None:
+            self.egress.add(chunk)
+            self._left_at = time.monotonic()
 
     async def finalize_streaming(self, outcome: Outcome) -> None:
         if self._end(outcome):
@@ -173,27 +203,43 @@ class DefaultTransactionRecorder(TransactionRecorder):
         return True
 
     @property
+    def milliseconds(self) -> float:
+        """From the request's arrival to the end, or until now."""
+        return ((self._end_time or time.monotonic()) - self._began) * 1000
+
+    @property
     def is_answer_changed(self) -> bool:
-        """Whether the client got something else than the provider sent."""
-        return (self.ingress.content(), self.ingress.finish_reason) != (
-            self.egress.content(),
-            self.egress.finish_reason,
-        )
+        """Whether the client got something else than the provider sent. Of an answer that was broken
+        off, or is not over, less is nothing else."""
+        came, left = self.ingress.content(), self.egress.content()
+        if self.outcome in _BROKEN_OFF:
+            return not _begins_with(came, left)
+        return (came, self.ingress.finish_reason) != (left, self.egress.finish_reason)
 
     def _end(self, outcome: Outcome) -> bool:
         if self.outcome is not None:
             return False
         self.outcome = outcome
-        self.milliseconds = (time.monotonic() - self._began) * 1000
+        self._end_time = time.monotonic()
         self._ended.set()
         return True
 
     async def _emit(self, event: str, data: Mapping[str, object]) -> None:
         bodies = (
             {"original_response": self.ingress.content(), "final_response": self.egress.content()}
-            if self._with_bodies
+            if self._show is not None
             else {}
         )
         self._observability.record_metric("response.chunks.ingress", self.ingress.chunks)
         self._observability.record_metric("response.chunks.egress", self.egress.chunks)
         await self._observability.emit_event(event, {**data, "outcome": self.outcome, **bodies})
+        has_both = self._came_at > 0 and self._left_at > 0
+        self._observability.end(
+            self.outcome or "",
+            attributes={"gen_ai.response.finish_reasons": _listed(self.egress.finish_reason)},
+            added_latency_s=self._left_at - self._came_at if has_both else None,
+        )
+
+
+def _listed(reason: str | None) -> list[str] | None:
+    return None if reason is None else [reason]

@@ -1,21 +1,25 @@
 """The record of a transaction, as it is written: one JSON object."""
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, cast
 
 from luthien_litellm_hooks.events import ReasoningStreamBlock, StreamBlock, ToolCallStreamBlock
 from luthien_litellm_hooks.policy.context import Decision, PolicyContext
+from luthien_litellm_hooks.policy.credentials import is_credential
 from luthien_litellm_hooks.recorder import AnswerRecord, DefaultTransactionRecorder
+
+MAX_TEXT_CHARACTERS = 100_000
+"""What is kept of each text of a request: all of a prompt, but not of a picture."""
 
 
 def transaction_record(
-    ctx: PolicyContext, kept: DefaultTransactionRecorder, policies: Mapping[str, str], *, with_bodies: bool
+    ctx: PolicyContext, kept: DefaultTransactionRecorder, policies: Sequence[tuple[str, str]], *, with_bodies: bool
 ) -> dict[str, Any]:
-    """What is known of a transaction. `policies` are names to versions. Only with `with_bodies` does
-    it hold texts of the request and the answer, and what quotes them."""
+    """What is known of a transaction, as new JSON values. `policies` are names and versions. Only with
+    `with_bodies` does it hold texts of the request and the answer, and what quotes them."""
     record: dict[str, Any] = {
         "transaction_id": ctx.transaction_id,
-        "policies": [{"name": name, "version": version} for name, version in policies.items()],
+        "policies": [{"name": name, "version": version} for name, version in policies],
         "outcome": kept.outcome,
         "decisions": [_decision(decision, with_bodies=with_bodies) for decision in ctx.decisions],
         "changed": {"request": kept.original_request != kept.final_request, "answer": kept.is_answer_changed},
@@ -23,9 +27,29 @@ def transaction_record(
         "milliseconds": round(kept.milliseconds, 3),
     }
     if with_bodies:
-        record["original"] = {"request": kept.original_request, "answer": _answer(kept.ingress)}
-        record["final"] = {"request": kept.final_request, "answer": _answer(kept.egress)}
+        record["original"] = {"request": shown(kept.original_request), "answer": _answer(kept.ingress)}
+        record["final"] = {"request": shown(kept.final_request), "answer": _answer(kept.egress)}
     return record
+
+
+def shown(body: object) -> Any:
+    """What may be shown of a request: a copy without credentials, its texts cut to `MAX_TEXT_CHARACTERS`."""
+    if isinstance(body, str):
+        cut = len(body) - MAX_TEXT_CHARACTERS
+        return body if cut <= 0 else f"{body[:MAX_TEXT_CHARACTERS]}[{cut} more characters]"
+    if isinstance(body, Mapping):
+        fields = cast(Mapping[str, object], body)
+        return {key: _REDACTED if _is_secret(key, value) else shown(value) for key, value in fields.items()}
+    if isinstance(body, list | tuple):
+        return [shown(item) for item in cast(Sequence[object], body)]
+    return body
+
+
+_REDACTED = "[redacted]"
+
+
+def _is_secret(key: object, value: object) -> bool:
+    return isinstance(value, str) and is_credential(str(key))
 
 
 def _answer(side: AnswerRecord) -> dict[str, Any]:

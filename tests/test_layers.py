@@ -18,7 +18,7 @@ ROOT = Path(luthien_litellm_hooks.__file__).parent
 # but no other room on its own floor. "" is the package root, the facade for users.
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("cli",),
-    ("testing", "doctor"),
+    ("testing", "doctor", "inspection"),
     ("",),
     ("hooks",),
     ("config",),
@@ -52,7 +52,10 @@ RESERVED: dict[str, frozenset[str]] = {
     "litellm": frozenset({"hooks", "adapters", "llm_client", "testing"}),
     "fastapi": frozenset({"hooks", "adapters", "testing"}),
     "opentelemetry": frozenset({"telemetry"}),
+    "prisma": frozenset({"inspection"}),
+    "prometheus_client": frozenset({"telemetry"}),
     "re2": frozenset({"parsing"}),
+    "redis": frozenset({"telemetry"}),
     "sqlglot": frozenset({"parsing"}),
     "tree_sitter": frozenset({"parsing"}),
 }
@@ -70,6 +73,7 @@ HEAVY = (
     "litellm",
     "fastapi",
     "opentelemetry",
+    "redis",
     "yaml",
     f"{PACKAGE}.config",
     f"{PACKAGE}.hooks",

@@ -16,11 +16,14 @@ from litellm.proxy._types import ProxyException, UserAPIKeyAuth
 from litellm.types.mcp import MCPPostCallResponseObject
 from litellm.types.utils import CallTypes
 
-from luthien_litellm_hooks.config import build_executor, load_settings
+from luthien_litellm_hooks.composition import members_of
+from luthien_litellm_hooks.config import Bodies, build_executor, load_settings
 from luthien_litellm_hooks.doctor_proof import governed, refused
 from luthien_litellm_hooks.errors import LuthienError, PolicyBlockedError
-from luthien_litellm_hooks.executor import PolicyExecutor
+from luthien_litellm_hooks.events import Chunk, Finish, TextDelta
+from luthien_litellm_hooks.executor import PolicyExecutor, outcome_of
 from luthien_litellm_hooks.hooks.mcp import govern_call, govern_result
+from luthien_litellm_hooks.hooks.observing import telemetry
 from luthien_litellm_hooks.hooks.probe import nonce_of
 from luthien_litellm_hooks.hooks.request_data import (
     answer_instead,
@@ -29,11 +32,15 @@ from luthien_litellm_hooks.hooks.request_data import (
     read_request,
     write_request,
 )
-from luthien_litellm_hooks.hooks.routes import GOVERNED, WITHOUT_MODEL_TEXT
+from luthien_litellm_hooks.hooks.routes import GOVERNED, NAMES, WITHOUT_MODEL_TEXT
 from luthien_litellm_hooks.hooks.self_check import callbacks_after, check_dispatch
+from luthien_litellm_hooks.hooks.spend_logs import Logged, SpendLogs, remove_forged, stores_bodies
 from luthien_litellm_hooks.hooks.ungoverned import UngovernedRoutes, close_hookless_paths, path_of, refusal
 from luthien_litellm_hooks.policy.context import PolicyContext
 from luthien_litellm_hooks.policy.request import Answer, Request
+from luthien_litellm_hooks.recorder import DefaultTransactionRecorder
+from luthien_litellm_hooks.telemetry.spans import Telemetry
+from luthien_litellm_hooks.transaction_record import shown
 
 logger = logging.getLogger("luthien_litellm_hooks")
 
@@ -61,6 +68,7 @@ class _Transaction:
     route: str
     context: PolicyContext | None = None
     in_stead: Answer | None = None
+    logged: Logged | None = None
 
 
 _transaction: ContextVar[_Transaction | None] = ContextVar("luthien_transaction", default=None)
@@ -74,12 +82,21 @@ class LuthienCallback(CustomLogger):
     """
 
     def __init__(
-        self, executor: PolicyExecutor, ungoverned: UngovernedRoutes | None = None, block_status: int = 403
+        self,
+        executor: PolicyExecutor,
+        ungoverned: UngovernedRoutes | None = None,
+        block_status: int = 403,
+        bodies: Bodies = "follow_litellm",
+        telemetry: Telemetry | None = None,
     ) -> None:
         super().__init__()  # pyright: ignore[reportUnknownMemberType]  # LiteLLM leaves its **kwargs untyped
         self._executor = executor
         self._ungoverned = ungoverned or UngovernedRoutes("refuse")
         self._block_status = block_status
+        versions = tuple((member.name, member.version) for member in members_of(executor.composition))
+        self._spend_logs = SpendLogs(versions, bodies)
+        self._bodies: Bodies = bodies
+        self._telemetry = telemetry or Telemetry()
         self._is_order_checked = False
 
     async def async_pre_call_hook(
@@ -87,6 +104,7 @@ class LuthienCallback(CustomLogger):
     ) -> dict[str, Any]:
         """Before the provider is called. Returns `data`, changed in place if the policy wants it."""
         self._check_order()
+        remove_forged(data)
         if call_type == "call_mcp_tool":
             await self._govern_mcp_call(user_api_key_dict, data)
             return data
@@ -104,6 +122,8 @@ class LuthienCallback(CustomLogger):
             raise
         except Exception:
             logger.exception("a request could not be checked")
+            if transaction.context is not None:
+                await transaction.context.recorder.finalize_non_streaming("policy_error")
             raise refusal(500, "The request was refused: it could not be checked.") from None
         return data
 
@@ -114,22 +134,57 @@ class LuthienCallback(CustomLogger):
                 logger.warning("%s may change what the policy let out: list luthien last in `callbacks`", other)
 
     async def _govern_request(self, transaction: _Transaction, user: UserAPIKeyAuth, data: dict[str, Any]) -> None:
-        request = read_request(data)
-        context = PolicyContext(str(uuid.uuid4()), request, identity=read_identity(user))
+        context, recorder = self._begin(transaction.route, user, data)
         transaction.context = context
+        transaction.logged = Logged.begin(context, recorder, data)
         nonce = nonce_of(data)
         try:
             result = await self._executor.on_request(context)
         except PolicyBlockedError as blocked:
-            if self._executor.on_block == "error":
-                raise refusal(self._block_status, blocked.message if nonce is None else refused(nonce)) from None
-            result = Answer(blocked.message)
-        if isinstance(result, Answer):
-            context.answer = transaction.in_stead = result if nonce is None else Answer(refused(nonce))
-            answer_instead(data, context.answer, transaction.route)
-        else:
+            result = blocked
+        came = read_request(data).body  # the policy may have changed its own copy in place
+        await recorder.record_request(came, result.body if isinstance(result, Request) else came)
+        if isinstance(result, Request):
             context.answer = None if nonce is None else Answer(governed(nonce))
             write_request(data, result)
+            return
+        answer = result if isinstance(result, Answer) else Answer(result.message)
+        if nonce is not None:
+            answer = Answer(refused(nonce))
+        if isinstance(result, PolicyBlockedError) and self._executor.on_block == "error":
+            await recorder.finalize_non_streaming(outcome_of(context, None))
+            raise refusal(self._block_status, answer.text)
+        await self._answer_instead(transaction, context, answer, data)
+
+    def _begin(
+        self, route: str, user: UserAPIKeyAuth, data: dict[str, Any]
+    ) -> tuple[PolicyContext, DefaultTransactionRecorder]:
+        transaction_id, request = str(uuid.uuid4()), read_request(data)
+        observability = self._telemetry.begin(
+            transaction_id,
+            route=NAMES[route],
+            model=request.model,
+            is_streaming=request.is_streaming,
+            parent=cast(object, user.parent_otel_span),
+        )
+        recorder = DefaultTransactionRecorder(observability, show=shown if stores_bodies(self._bodies) else None)
+        identity = read_identity(user)
+        context = PolicyContext(
+            transaction_id, request, identity=identity, observability=observability, recorder=recorder
+        )
+        return context, recorder
+
+    async def _answer_instead(
+        self, transaction: _Transaction, context: PolicyContext, answer: Answer, data: dict[str, Any]
+    ) -> None:
+        context.answer = transaction.in_stead = answer
+        try:
+            answer_instead(data, answer, transaction.route)
+        except ModifyResponseException:  # of which LiteLLM writes its row before it answers
+            reason = GOVERNED[transaction.route](context.request).stop_reason
+            context.recorder.add_egress_chunk(Chunk((TextDelta(text=answer.text), Finish(reason=reason))))
+            await context.recorder.finalize_non_streaming(outcome_of(context, None))
+            raise
 
     async def _govern_mcp_call(self, user: UserAPIKeyAuth | None, data: dict[str, Any]) -> None:
         context = PolicyContext(str(uuid.uuid4()), read_request(data), identity=read_identity(user))
@@ -174,7 +229,11 @@ class LuthienCallback(CustomLogger):
         except LuthienError:
             raise UngovernedError from None
         finally:
-            await stream.aclose()
+            try:
+                await stream.aclose()
+            finally:
+                if transaction.logged is not None:
+                    self._spend_logs.expect(transaction.logged, request_data, user_api_key_dict)
 
     async def async_post_call_success_hook(
         self, data: dict[str, Any], user_api_key_dict: UserAPIKeyAuth, response: object
@@ -192,6 +251,32 @@ class LuthienCallback(CustomLogger):
         except Exception:
             logger.exception("an answer could not be checked; it is withheld")
             raise UngovernedError from None
+        finally:
+            if transaction.logged is not None:
+                transaction.logged.withheld = response
+
+    async def async_post_call_failure_hook(
+        self,
+        request_data: dict[str, Any],
+        original_exception: Exception,
+        user_api_key_dict: UserAPIKeyAuth,
+        traceback_str: str | None = None,
+    ) -> None:
+        """Before a failure is logged, whoever failed."""
+        remove_forged(request_data)
+        transaction = _transaction.get()
+        if transaction is None or transaction.logged is None:
+            return
+        await self._spend_logs.fail(transaction.logged, request_data, original_exception)
+
+    async def async_logging_hook(
+        self, kwargs: dict[str, Any], result: object, call_type: str
+    ) -> tuple[dict[str, Any], object]:
+        """Before an answer is logged, by anyone."""
+        transaction = _transaction.get()
+        if transaction is not None and transaction.logged is not None and transaction.logged.is_of(kwargs):
+            await self._spend_logs.complete(transaction.logged, kwargs)
+        return kwargs, result
 
     def _withhold_unless_open(self, transaction: _Transaction | None, data: dict[str, Any]) -> None:
         """An answer of a request that no policy has seen passes only where the operator, or the
@@ -205,7 +290,13 @@ def build() -> LuthienCallback:
     """The callback, from LiteLLM's settings. Raises `ConfigError`, on which LiteLLM does not start."""
     settings = load_settings(cast(dict[str, object], litellm.callback_settings or {}), os.environ)
     ungoverned = UngovernedRoutes(settings.ungoverned_routes)
-    callback = LuthienCallback(build_executor(settings, os.environ), ungoverned, settings.block_status)
+    callback = LuthienCallback(
+        build_executor(settings, os.environ),
+        ungoverned,
+        settings.block_status,
+        settings.record.bodies,
+        telemetry(settings.events, os.environ),
+    )
     check_dispatch(callback)
     close_hookless_paths(ungoverned)
     return callback

@@ -41,17 +41,28 @@ def _responses(request: Request) -> Adapter:
     return ResponsesAdapter(like=like.model_copy(update={"object": "response", "model": request.model}))
 
 
-GOVERNED: Mapping[str, Callable[[Request], Adapter]] = MappingProxyType(
+_ROUTES: Mapping[str, tuple[tuple[str, ...], Callable[[Request], Adapter]]] = MappingProxyType(
     {
-        **dict.fromkeys(("acompletion", "completion"), _chat),
-        **dict.fromkeys(("aresponses", "responses"), _responses),
-        **dict.fromkeys(("anthropic_messages", "aanthropic_messages"), _messages),
-        **dict.fromkeys(("atext_completion", "text_completion"), _completions),
-        **dict.fromkeys(("agenerate_content", "generate_content"), _gemini),
-        **dict.fromkeys(("agenerate_content_stream", "generate_content_stream"), _gemini),
+        "chat": (("acompletion", "completion"), _chat),
+        "responses": (("aresponses", "responses"), _responses),
+        "messages": (("anthropic_messages", "aanthropic_messages"), _messages),
+        "completions": (("atext_completion", "text_completion"), _completions),
+        "gemini": (
+            ("agenerate_content", "generate_content", "agenerate_content_stream", "generate_content_stream"),
+            _gemini,
+        ),
     }
 )
+
+GOVERNED: Mapping[str, Callable[[Request], Adapter]] = MappingProxyType(
+    {call_type: adapter for call_types, adapter in _ROUTES.values() for call_type in call_types}
+)
 """The routes whose answers the policy sees, and the adapter of each."""
+
+NAMES: Mapping[str, str] = MappingProxyType(
+    {call_type: name for name, (call_types, _) in _ROUTES.items() for call_type in call_types}
+)
+"""What the governed routes are called in spans and metrics."""
 
 WITHOUT_MODEL_TEXT = frozenset(
     {

@@ -4,13 +4,13 @@ import json
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from threading import Condition, Event, Thread
 from typing import Protocol
 
 from luthien_litellm_hooks.telemetry.metrics import Metrics, process_metrics
-from luthien_litellm_hooks.telemetry.names import EVENTS_DROPPED
+from luthien_litellm_hooks.telemetry.names import EVENTS_DROPPED, OBSERVER_FAILURES
 
 logger = logging.getLogger("luthien_litellm_hooks")
 
@@ -53,7 +53,7 @@ class EventPublisher:
         retry_s: float = RETRY_S,
     ) -> None:
         self._metrics = metrics or process_metrics()
-        self._outlets = [_Outlet(sink, self._count_dropped, max_waiting, retry_s) for sink in sinks]
+        self._outlets = [_Outlet(sink, self._metrics, max_waiting, retry_s) for sink in sinks]
 
     def publish(self, event: Mapping[str, object]) -> None:
         """Takes the event as it is now. Never waits, never raises; from any thread."""
@@ -71,16 +71,13 @@ class EventPublisher:
         for outlet in self._outlets:
             outlet.close(deadline)
 
-    def _count_dropped(self, sink: str) -> None:
-        self._metrics.record(EVENTS_DROPPED.name, 1, {"sink": sink})
-
 
 class _Outlet:
     """What waits for one sink, and the thread that writes it, which starts with the first event."""
 
-    def __init__(self, sink: Sink, count_dropped: Callable[[str], None], max_waiting: int, retry_s: float) -> None:
+    def __init__(self, sink: Sink, metrics: Metrics, max_waiting: int, retry_s: float) -> None:
         self._sink = sink
-        self._count_dropped = count_dropped
+        self._metrics = metrics
         self._max_waiting = max_waiting
         self._retry_s = retry_s
         self._waiting: deque[str] = deque()
@@ -107,7 +104,7 @@ class _Outlet:
     def drop(self, why: str) -> None:
         """Counts an event that is not taken. Each reason is logged once until the sink is back."""
         self._dropped[why] += 1
-        self._count_dropped(self._sink.name)
+        self._metrics.record(EVENTS_DROPPED.name, 1, {"sink": self._sink.name})
         if self._dropped[why] == 1:
             logger.error("events for %s are dropped: %s; answers go on", self._sink.name, why)
 
@@ -144,6 +141,7 @@ class _Outlet:
             return list(islice(self._waiting, MAX_BATCH))
 
     def _failed(self, error: Exception) -> None:
+        self._metrics.record(OBSERVER_FAILURES.name, 1)
         if not self._is_failing:
             self._is_failing = True
             logger.error("events cannot be written to %s, which is tried again: %s", self._sink.name, error)

@@ -4,12 +4,13 @@ import json
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 
 from luthien_litellm_hooks import (
     Answer,
+    ContentStreamBlock,
     PolicyBlockedError,
     PolicyContext,
     Request,
@@ -23,6 +24,9 @@ from luthien_litellm_hooks import (
     send_tool_call,
 )
 
+_HELD = ("wait", "fail on text", "hold", "double", "redact", "end answer")
+"""Where no text leaves before all of it is there."""
+
 
 class Lab(SimplePolicy):
     """Drops, rewrites, refuses, fails or waits, as the request's `user` says."""
@@ -35,6 +39,8 @@ class Lab(SimplePolicy):
                 return request.replace(prompt="say: rewritten")
             case "rewrite contents":
                 return request.replace(contents=[{"role": "user", "parts": [{"text": "say: rewritten"}]}])
+            case "rewrite input":
+                return request.replace(input="say: rewritten")
             case "remove field":
                 return request.without("temperature")
             case "refuse request":
@@ -75,11 +81,15 @@ class Lab(SimplePolicy):
                 await send_text(ctx, " late")
             case "fail on text":
                 raise RuntimeError("secret of the policy")
+            case "redact":
+                await send_text(ctx, cast(ContentStreamBlock, ctx.block).content.replace("orchid", "[flower]"))
+            case "end answer":
+                raise PolicyBlockedError("This answer is ended.", reason="the operator's reason")
             case _:
                 await passthrough_accumulated_chunks(ctx)
 
     async def on_content_delta(self, ctx: StreamingResponseContext) -> None:
-        if ctx.request.body.get("user") not in ("wait", "fail on text", "hold", "double"):
+        if ctx.request.body.get("user") not in _HELD:
             await passthrough_last_chunk(ctx)
 
     async def on_response_tool_call(self, tool_call: ToolCall, request: Request) -> ToolCall | None:

@@ -1,0 +1,231 @@
+"""The record of a transaction, in the row that LiteLLM writes of it, and in what its loggers get."""
+
+import asyncio
+import logging
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, cast
+
+import litellm
+from fastapi import HTTPException
+from litellm.litellm_core_utils import redact_messages
+from litellm.litellm_core_utils.litellm_logging import Logging, StandardLoggingPayloadSetup
+from litellm.litellm_core_utils.logging_worker import GLOBAL_LOGGING_WORKER
+from litellm.proxy._types import UserAPIKeyAuth
+from litellm.proxy.hooks.proxy_track_cost_callback import ProxyDBLogger
+from litellm.proxy.spend_tracking.spend_tracking_utils import should_store_prompts_and_responses_in_spend_logs
+from litellm.types.utils import Choices, Message, ModelResponse, Usage
+
+from luthien_litellm_hooks.config import Bodies
+from luthien_litellm_hooks.executor import outcome_of
+from luthien_litellm_hooks.hooks.logged_answer import as_delivered
+from luthien_litellm_hooks.hooks.ungoverned import path_of
+from luthien_litellm_hooks.policy.context import PolicyContext
+from luthien_litellm_hooks.recorder import AnswerRecord, DefaultTransactionRecorder, Outcome
+from luthien_litellm_hooks.transaction_record import transaction_record
+
+logger = logging.getLogger("luthien_litellm_hooks")
+
+SLOT = "spend_logs_metadata"
+KEY = "luthien"
+_BUCKETS = ("metadata", "litellm_metadata")
+_SHARE_OF_LITELLMS_TIME = 0.75
+"""How much of the time that LiteLLM gives to logging an answer the transaction may still take to end."""
+_GRACE_S = 10.0
+"""How long after the end of a stream LiteLLM may come to log it; for clients that left, the next."""
+_GRACE_OF_LEAVERS_S = 2.0
+_CLIENT_CLOSED_REQUEST = 499
+_GUARDRAIL_STATUS: dict[Outcome | None, str] = {
+    "blocked": "guardrail_intervened",
+    "policy_error": "guardrail_failed_to_respond",
+    "timeout": "guardrail_failed_to_respond",
+}
+
+
+@dataclass(slots=True)
+class Logged:
+    """A transaction on its way into the spend logs. `call` is what LiteLLM logs it with; `is_written`
+    says that LiteLLM came to write its row. `withheld` is a full answer of the provider's that nobody
+    gets, and that has to be paid for all the same."""
+
+    context: PolicyContext
+    kept: DefaultTransactionRecorder
+    call: Logging | None
+    is_written: bool = False
+    withheld: object = None
+
+    @classmethod
+    def begin(cls, context: PolicyContext, kept: DefaultTransactionRecorder, data: dict[str, Any]) -> "Logged":
+        """Of the request that LiteLLM's `data` belong to. LiteLLM writes of a full answer only when the
+        policy is done with it, and not at all if that withholds it: then the failure has its row."""
+        call: object = data.get("litellm_logging_obj")
+        if not isinstance(call, Logging):
+            return cls(context, kept, None)
+        call.defer_async_logging = not data.get("stream")
+        return cls(context, kept, call)
+
+    def is_of(self, kwargs: dict[str, Any]) -> bool:
+        """Whether it is this that LiteLLM logs, not a call that a policy made in the midst of it, which
+        is no client's. Where LiteLLM translates between wires, what it logs is another call than ours."""
+        is_same = self.call is not None and kwargs.get("litellm_call_id") == self.call.litellm_call_id
+        return is_same or path_of(kwargs) is not None
+
+
+class SpendLogs:
+    """Puts records where LiteLLM's loggers look, under `spend_logs_metadata.luthien`.
+
+    `policies` are names and versions; `bodies` says whether texts of requests and answers are written.
+    """
+
+    def __init__(self, policies: Sequence[tuple[str, str]], bodies: Bodies) -> None:
+        self._policies = policies
+        self._bodies: Bodies = bodies
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def complete(self, logged: Logged, kwargs: dict[str, Any]) -> None:
+        """Before LiteLLM logs an answer: waits until the transaction has ended. If it has not when
+        LiteLLM's own time for that is nearly up, the record says so: it has no outcome."""
+        logged.is_written = True
+        if not await logged.kept.ended(GLOBAL_LOGGING_WORKER.timeout * _SHARE_OF_LITELLMS_TIME):
+            logger.warning("transaction %s is logged unfinished", logged.context.transaction_id)
+        self._write(logged, kwargs)
+
+    async def fail(self, logged: Logged, request_data: dict[str, Any], error: Exception) -> None:
+        """Before LiteLLM logs a failure."""
+        logged.is_written = True
+        has_left = isinstance(error, HTTPException) and error.status_code == _CLIENT_CLOSED_REQUEST
+        outcome = "client_disconnected" if has_left else outcome_of(logged.context, error)
+        await logged.kept.finalize_non_streaming(outcome)
+        if not isinstance(request_data.get("metadata"), dict):
+            request_data["metadata"] = {}
+        self._write(logged, request_data)
+        if not isinstance(request_data.get("standard_logging_object"), dict):
+            information = [_guardrail_information(logged.kept.outcome)]
+            request_data["metadata"]["standard_logging_guardrail_information"] = information
+        if logged.withheld is not None and logged.call is not None:
+            usage, cost = spent_on(logged.withheld, logged.call)
+            request_data |= {"combined_usage_object": usage, "response_cost": cost}
+
+    def expect(self, logged: Logged, request_data: dict[str, Any], user: UserAPIKeyAuth) -> None:
+        """A stream is over. Of some LiteLLM logs nothing: clients that left, answers of Gemini's whose
+        price it does not know. This sees to the row."""
+        if logged.is_written:
+            return
+        task = asyncio.create_task(self._write_if_missing(logged, request_data, user))
+        self._tasks.add(task)  # the event loop itself keeps only weak references
+        task.add_done_callback(self._tasks.discard)
+
+    async def _write_if_missing(self, logged: Logged, request_data: dict[str, Any], user: UserAPIKeyAuth) -> None:
+        has_left = logged.kept.outcome == "client_disconnected"
+        await asyncio.sleep(_GRACE_OF_LEAVERS_S if has_left else _GRACE_S)
+        call = logged.call
+        if call is None or logged.is_written or call.async_success_log_enqueued:
+            return
+        if has_left:
+            await self._write_left(logged, call, request_data, user)
+        else:
+            await _log_answer(call, logged.kept)
+
+    async def _write_left(
+        self, logged: Logged, call: Logging, request_data: dict[str, Any], user: UserAPIKeyAuth
+    ) -> None:
+        gone = HTTPException(_CLIENT_CLOSED_REQUEST, "Client disconnected the request")
+        failed = {key: value for key, value in request_data.items() if key != "litellm_logging_obj"}
+        failed |= {"call_type": cast(Any, call).call_type, "start_time": call.start_time}
+        await self.fail(logged, failed, gone)
+        for writer in litellm.callbacks:
+            if isinstance(writer, ProxyDBLogger):
+                await cast(Any, writer).async_post_call_failure_hook(failed, gone, user)
+
+    def _write(self, logged: Logged, kwargs: dict[str, Any]) -> None:
+        with_bodies = self._writes_bodies(kwargs)
+        record = transaction_record(logged.context, logged.kept, self._policies, with_bodies=with_bodies)
+        for bucket in buckets_of(kwargs):
+            _put(bucket, record)
+        payload: object = kwargs.get("standard_logging_object")
+        if isinstance(payload, dict):
+            payload = cast(dict[str, Any], payload)
+            _write_metadata(payload, record)
+            if logged.kept.is_answer_changed and not _is_redacted(kwargs):
+                _write_answer(payload, logged.kept.egress)
+
+    def _writes_bodies(self, kwargs: dict[str, Any]) -> bool:
+        return stores_bodies(self._bodies) and (self._bodies == "always" or not _is_redacted(kwargs))
+
+
+def stores_bodies(bodies: Bodies) -> bool:
+    """Whether texts of requests and answers may be kept."""
+    if bodies == "follow_litellm":
+        return should_store_prompts_and_responses_in_spend_logs()
+    return bodies == "always"
+
+
+async def _log_answer(call: Logging, kept: DefaultTransactionRecorder) -> None:
+    """Has LiteLLM log what came, whose tokens nobody has counted."""
+    said = "".join(block["text"] for block in kept.ingress.content() if block["type"] == "text")
+    choice = Choices(index=0, finish_reason="stop", message=Message(role="assistant", content=said))
+    answer = ModelResponse(id=call.litellm_call_id, model=call.model, choices=[choice], usage=Usage())
+    await cast(Any, call).async_success_handler(result=answer, start_time=call.start_time, end_time=datetime.now())
+
+
+def spent_on(response: object, call: Logging) -> tuple[Usage, float]:
+    """The provider's count of a full answer's tokens, and their price as LiteLLM knows it."""
+    said = cast(dict[str, Any], response if isinstance(response, dict) else cast(Any, response).model_dump())
+    counts = cast(dict[str, int], said.get("usageMetadata") or {})
+    if counts:
+        prompt = counts.get("promptTokenCount") or 0
+        completion = (counts.get("candidatesTokenCount") or 0) + (counts.get("thoughtsTokenCount") or 0)
+        usage = Usage(prompt_tokens=prompt, completion_tokens=completion, total_tokens=prompt + completion)
+    else:
+        usage = cast(Usage, cast(Any, StandardLoggingPayloadSetup).get_usage_from_response_obj(said))
+    priced = ModelResponse(model=call.model, usage=usage)
+    return usage, call.response_cost_calculator(result=priced) or 0.0
+
+
+def remove_forged(data: dict[str, Any]) -> None:
+    """Takes away what a client put where the record is to stand."""
+    for bucket in buckets_of(data):
+        given: object = bucket.get(SLOT)
+        if isinstance(given, dict) and KEY in given:
+            bucket[SLOT] = {name: value for name, value in cast(dict[str, Any], given).items() if name != KEY}
+
+
+def buckets_of(data: dict[str, Any]) -> Generator[dict[str, Any]]:
+    """The places in which LiteLLM looks for metadata."""
+    for holder in (data, data.get("litellm_params")):
+        if isinstance(holder, dict):
+            for name in _BUCKETS:
+                bucket: object = cast(dict[str, Any], holder).get(name)
+                if isinstance(bucket, dict):
+                    yield cast(dict[str, Any], bucket)
+
+
+def _put(bucket: dict[str, Any], record: dict[str, Any]) -> None:
+    """In a new dict: the old one may be that of the key, which other requests share."""
+    bucket[SLOT] = {**(bucket.get(SLOT) or {}), KEY: record}
+
+
+def _write_metadata(payload: dict[str, Any], record: dict[str, Any]) -> None:
+    metadata = cast(dict[str, Any], payload.get("metadata") or {})
+    _put(metadata, record)
+    metadata["applied_guardrails"] = [*(metadata.get("applied_guardrails") or ()), KEY]
+    payload["metadata"] = metadata
+    information = _guardrail_information(record["outcome"])
+    payload["guardrail_information"] = [*(payload.get("guardrail_information") or ()), information]
+
+
+def _guardrail_information(outcome: Outcome | None) -> dict[str, Any]:
+    """The status alone: clients may ask LiteLLM for it, and get it."""
+    status = _GUARDRAIL_STATUS.get(outcome, "success")
+    return {"guardrail_name": KEY, "guardrail_mode": "post_call", "guardrail_status": status}
+
+
+def _write_answer(payload: dict[str, Any], side: AnswerRecord) -> None:
+    response: object = payload.get("response")
+    if isinstance(response, dict):
+        payload["response"] = as_delivered(cast(dict[str, Any], response), side.content(), side.finish_reason)
+
+
+def _is_redacted(kwargs: dict[str, Any]) -> bool:
+    return cast(Any, redact_messages).should_redact_message_logging({"litellm_params": {}, **kwargs})

@@ -1,0 +1,228 @@
+"""The record of a transaction as JSON, and when it is put into what LiteLLM logs."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from litellm.litellm_core_utils.logging_worker import GLOBAL_LOGGING_WORKER
+from litellm.proxy import proxy_server
+
+from luthien_litellm_hooks import PolicyContext, Request, ToolCallStreamBlock
+from luthien_litellm_hooks.composition import members_of
+from luthien_litellm_hooks.config import Bodies, build_executor, load_settings
+from luthien_litellm_hooks.events import Chunk, Finish, TextDelta, ToolCallDelta
+from luthien_litellm_hooks.hooks.logged_answer import as_delivered
+from luthien_litellm_hooks.hooks.spend_logs import Logged, SpendLogs
+from luthien_litellm_hooks.recorder import DefaultTransactionRecorder
+from luthien_litellm_hooks.transaction_record import MAX_TEXT_CHARACTERS, transaction_record
+
+POLICIES = (("noop", "1"), ("noop", "2"))
+
+
+def transaction() -> tuple[PolicyContext, DefaultTransactionRecorder]:
+    recorder = DefaultTransactionRecorder()
+    return PolicyContext("transaction-1", Request({}), recorder=recorder), recorder
+
+
+async def ended() -> tuple[PolicyContext, DefaultTransactionRecorder]:
+    """A transaction whose request held a secret, and whose one tool call was blocked."""
+    ctx, recorder = transaction()
+    asked = {"model": "m", "tools": [{"api_key": "hunter2", "name": "delete"}], "messages": [{"content": "tulip"}]}
+    await recorder.record_request(asked, asked)
+    recorder.add_ingress_chunk(Chunk((ToolCallDelta(id="call_a", name="delete", arguments='{"path": "orchid"}'),)))
+    recorder.add_ingress_chunk(Chunk((Finish(reason="tool_calls"),)))
+    recorder.add_egress_chunk(Chunk((TextDelta(text="[luthien] No."), Finish(reason="stop"))))
+    block = ToolCallStreamBlock(0)
+    block.id, block.name = "call_a", "delete"
+    ctx.decide("block", reason="it deletes", message="No.", evidence="orchid", score=0.9, block=block)
+    await recorder.finalize_streaming("blocked")
+    return ctx, recorder
+
+
+async def test_a_record_tells_who_decided_what_and_why_without_any_text() -> None:
+    record = transaction_record(*await ended(), POLICIES, with_bodies=False)
+    [decision] = record.pop("decisions")
+    assert decision.pop("milliseconds") >= 0
+    assert decision == {
+        "policy": "",
+        "action": "block",
+        "reason": "it deletes",
+        "score": 0.9,
+        "block": {"type": "tool_call", "id": "call_a", "name": "delete"},
+    }
+    assert record.pop("milliseconds") > 0
+    assert record == {
+        "transaction_id": "transaction-1",
+        "policies": [{"name": "noop", "version": "1"}, {"name": "noop", "version": "2"}],
+        "outcome": "blocked",
+        "changed": {"request": False, "answer": True},
+        "chunks": {"ingress": 2, "egress": 1},
+    }
+
+
+async def test_a_record_with_bodies_tells_both_sides_and_no_credential() -> None:
+    record = transaction_record(*await ended(), POLICIES, with_bodies=True)
+    call = {"type": "tool_call", "id": "call_a", "name": "delete", "arguments": '{"path": "orchid"}'}
+    assert record["original"]["answer"] == {"content": [call], "finish_reason": "tool_calls"}
+    notice = {"type": "text", "text": "[luthien] No."}
+    assert record["final"]["answer"] == {"content": [notice], "finish_reason": "stop"}
+    assert record["original"]["request"] == record["final"]["request"]
+    assert record["final"]["request"]["tools"] == [{"api_key": "[redacted]", "name": "delete"}]
+    assert (record["decisions"][0]["evidence"], record["decisions"][0]["message"]) == ("orchid", "No.")
+    assert json.loads(json.dumps(record)) == record
+
+
+async def test_a_picture_in_a_request_is_kept_in_part() -> None:
+    ctx, recorder = transaction()
+    asked = {"image": "x" * (MAX_TEXT_CHARACTERS + 5)}
+    await recorder.record_request(asked, asked)
+    record = transaction_record(ctx, recorder, POLICIES, with_bodies=True)
+    assert record["original"]["request"] == {"image": "x" * MAX_TEXT_CHARACTERS + "[5 more characters]"}
+
+
+async def test_what_litellm_does_to_a_request_later_is_not_in_its_record() -> None:
+    ctx, recorder = transaction()
+    final = {"messages": [{"content": "changed"}]}
+    await recorder.record_request({"messages": [{"content": "came"}]}, final)
+    final["messages"][0]["content"] = "LiteLLM's"
+    record = transaction_record(ctx, recorder, POLICIES, with_bodies=True)
+    assert record["final"]["request"] == {"messages": [{"content": "changed"}]}
+
+
+async def test_what_is_left_of_an_answer_when_a_client_leaves_is_no_change() -> None:
+    for left, is_changed in (("one or", False), ("one [", True)):
+        _, recorder = transaction()
+        recorder.add_ingress_chunk(Chunk((TextDelta(text="one orchid"),)))
+        recorder.add_egress_chunk(Chunk((TextDelta(text=left),)))
+        await recorder.finalize_streaming("client_disconnected")
+        recorder.add_egress_chunk(Chunk((TextDelta(text="nobody gets this"),)))
+        assert recorder.is_answer_changed is is_changed
+
+
+def spend_logs() -> SpendLogs:
+    return SpendLogs(POLICIES, "always")
+
+
+def kwargs() -> dict[str, Any]:
+    response = {"choices": [{"message": {"content": "one orchid", "role": "assistant"}, "index": 0}], "usage": {"n": 1}}
+    payload = {"metadata": {"spend_logs_metadata": {"own": 1}}, "response": response}
+    return {"litellm_params": {"metadata": {}, "litellm_metadata": None}, "standard_logging_object": payload}
+
+
+async def test_logging_waits_for_the_end_of_the_transaction() -> None:
+    ctx, recorder = transaction()
+    logged, given = Logged(ctx, recorder, None), kwargs()
+    logging = asyncio.create_task(spend_logs().complete(logged, given))
+    await asyncio.sleep(0)
+    assert not given["litellm_params"]["metadata"]
+    recorder.add_egress_chunk(Chunk((TextDelta(text="one flower"), Finish(reason="stop"))))
+    await recorder.finalize_streaming("complete")
+    await logging
+    record = given["litellm_params"]["metadata"]["spend_logs_metadata"]["luthien"]
+    payload = given["standard_logging_object"]
+    assert record["outcome"] == "complete"
+    assert payload["metadata"]["spend_logs_metadata"] == {"own": 1, "luthien": record}
+    assert payload["response"]["choices"][0]["message"]["content"] == "one flower"
+    assert payload["response"]["usage"] == {"n": 1}
+
+
+async def test_a_transaction_that_does_not_end_in_litellms_time_is_logged_unfinished(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(GLOBAL_LOGGING_WORKER, "timeout", 0.01)
+    ctx, recorder = transaction()
+    recorder.add_ingress_chunk(Chunk((TextDelta(text="one"),)))
+    given = kwargs()
+    await spend_logs().complete(Logged(ctx, recorder, None), given)
+    record = given["litellm_params"]["metadata"]["spend_logs_metadata"]["luthien"]
+    assert (record["outcome"], record["changed"]["answer"]) == (None, False)
+    assert record["original"]["answer"]["content"] == [{"type": "text", "text": "one"}]
+
+
+@pytest.mark.parametrize(
+    ("bodies", "is_kept", "has_bodies"),
+    [
+        ("always", False, True),
+        ("never", True, False),
+        ("follow_litellm", True, True),
+        ("follow_litellm", False, False),
+    ],
+)
+async def test_texts_are_in_a_record_where_the_operator_wants_them(
+    monkeypatch: pytest.MonkeyPatch, bodies: Bodies, is_kept: bool, has_bodies: bool
+) -> None:
+    monkeypatch.setitem(proxy_server.general_settings, "store_prompts_in_spend_logs", is_kept)
+    ctx, recorder = await ended()
+    given = kwargs()
+    await SpendLogs(POLICIES, bodies).complete(Logged(ctx, recorder, None), given)
+    record = given["litellm_params"]["metadata"]["spend_logs_metadata"]["luthien"]
+    assert ("original" in record) is ("tulip" in str(record)) is has_bodies
+
+
+async def test_a_call_of_a_policys_own_is_no_clients_transaction() -> None:
+    logged = Logged(*transaction(), None)
+    assert not logged.is_of({"litellm_call_id": "of the judge", "litellm_params": {"metadata": {}}})
+    assert logged.is_of({"litellm_params": {"proxy_server_request": {"url": "http://127.0.0.1/v1/messages"}}})
+
+
+BLOCKS = [
+    {"type": "reasoning", "text": "hm"},
+    {"type": "text", "text": "Hello."},
+    {"type": "tool_call", "id": "call_a", "name": "read", "arguments": '{"path": "a"}'},
+]
+
+
+@pytest.mark.parametrize(
+    ("logged", "says"),
+    [
+        (
+            {"choices": [{"index": 0, "message": {"role": "assistant", "content": "x"}}]},
+            lambda answer: (
+                answer["choices"][0]["message"]["content"],
+                answer["choices"][0]["message"]["tool_calls"][0]["function"]["arguments"],
+            ),
+        ),
+        (
+            {"content": [{"type": "text", "text": "x"}], "stop_reason": "end_turn"},
+            lambda answer: (answer["content"][1]["text"], json.dumps(answer["content"][2]["input"])),
+        ),
+        (
+            {"output": [{"type": "message"}]},
+            lambda answer: (answer["output"][1]["content"][0]["text"], answer["output"][2]["arguments"]),
+        ),
+        (
+            {"candidates": [{"content": {"parts": []}}]},
+            lambda answer: (
+                answer["candidates"][0]["content"]["parts"][1]["text"],
+                json.dumps(answer["candidates"][0]["content"]["parts"][2]["functionCall"]["args"]),
+            ),
+        ),
+    ],
+    ids=["chat", "messages", "responses", "gemini"],
+)
+def test_a_delivered_answer_is_written_in_the_shape_of_the_logged_one(
+    logged: dict[str, Any], says: Callable[[Any], tuple[str, str]]
+) -> None:
+    answer = as_delivered({**logged, "usage": {"n": 1}}, BLOCKS, None)
+    assert says(answer) == ("Hello.", '{"path": "a"}')
+    assert answer["usage"] == {"n": 1}
+
+
+def test_an_answer_of_an_unknown_shape_stays_as_it_is() -> None:
+    assert as_delivered({"text": "redacted-by-litellm"}, BLOCKS, None) == {"text": "redacted-by-litellm"}
+
+
+def versions(policy: dict[str, Any]) -> list[tuple[str, str]]:
+    executor = build_executor(load_settings({"luthien": {"policy": policy}}, {}))
+    return [(member.name, member.version) for member in members_of(executor.composition)]
+
+
+def test_a_policys_version_changes_with_its_settings_alone() -> None:
+    replace = {"class": "string_replacement", "config": {"replacements": [["a", "b"]]}}
+    other = {"class": "string_replacement", "config": {"replacements": [["a", "c"]]}}
+    [(_, first)], [(_, second)] = versions(replace), versions(other)
+    assert first != second
+    both = {"class": "serial", "config": {"policies": [replace, other, {**replace, "timeout_s": 3}]}}
+    assert [version for _, version in versions(both)] == [first, second, first]
