@@ -45,10 +45,16 @@ from luthien_litellm_hooks.policy.notices import is_notice, notice
 from luthien_litellm_hooks.policy.request import Answer, Request
 from luthien_litellm_hooks.policy.simple import SimplePolicy
 from luthien_litellm_hooks.policy.tool_gate import ALLOW, ToolGatePolicy, Verdict
+from luthien_litellm_hooks.recorder import (
+    DefaultTransactionRecorder,
+    NoOpTransactionRecorder,
+    TransactionRecorder,
+)
 from luthien_litellm_hooks.telemetry import NoOpObservabilityContext, ObservabilityContext
 
 if TYPE_CHECKING:
     from luthien_litellm_hooks.hooks.callback import LuthienCallback
+    from luthien_litellm_hooks.telemetry.spans import DefaultObservabilityContext as DefaultObservabilityContext
 
     luthien: LuthienCallback
 
@@ -62,12 +68,14 @@ __all__ = [
     "ConfigError",
     "ContentStreamBlock",
     "Decision",
+    "DefaultTransactionRecorder",
     "Identity",
     "JudgeError",
     "LLMClient",
     "LiteLLMClient",
     "LuthienError",
     "NoOpObservabilityContext",
+    "NoOpTransactionRecorder",
     "ObservabilityContext",
     "Policy",
     "PolicyBlockedError",
@@ -86,6 +94,7 @@ __all__ = [
     "ToolCall",
     "ToolCallStreamBlock",
     "ToolGatePolicy",
+    "TransactionRecorder",
     "Verdict",
     "WireError",
     "drop_block",
@@ -103,9 +112,13 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    if name != "luthien":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from luthien_litellm_hooks.hooks import callback
+    if name == "luthien":
+        from luthien_litellm_hooks.hooks import callback
 
-    globals()[name] = built = callback.build()
-    return built
+        globals()[name] = built = callback.build()
+        return built
+    if name == "DefaultObservabilityContext":  # it brings OpenTelemetry
+        from luthien_litellm_hooks.telemetry.spans import DefaultObservabilityContext
+
+        return DefaultObservabilityContext
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -9,14 +9,14 @@ from luthien_litellm_hooks.testing.provider import ScriptedProvider
 from tests.support.postgres import spend_logs
 from tests.support.proxy import Proxies
 
-NOOP = {"policy": {"class": "noop"}}
+GUARD = {"policy": {"class": "block_dangerous_commands"}}
 
 
 def test_each_chat_request_leads_to_one_row_in_the_spend_logs(
     proxies: Proxies, provider: ScriptedProvider, postgres_url: str
 ) -> None:
     provider.answers["logged"] = Answer([Say("An answer.")])
-    proxy = proxies.get(NOOP, database_url=postgres_url, general_settings={"store_prompts_in_spend_logs": True})
+    proxy = proxies.get(GUARD, database_url=postgres_url, general_settings={"store_prompts_in_spend_logs": True})
     key = proxy.virtual_key()
     body = {"model": "openai/logged", "messages": [{"role": "user", "content": 'quoted "ü"\n'}]}
     bearer = {"Authorization": f"Bearer {key}"}

@@ -13,14 +13,16 @@ import pytest
 from typer.testing import CliRunner
 
 from luthien_litellm_hooks.cli import app
-from luthien_litellm_hooks.testing.answers import Answer, Say
+from luthien_litellm_hooks.testing.answers import Answer, Call, Say
+from luthien_litellm_hooks.testing.provider import ScriptedProvider
 from luthien_litellm_hooks.testing.proxy import HOST
+from tests.support.postgres import spend_logs
 from tests.support.prisma_client import prisma_environment
 from tests.support.proxy import KEY, Proxies, Proxy, free_port
 from tests.support.recorded import AsksPolitely, NoDeletes, Untouched, insert, recorded, row
 
 COMMAND = Path(sysconfig.get_path("scripts")) / "luthien-hooks"
-NOOP = {"policy": {"class": "noop"}}
+GUARD = {"policy": {"class": "block_dangerous_commands"}}
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ Logs = Database | Api
 
 @pytest.fixture(scope="module")
 def proxy(proxies: Proxies, postgres_url: str) -> Proxy:
-    return proxies.get(NOOP, database_url=postgres_url, general_settings={"store_prompts_in_spend_logs": True})
+    return proxies.get(GUARD, database_url=postgres_url, general_settings={"store_prompts_in_spend_logs": True})
 
 
 @pytest.fixture
@@ -94,6 +96,31 @@ async def test_a_transaction_is_found_by_each_of_its_ids(logs: Logs, postgres_ur
     assert "│ rm -rf /var/lib/postgresql" in output
     assert "[luthien] This command was not run." in output
     assert max(map(len, output.splitlines())) <= 100
+
+
+def test_a_blocked_call_is_shown_as_the_model_made_it_with_who_withheld_it_and_why(
+    proxy: Proxy, provider: ScriptedProvider, postgres_url: str
+) -> None:
+    call = Call("Bash", '{"command": "sudo rm -rf /"}', id="call_a")
+    provider.answers["shown"] = Answer([Say("I clean up."), call])
+    key = proxy.virtual_key(key_alias=f"agent-{uuid.uuid4()}")
+    body = {"model": "openai/shown", "stream": True, "messages": [{"role": "user", "content": "Clean up."}]}
+    proxy.http.post("/v1/chat/completions", headers={"Authorization": f"Bearer {key}"}, json=body).raise_for_status()
+    [logged] = spend_logs(postgres_url, key)
+    shown = Database(postgres_url).run("show", logged["request_id"])
+    assert (shown.code, shown.stderr) == (0, "")
+    words = " ".join(shown.stdout.split())
+    for part in (
+        "outcome blocked",
+        "block tool call Bash (call_a) by block_dangerous_commands",
+        "dangerous command: danger the client was told: A policy blocked the call of Bash.",
+        "evidence: recursive deletion of /",
+        "command: sudo rm -rf /",
+        "[luthien] A policy blocked the call",
+        "answer as it came",
+        "answer as it left",
+    ):
+        assert part in words
 
 
 async def test_a_diff_is_of_what_changed(api: Api, postgres_url: str) -> None:
