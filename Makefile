@@ -26,7 +26,7 @@ run: install ## Serve litellm_config.yaml with a scripted model, no key needed
 	@exec $(BIN)/luthien-hooks demo --config $(CONFIG) --port $(PORT)
 
 test: install ## Run the tests
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 eval: install $(EVAL)/.installed ## Measure the presets on labelled tool calls of agentdojo and control-arena
 	@$(EVAL_PYTHON) -m eval.corpus >$(EVAL)/corpus.jsonl

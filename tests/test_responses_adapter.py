@@ -818,7 +818,9 @@ async def test_a_full_answer_acts_as_the_policy_let_it(action: str) -> None:
 
 @each_action
 @pytest.mark.parametrize(
-    "policy", [Rewrite(name="safe"), Rewrite("no JSON"), Rewrite("[1]"), Rewrite('"text"')], ids=repr
+    "policy",
+    [Rewrite(name="safe"), Rewrite("no JSON"), Rewrite("[1]"), Rewrite('"text"')],
+    ids=["another name", "no JSON", "a list", "a text"],
 )
 async def test_what_no_action_can_say_does_not_leave(action: str, policy: Policy) -> None:
     with pytest.raises(WireError):

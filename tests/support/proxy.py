@@ -76,16 +76,20 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
+MAX_PROXIES = 8
+"""Each takes 400 MB."""
+
+
 class Proxies:
-    """Starts each proxy once, at its first use, and ends all of them."""
+    """Starts each proxy at its first use, and ends those that were not used for the longest time."""
 
     def __init__(self, provider_url: str, folder: Path) -> None:
         self._provider_url = provider_url
         self._folder = folder
         self.flag = folder / "flag"
         """A file whose presence the lab policy looks for."""
-        self._stack = ExitStack()
-        self._running: dict[str, Proxy] = {}
+        self._started = 0
+        self._running: dict[str, tuple[Proxy, ExitStack]] = {}  # the latest used last
 
     def get(
         self,
@@ -98,16 +102,25 @@ class Proxies:
         """The proxy with these settings of the plugin (None for the stock proxy without it), and
         these `litellm_settings` and `general_settings`. With a database it has virtual keys, and writes spend logs."""
         name = yaml.safe_dump([luthien, litellm_settings, database_url, general_settings])
-        if name not in self._running:
+        if name in self._running:
+            self._running[name] = self._running.pop(name)
+        else:
             config = proxy_config(self._provider_url, luthien)
             config["litellm_settings"].update(litellm_settings)
             config["general_settings"] = dict(general_settings or {})
-            folder = self._folder / f"proxy-{len(self._running)}"
+            self._started += 1
+            folder = self._folder / f"proxy-{self._started}"
             environment = {"GATE_URL": self._provider_url, "FLAG": str(self.flag), **self._pass_through()}
             if database_url is not None:
                 environment |= prisma_environment(database_url) | {"PROXY_BATCH_WRITE_AT": str(SPEND_LOG_SECONDS)}
-            self._running[name] = self._stack.enter_context(running_proxy(config, folder, environment))
-        return self._running[name]
+            self._end_oldest()
+            stack = ExitStack()
+            self._running[name] = stack.enter_context(running_proxy(config, folder, environment)), stack
+        return self._running[name][0]
+
+    def _end_oldest(self) -> None:
+        while len(self._running) >= MAX_PROXIES:
+            self._running.pop(next(iter(self._running)))[1].close()
 
     def _pass_through(self) -> dict[str, str]:
         """What LiteLLM's pass-through routes need, so that a request of theirs gets as far as it can."""
@@ -119,7 +132,8 @@ class Proxies:
         }
 
     def close(self) -> None:
-        self._stack.close()
+        while self._running:
+            self._running.popitem()[1][1].close()
 
 
 @contextmanager
