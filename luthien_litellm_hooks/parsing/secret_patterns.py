@@ -77,7 +77,7 @@ _TOKENS: tuple[tuple[str, Part], ...] = (
     ("google_oauth_secret", then(plain("GOCSPX-"), _at_least(_URL_SAFE, 28))),
     # npm: granular access tokens
     ("npm_token", then(plain("npm_"), run(_ALNUM, 36))),
-    # pypi.org/help, "How can I use API tokens": a macaroon whose first field is the host
+    # The help page of PyPI, "How can I use API tokens": a macaroon whose first field is the host
     ("pypi_token", then(plain("pypi-AgEIcHlwaS5vcmc", "pypi-AgENdGVzdC5weXBpLm9yZw"), run(_URL_SAFE, 50))),
     # SendGrid: an id and a secret
     ("sendgrid_key", then(plain("SG."), run(_URL_SAFE, 16, 32), plain("."), run(_URL_SAFE, 32, 64))),
