@@ -8,20 +8,19 @@ import anyio
 
 from luthien_litellm_hooks.adapters.base import Adapter
 from luthien_litellm_hooks.composition import Member, Stage
-from luthien_litellm_hooks.deadline import HookDeadline
 from luthien_litellm_hooks.egress import EgressQueue
 from luthien_litellm_hooks.events import Chunk
+from luthien_litellm_hooks.limits import Limits
 from luthien_litellm_hooks.panel import Panel
 from luthien_litellm_hooks.policy.context import PolicyContext
-from luthien_litellm_hooks.running_answer import Decode, Flush, RunningAnswer
+from luthien_litellm_hooks.running_answer import CLOSE_GRACE_S, Decode, Flush, RunningAnswer
 from luthien_litellm_hooks.way_out import WayOut, is_whole
-
-CLOSE_GRACE_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What an engine reads: a stream, how its items become chunks, and how far it may run ahead."""
+    """What an engine reads: a stream, how its items become chunks, and how far it may run ahead of the
+    client and hold back."""
 
     stream: AsyncIterable[object]
     decode: Decode
@@ -29,6 +28,7 @@ class Source:
     is_framed: bool
     max_items: int
     put_timeout_s: float
+    limits: Limits
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +42,19 @@ class Answering:
     @classmethod
     def start(cls, stage: Stage, contexts: Sequence[PolicyContext], ctx: PolicyContext, source: Source) -> "Answering":
         """Puts a stage to work on `source`."""
-        queue = EgressQueue(source.max_items, source.put_timeout_s)
+        queue = EgressQueue(source.max_items, source.put_timeout_s, source.limits.max_held_bytes)
         if isinstance(stage, Member):
-            deadline, on_error = HookDeadline(stage.timeout_s), stage.on_policy_error
-            engine = RunningAnswer(stage.policy, queue, deadline, contexts[0], on_error, is_framed=source.is_framed)
+            engine = RunningAnswer(
+                stage.policy,
+                queue,
+                stage.timeout_s,
+                contexts[0],
+                stage.on_policy_error,
+                is_framed=source.is_framed,
+                limits=source.limits,
+            )
         else:
-            engine = Panel(stage, contexts, ctx, queue, is_framed=source.is_framed)
+            engine = Panel(stage, contexts, ctx, queue, is_framed=source.is_framed, limits=source.limits)
         return cls(queue, engine, engine.start(source.stream, source.decode, source.flush))
 
 
@@ -67,11 +74,12 @@ async def hand_on(answer: Answering, adapter: Adapter) -> AsyncGenerator[Chunk]:
             yield Chunk(tuple(owed))
     finally:
         if not is_over:
-            await stop(answer.worker)
+            await stop(answer)
 
 
-async def stop(worker: asyncio.Task[None]) -> None:
-    """Cancels `worker` and gives it a moment to clean up, though the caller is itself cancelled."""
-    worker.cancel()
+async def stop(answer: Answering) -> None:
+    """Cancels the worker and gives it a moment to clean up, though the caller is itself cancelled."""
+    answer.worker.cancel()
     with anyio.CancelScope(shield=True):
-        await asyncio.wait([worker], timeout=CLOSE_GRACE_S)
+        await asyncio.wait([answer.worker], timeout=CLOSE_GRACE_S)
+    answer.queue.abandon()

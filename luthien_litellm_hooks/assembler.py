@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from luthien_litellm_hooks.errors import WireError
 from luthien_litellm_hooks.events import (
+    DELTAS,
     Chunk,
     ContentStreamBlock,
     DeltaEvent,
@@ -25,7 +26,7 @@ from luthien_litellm_hooks.events import (
     ToolCallStreamBlock,
 )
 
-RAW_CHUNKS_KEPT = 100
+RAW_CHUNKS_KEPT = 16
 
 _JSON_MARK = re.compile(r'\\(?:.|\Z)|["{}\[\]]', re.DOTALL)
 
@@ -85,7 +86,7 @@ class BlockAssembler:
 
     def feed(self, event: StreamEvent) -> Step:
         """Takes one event in."""
-        if isinstance(event, TextDelta | ReasoningDelta | ToolCallDelta):
+        if isinstance(event, DELTAS):
             return self._feed_delta(event)
         if isinstance(event, Finish):
             self.state.finish_reason = event.reason

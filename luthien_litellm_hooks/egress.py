@@ -11,7 +11,12 @@ from typing import Protocol
 from luthien_litellm_hooks.deadline import HookDeadline
 from luthien_litellm_hooks.errors import QueueFullError, StreamClosedError
 from luthien_litellm_hooks.events import Chunk, Frame, Opaque, StreamBlock, StreamEvent
+from luthien_litellm_hooks.held import HeldEvents
+from luthien_litellm_hooks.limits import DEFAULT_LIMITS, MEMORY, size_of
 
+UNREAD_PARCELS = 1
+"""How many parcels may wait for a reader that was given no turn since: a provider whose chunks are all there
+already gives it none."""
 MAX_ITEMS = 10_000
 PUT_TIMEOUT_S = 30.0
 
@@ -27,7 +32,7 @@ class Parcel:
     a policy made is `about` a block that came, if it stands for it or was made in a hook about it.
     """
 
-    __slots__ = ("about", "blocks", "chunk", "events", "is_taken", "notice")
+    __slots__ = ("about", "blocks", "chunk", "events", "is_taken", "notice", "size")
 
     def __init__(self, chunk: Chunk | None, notice: str | None = None, about: StreamBlock | None = None) -> None:
         self.chunk = chunk
@@ -36,6 +41,8 @@ class Parcel:
         self.events: list[StreamEvent] = []
         self.blocks: list[StreamBlock | None] = []
         self.is_taken = False
+        self.size = 0
+        """What it counts for in the memory of the process while it is in a queue."""
 
     def add(self, event: StreamEvent, block: StreamBlock | None) -> None:
         self.events.append(event)
@@ -68,18 +75,25 @@ class ParcelSink(Protocol):
 
 
 class EgressQueue:
-    """The parcels that the client has not taken yet: one reader, bounded.
+    """The parcels that the client has not taken yet: one reader, bounded by their number and, beyond
+    the first, by the memory that answers may take in all.
 
     It is closed once. What was in it then is still taken; then `take` returns None, or raises the
     error that it was closed with.
     """
 
-    def __init__(self, max_items: int = MAX_ITEMS, put_timeout_s: float = PUT_TIMEOUT_S) -> None:
+    def __init__(
+        self,
+        max_items: int = MAX_ITEMS,
+        put_timeout_s: float = PUT_TIMEOUT_S,
+        max_held_bytes: int = DEFAULT_LIMITS.max_held_bytes,
+    ) -> None:
         self._max_items = max_items
         self._put_timeout_s = put_timeout_s
+        self._max_held_bytes = max_held_bytes
         self._parcels: deque[Parcel] = deque()
-        self._readable = asyncio.Event()
-        self._writable = asyncio.Event()
+        self._reader: asyncio.Future[None] | None = None  # who waits for a parcel, and who for room
+        self._writer: asyncio.Future[None] | None = None
         self._is_closed = False
         self._error: BaseException | None = None
         self._put_error: StreamClosedError | None = None
@@ -90,21 +104,22 @@ class EgressQueue:
             raise StreamClosedError("the stream has ended")
         if self._put_error is not None:
             raise self._put_error
-        if len(self._parcels) >= self._max_items:
+        if self._parcels and (len(self._parcels) >= self._max_items or MEMORY.taken > self._max_held_bytes):
             return False
         self._append(parcel)
         return True
 
     async def put(self, parcel: Parcel) -> None:
         """Puts `parcel` in as soon as there is room. Raises `QueueFullError` if there is none in
-        time, and from then on at once."""
+        time, and from then on at once; what the client had not taken by then it never gets."""
         try:
             async with asyncio.timeout(self._put_timeout_s):
                 while not self.put_nowait(parcel):
-                    self._writable.clear()
-                    await self._writable.wait()
+                    self._writer = asyncio.get_running_loop().create_future()
+                    await self._writer
         except TimeoutError:
             self._put_error = QueueFullError(f"the client read nothing for {self._put_timeout_s:g} s")
+            self._forget()
             raise self._put_error from None
 
     def put_last(self, parcel: Parcel) -> None:
@@ -114,8 +129,8 @@ class EgressQueue:
             self._append(parcel)
 
     async def let_read(self) -> None:
-        """Gives the reader its turn, if there is something to take."""
-        if self._parcels:
+        """Gives the reader its turn, if it has had none for some parcels."""
+        if len(self._parcels) > UNREAD_PARCELS:
             await asyncio.sleep(0)
 
     def close(self, error: BaseException | None = None) -> None:
@@ -123,8 +138,8 @@ class EgressQueue:
         if not self._is_closed:
             self._is_closed = True
             self._error = error
-            self._readable.set()
-            self._writable.set()
+            _wake(self._reader)
+            _wake(self._writer)
 
     async def take(self) -> Parcel | None:
         """The next parcel, or None at the end."""
@@ -133,14 +148,36 @@ class EgressQueue:
                 raise self._error
             if self._is_closed:
                 return None
-            self._readable.clear()
-            await self._readable.wait()
-        self._writable.set()
-        return self._parcels.popleft()
+            self._reader = asyncio.get_running_loop().create_future()
+            await self._reader
+        return self._pop()
+
+    def abandon(self) -> None:
+        """Ends the stream for good: nobody will take what is left."""
+        self.close()
+        self._forget()
+
+    def _forget(self) -> None:
+        while self._parcels:
+            self._pop()
+
+    def _pop(self) -> Parcel:
+        parcel = self._parcels.popleft()
+        MEMORY.taken -= parcel.size
+        _wake(self._writer)
+        return parcel
 
     def _append(self, parcel: Parcel) -> None:
+        for event in parcel.events:
+            parcel.size += size_of(event)
+        MEMORY.taken += parcel.size
         self._parcels.append(parcel)
-        self._readable.set()
+        _wake(self._reader)
+
+
+def _wake(waiting: asyncio.Future[None] | None) -> None:
+    if waiting is not None and not waiting.done():
+        waiting.set_result(None)
 
 
 class Outbox:
@@ -151,13 +188,17 @@ class Outbox:
     """
 
     def __init__(
-        self, queue: ParcelSink, deadline: HookDeadline, on_drop: Callable[[StreamBlock], None] | None = None
+        self,
+        queue: ParcelSink,
+        deadline: HookDeadline,
+        on_drop: Callable[[StreamBlock], None] | None = None,
+        max_held_bytes: int = DEFAULT_LIMITS.max_held_bytes,
     ) -> None:
         self._queue = queue
         self._deadline = deadline
         self._on_drop = on_drop
         self._open: Parcel | None = None
-        self._held: dict[StreamBlock, list[tuple[Chunk, StreamEvent]]] = {}
+        self._held = HeldEvents(max_held_bytes)
         self._begun: set[StreamBlock] = set()  # of which something has left
         self._changed: set[StreamBlock] = set()  # of which something was replaced or dropped
         self.delivered: set[int] = set()
@@ -170,15 +211,21 @@ class Outbox:
     @property
     def holds_any(self) -> bool:
         """Whether anything is held."""
-        return any(self._held.values())
+        return bool(self._held)
 
     async def let_out(self, chunk: Chunk, event: StreamEvent, block: StreamBlock | None = None) -> None:
         """Lets an event out that is not held."""
         if self.is_touched and isinstance(event, Opaque) and event.repeats:
             return
         if block is not None:
-            await self._begin(block)
-        await self._let_out(chunk, event, block)
+            self.delivered.add(block.choice)
+            if block not in self._begun:
+                await self._begin(block)
+        parcel = self._open
+        if parcel is not None and parcel.chunk is chunk and not parcel.is_taken:
+            parcel.add(event, block)
+        else:
+            await self._put(chunk, event, block)
 
     async def send(
         self, event: StreamEvent, block: StreamBlock | None = None, about: StreamBlock | None = None
@@ -188,68 +235,65 @@ class Outbox:
         self.delivered.add(event.choice)
         if block is not None:
             self._changed.add(block)
-            await self._begin(block)
+            if block not in self._begun:
+                await self._begin(block)
         await self._put(None, event, block, about)
 
     def hold(self, chunk: Chunk, event: StreamEvent, block: StreamBlock) -> None:
-        """Holds an event until its block is released or dropped."""
-        self._held.setdefault(block, []).append((chunk, event))
+        """Holds an event until its block is released or dropped. Raises `LimitExceededError`."""
+        self._held.add(chunk, event, block)
 
     async def let_out_detail(self, chunk: Chunk, event: StreamEvent, block: StreamBlock) -> None:
         """Lets a detail out with the rest of its block, of which it says something; a changed block
         leaves without."""
-        if self._held.get(block):
+        if block in self._held:
             self.hold(chunk, event, block)
         elif block not in self._changed:
             await self.let_out(chunk, event, block)
 
     async def let_out_end(self, chunk: Chunk, event: StreamEvent, block: StreamBlock) -> None:
         """Lets the end of a block out that has begun; holds it with the rest of the block."""
-        if self._held.get(block):
+        if block in self._held:
             self.hold(chunk, event, block)
         elif block in self._begun:
             await self.let_out(chunk, event, block)
 
     async def release_event(self, block: StreamBlock, event: StreamEvent) -> None:
         """Lets `event` out if it is the latest of `block` and still held."""
-        held = self._held.get(block)
-        if held and held[-1][1] is event:
-            chunk, _ = held.pop()
+        if self._held.last(block) is event:
+            chunk, _ = self._held.take_last(block)
             await self.let_out(chunk, event, block)
 
     async def release_chunk(self, chunk: Chunk) -> None:
         """Lets out what is held of `chunk`."""
-        for block, held in list(self._held.items()):
-            for item in [item for item in held if item[0] is chunk]:
-                held.remove(item)
-                await self.let_out(chunk, item[1], block)
+        for block in self._held:
+            for _, event in self._held.take_of(chunk, block):
+                await self.let_out(chunk, event, block)
 
     async def release(self, block: StreamBlock) -> None:
         """Lets out what is held of `block`, in order."""
-        for chunk, event in self._held.pop(block, ()):
-            await self.let_out(chunk, event, block)
+        while block in self._held:
+            await self._release_next(block)
 
     async def release_first(self, block: StreamBlock, count: int) -> None:
         """Lets out the oldest `count` pieces that are held of `block`, and the frames before and after them."""
-        held = self._held.get(block, [])
-        while held and (count > 0 or isinstance(held[0][1], Frame)):
-            chunk, event = held.pop(0)
-            count -= not isinstance(event, Frame)
-            await self.let_out(chunk, event, block)
+        while block in self._held and (count > 0 or isinstance(self._held.first(block), Frame)):
+            count -= not isinstance(self._held.first(block), Frame)
+            await self._release_next(block)
 
     async def release_empty(self, block: StreamBlock) -> None:
         """Lets a block out that has only a frame, so that no hook was asked about it."""
-        if all(isinstance(event, Frame) for _, event in self._held.get(block, ())):
+        if all(isinstance(event, Frame) for _, event in self._held.of(block)):
             await self.release(block)
 
     async def release_all(self) -> None:
         """Lets out what is held, block by block in the order they began."""
-        for block in list(self._held):
+        for block in self._held:
             await self.release(block)
 
     def drop(self, block: StreamBlock) -> None:
         """Forgets what is held of `block`: it is never delivered."""
-        if self._held.pop(block, None):
+        if self._held.take(block):
             self._changed.add(block)
             self.is_touched = True
             if self._on_drop is not None:
@@ -262,7 +306,7 @@ class Outbox:
 
     def drop_all(self) -> None:
         """Forgets everything that is held."""
-        for block in list(self._held):
+        for block in self._held:
             self.drop(block)
 
     def end_with(self, notice: str) -> None:
@@ -279,21 +323,20 @@ class Outbox:
         if parcel.events:
             self._queue.put_last(parcel)
 
+    async def _release_next(self, block: StreamBlock) -> None:
+        chunk, event = self._held.take_first(block)
+        try:
+            await self.let_out(chunk, event, block)
+        except asyncio.CancelledError:  # the hook did not want to wait for the client; it may try again
+            self._held.put_back(chunk, event, block)
+            raise
+
     async def _begin(self, block: StreamBlock) -> None:
         self._begun.add(block)
-        held = self._held.get(block)
-        if held and isinstance(held[0][1], Frame) and held[0][1].role == "begin":
-            chunk, event = held.pop(0)
-            await self._let_out(chunk, event, block)
-
-    async def _let_out(self, chunk: Chunk, event: StreamEvent, block: StreamBlock | None) -> None:
-        if block is not None:
-            self.delivered.add(block.choice)
-        parcel = self._open
-        if parcel is not None and parcel.chunk is chunk and not parcel.is_taken:
-            parcel.add(event, block)
-        else:
-            await self._put(chunk, event, block)
+        first = self._held.first(block)
+        if isinstance(first, Frame) and first.role == "begin":
+            chunk, event = self._held.take_first(block)
+            await self.let_out(chunk, event, block)
 
     async def _put(
         self, chunk: Chunk | None, event: StreamEvent, block: StreamBlock | None, about: StreamBlock | None = None

@@ -8,8 +8,11 @@ LuthienError
 +-- PolicyBlockedError     a policy refuses: raised by policies, on purpose
 +-- StreamClosedError      something was sent after the stream's end
 |   +-- QueueFullError         the client did not read for too long
++-- LimitExceededError     an answer, or all that is held of answers, is too large
 +-- WireError              a provider sent what cannot be understood
 """
+
+from collections.abc import Sequence
 
 
 class LuthienError(Exception):
@@ -20,8 +23,18 @@ class ConfigError(LuthienError, RuntimeError):
     """A setting is wrong.
 
     A `RuntimeError`, because LiteLLM takes a `ValueError` or `TypeError` (pydantic's errors are
-    such) from a guardrail as a reason to start without it.
+    such) from a guardrail as a reason to start without it. `problems` has each key that is wrong, and
+    what is wrong with it; where it is no key, one problem under the key "".
     """
+
+    def __init__(self, message: str, problems: Sequence[tuple[str, str]] = ()) -> None:
+        super().__init__(message)
+        self.problems = tuple(problems) or (("", message),)
+
+    @classmethod
+    def at(cls, *problems: tuple[str, str]) -> "ConfigError":
+        """One or several keys are wrong."""
+        return cls("; ".join(f"{key}: {what}" if key else what for key, what in problems), problems)
 
 
 class PolicyError(LuthienError):
@@ -55,6 +68,10 @@ class StreamClosedError(LuthienError):
 
 class QueueFullError(StreamClosedError):
     """The client did not read for so long that the stream was given up."""
+
+
+class LimitExceededError(LuthienError):
+    """One of the `limits` of the settings is reached, which the message names."""
 
 
 class WireError(LuthienError):

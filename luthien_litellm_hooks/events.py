@@ -114,8 +114,25 @@ class Opaque(Event):
     repeats: bool = False
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure(Opaque):
+    """The provider says that its answer has failed; of wires that say so in a unit of the stream."""
+
+
 StreamEvent = Start | Frame | TextDelta | ReasoningDelta | ToolCallDelta | Finish | Usage | End | Opaque
 DeltaEvent = TextDelta | ReasoningDelta | ToolCallDelta
+DELTAS = (TextDelta, ReasoningDelta, ToolCallDelta)
+"""For `isinstance`, which takes several times as long for a union."""
+
+
+def text_of(event: StreamEvent) -> str:
+    """What the event adds to a block."""
+    if isinstance(event, TextDelta):
+        return event.text
+    if isinstance(event, ToolCallDelta):
+        return event.arguments
+    return event.text if isinstance(event, ReasoningDelta) else ""
+
 
 EventT = TypeVar("EventT", bound=Event)
 

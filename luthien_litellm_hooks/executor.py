@@ -3,24 +3,38 @@
 import asyncio
 import logging
 import sys
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Sequence
 from dataclasses import replace
 from typing import Literal, cast
 
 from luthien_litellm_hooks.adapters.base import Adapter
 from luthien_litellm_hooks.answering import Answering, Source, hand_on, stop
 from luthien_litellm_hooks.composition import HOOK_TIMEOUT_S, Composition, Member, Stage, contexts_of, stages_for
-from luthien_litellm_hooks.deadline import HookDeadline
+from luthien_litellm_hooks.deadline import run_apart
 from luthien_litellm_hooks.egress import MAX_ITEMS, PUT_TIMEOUT_S, Parcel
-from luthien_litellm_hooks.errors import LuthienError, PolicyBlockedError, PolicyError, WireError
-from luthien_litellm_hooks.events import Chunk, Finish, StreamEvent, TextDelta
+from luthien_litellm_hooks.errors import (
+    LimitExceededError,
+    LuthienError,
+    PolicyBlockedError,
+    PolicyError,
+    WireError,
+)
+from luthien_litellm_hooks.events import Chunk, Finish, StreamEvent, TextDelta, text_of
+from luthien_litellm_hooks.limits import DEFAULT_LIMITS, Limits
 from luthien_litellm_hooks.policy.base import Policy
 from luthien_litellm_hooks.policy.context import PolicyContext
 from luthien_litellm_hooks.policy.in_stead import InStead
 from luthien_litellm_hooks.policy.request import Answer, Request
 from luthien_litellm_hooks.recorder import Outcome, TransactionRecorder
 from luthien_litellm_hooks.request_round import ask
-from luthien_litellm_hooks.running_answer import Decode, OnPolicyError, failure_notice, note_failure
+from luthien_litellm_hooks.running_answer import (
+    Decode,
+    Flush,
+    OnPolicyError,
+    failure_notice,
+    is_cancelled,
+    note_failure,
+)
 from luthien_litellm_hooks.way_out import WayOut, is_whole
 
 logger = logging.getLogger("luthien_litellm_hooks")
@@ -36,6 +50,8 @@ class PolicyExecutor:
     ends the answer with a notice, `pass` lets what was not delivered through and leaves the policy
     out of the rest of the answer. In a composition each member has its own of both. `on_block` says
     whether a full answer that is ended carries the notice, or raises it as `PolicyBlockedError`.
+    An answer larger than `limits.max_stream_bytes` is ended with a notice; a policy that holds what
+    there is no memory for, or takes longer than `limits.max_hold_s` in one transaction, fails.
     """
 
     def __init__(
@@ -48,6 +64,7 @@ class PolicyExecutor:
         on_block: OnBlock = "notice",
         max_items: int = MAX_ITEMS,
         put_timeout_s: float = PUT_TIMEOUT_S,
+        limits: Limits = DEFAULT_LIMITS,
     ) -> None:
         if isinstance(policy, Policy):
             policy = Member(policy, name or type(policy).__name__, timeout_s, on_policy_error)
@@ -55,20 +72,31 @@ class PolicyExecutor:
         self.on_block: OnBlock = on_block
         self.max_items = max_items
         self.put_timeout_s = put_timeout_s
+        self.limits = limits
+
+    def of(self, composition: Composition, on_block: OnBlock) -> "PolicyExecutor":
+        """One with the same bounds for other policies."""
+        return PolicyExecutor(
+            composition,
+            on_block=on_block,
+            max_items=self.max_items,
+            put_timeout_s=self.put_timeout_s,
+            limits=self.limits,
+        )
 
     async def on_request(self, ctx: PolicyContext) -> Request | Answer:
-        """What the policy makes of `ctx.request`; also sets `ctx.final_request`.
+        """What the policy makes of the request, as others have left it that were asked before:
+        `ctx.final_request`, which this also sets.
 
         Raises `PolicyBlockedError` when a policy refuses, or fails and is to block.
         """
-        result = ctx.request
+        result = ctx.final_request
         stages = self._stages(ctx)
         for stage, contexts in stages:
-            result = await ask(stage, result, contexts, ctx)
+            result = await ask(stage, result, contexts, ctx, self.limits.max_hold_s)
             if isinstance(result, Answer):
                 return result
-        for context in [ctx, *(context for _, contexts in stages for context in contexts)]:
-            context.final_request = result
+        ctx.settle(result)
         return result
 
     async def run(
@@ -80,9 +108,9 @@ class PolicyExecutor:
         whatever comes. What the provider's stream raises is raised here, as the same object. A policy's failure
         never is. Closing the generator closes the provider's stream.
         """
-        decode = _noting(adapter.decode, ctx.recorder)
-        flush = _noting(lambda _: adapter.flush(), ctx.recorder)
-        source = Source(stream, decode, lambda: flush(None), adapter.is_framed, self.max_items, self.put_timeout_s)
+        decode = self._taking_in(adapter.decode, ctx.recorder)
+        flush = self._taking_in(lambda _: adapter.flush(), ctx.recorder)
+        source = self._source(stream, decode, lambda: flush(None), adapter)
         answers = self._start(source, adapter, ctx)
         way_out = WayOut(adapter, ctx.recorder.add_egress_chunk)
         failure: BaseException | None = None
@@ -98,7 +126,7 @@ class PolicyExecutor:
             raise
         finally:
             if failure is not None:
-                await stop(answers[-1].worker)
+                await stop(answers[-1])
             await ctx.recorder.finalize_streaming(outcome_of(ctx, failure))
 
     async def run_full(self, response: object, adapter: Adapter, ctx: PolicyContext) -> object:
@@ -111,8 +139,8 @@ class PolicyExecutor:
             came.append(adapter.split(raw))
             return came
 
-        decode = _noting(split, ctx.recorder)
-        source = Source(_one(response), decode, tuple, adapter.is_framed, sys.maxsize, self.put_timeout_s)
+        decode = self._taking_in(split, ctx.recorder)
+        source = replace(self._source(_one(response), decode, tuple, adapter), max_items=sys.maxsize)
         answers = self._start(source, adapter, ctx)
         failure: BaseException | None = None
         try:
@@ -122,7 +150,7 @@ class PolicyExecutor:
             raise
         finally:
             if failure is not None:
-                await stop(answers[-1].worker)
+                await stop(answers[-1])
             await ctx.recorder.finalize_non_streaming(outcome_of(ctx, failure))
 
     async def _finish_full(
@@ -154,12 +182,40 @@ class PolicyExecutor:
     def _stages(self, ctx: PolicyContext) -> list[tuple[Stage, list[PolicyContext]]]:
         """The policies for this transaction, with their views of it."""
         if isinstance(self.composition, Member):
-            ctx.policy_name = self.composition.name
+            ctx.be_of(self.composition, self.composition.name)
         stages = stages_for(self.composition, ctx) or (_NOBODY,)
-        return [(stage, [ctx] if stage is self.composition else contexts_of(stage, ctx)) for stage in stages]
+        return [(stage, contexts_of(stage, ctx)) for stage in stages]
+
+    def _source(self, stream: AsyncIterable[object], decode: Decode, flush: Flush, adapter: Adapter) -> Source:
+        return Source(stream, decode, flush, adapter.is_framed, self.max_items, self.put_timeout_s, self.limits)
+
+    def _taking_in(self, decode: Decode, recorder: TransactionRecorder) -> Decode:
+        """`decode`, whose chunks are also recorded; it raises `LimitExceededError` at the end of what an
+        answer may bring."""
+        limit, came = self.limits.max_stream_bytes, 0
+
+        def take_in(raw: object) -> Sequence[Chunk]:
+            nonlocal came
+            came += len(raw) if isinstance(raw, bytes) else 0
+            chunks = decode(raw) if came <= limit else ()
+            for chunk in chunks:
+                recorder.add_ingress_chunk(chunk)
+                came += 0 if isinstance(raw, bytes) else sum(len(text_of(event)) for event in chunk.events)
+            if came > limit:
+                raise LimitExceededError(f"an answer brought {came} bytes (limits.max_stream_bytes: {limit})")
+            return chunks
+
+        return take_in
 
     def _start(self, source: Source, adapter: Adapter, ctx: PolicyContext) -> list[Answering]:
-        """Puts each stage to work on what the one before it lets out."""
+        """Puts each stage to work on what the one before it lets out. Raises `LuthienError` alone."""
+        try:
+            return self._start_stages(source, adapter, ctx)
+        except Exception as error:
+            logger.exception("no policy could be put to work on an answer")
+            raise PolicyError("no policy could be put to work") from error
+
+    def _start_stages(self, source: Source, adapter: Adapter, ctx: PolicyContext) -> list[Answering]:
         stages = self._stages(ctx)
         if ctx.answer is not None:
             source, stages = replace(source, decode=_nothing), [(Member(InStead(ctx.answer), "answer"), [ctx])]
@@ -174,7 +230,8 @@ class PolicyExecutor:
         if type(member.policy).process_full_response is Policy.process_full_response:
             return response
         try:
-            final = await HookDeadline(member.timeout_s).run(member.policy.process_full_response(response, ctx))
+            hook = member.policy.process_full_response(response, ctx)
+            final = await run_apart(hook, member.timeout_s, ctx.hold_clock, self.limits.max_hold_s)
             if type(final) is not type(response):
                 raise PolicyError(f"a {type(final).__name__} was returned for a {type(response).__name__}")
         except PolicyBlockedError as refusal:
@@ -200,31 +257,28 @@ def _encode(way_out: WayOut, parcel: Parcel) -> list[object]:
     try:
         return list(way_out.encode(parcel))
     except Exception as error:
-        logger.exception("an answer could not be encoded")
-        raise WireError("an answer could not be encoded") from error
+        raise _unsayable() from error
 
 
-def _close(way_out: WayOut, adapter: Adapter) -> Iterable[object]:
-    owed = way_out.finish()
-    return adapter.encode(owed, None) if owed else ()
+def _close(way_out: WayOut, adapter: Adapter) -> list[object]:
+    try:
+        owed = way_out.finish()
+        return list(adapter.encode(owed, None)) if owed else []
+    except Exception as error:
+        raise _unsayable() from error
 
 
-def _noting(decode: Decode, recorder: TransactionRecorder) -> Decode:
-    """`decode`, whose chunks are also recorded."""
-
-    def noted(raw: object) -> Sequence[Chunk]:
-        chunks = decode(raw)
-        for chunk in chunks:
-            recorder.add_ingress_chunk(chunk)
-        return chunks
-
-    return noted
+def _unsayable() -> WireError:
+    logger.exception("an answer could not be encoded")
+    return WireError("an answer could not be encoded")
 
 
 def outcome_of(ctx: PolicyContext, failure: BaseException | None) -> Outcome:
     """How a transaction ended, of which `failure` is what its answer was broken off with."""
     errors = {decision.error for decision in ctx.decisions if decision.error is not None and not decision.is_vote}
-    if isinstance(failure, GeneratorExit | asyncio.CancelledError) or "QueueFullError" in errors:
+    if isinstance(failure, GeneratorExit) or "QueueFullError" in errors:
+        return "client_disconnected"
+    if isinstance(failure, asyncio.CancelledError) and is_cancelled():  # otherwise it is the provider's own
         return "client_disconnected"
     if failure is not None and not isinstance(failure, LuthienError):
         return "provider_error"

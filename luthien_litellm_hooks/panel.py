@@ -10,7 +10,13 @@ from luthien_litellm_hooks.ballot import Ballot, Motion, Piece
 from luthien_litellm_hooks.composition import Member, Parallel
 from luthien_litellm_hooks.deadline import HookDeadline
 from luthien_litellm_hooks.egress import EgressQueue, Outbox, Parcel
-from luthien_litellm_hooks.errors import WireError
+from luthien_litellm_hooks.errors import (
+    LimitExceededError,
+    PolicyTimeoutError,
+    QueueFullError,
+    StreamClosedError,
+    WireError,
+)
 from luthien_litellm_hooks.events import (
     Chunk,
     End,
@@ -22,13 +28,16 @@ from luthien_litellm_hooks.events import (
     ToolCallStreamBlock,
     Usage,
 )
+from luthien_litellm_hooks.limits import MEMORY, Limits, size_of
 from luthien_litellm_hooks.policy.context import PolicyContext
 from luthien_litellm_hooks.running_answer import (
+    CLOSE_GRACE_S,
     WITHHELD_CALLS,
     Decode,
     Flush,
     RunningAnswer,
     close_stream,
+    note_failure,
     read_items,
     start_worker,
 )
@@ -53,14 +62,17 @@ class Panel:
         queue: EgressQueue,
         *,
         is_framed: bool,
+        limits: Limits,
     ) -> None:
         self.queue = queue
+        self._max_held_bytes = limits.max_held_bytes
+        self._taken = 0  # of the memory of the process
         self.outbox = Outbox(queue, HookDeadline(0))  # a member that waits for the client has its own clock paused
         self.notice: str | None = None
         self._ctx = ctx.of_member(parallel.name, parallel.name)
         self._needed = parallel.objections_needed
         self._seats = [
-            Seat(self, number, member, context, is_framed=is_framed)
+            Seat(self, number, member, context, is_framed=is_framed, limits=limits)
             for number, (member, context) in enumerate(zip(parallel.members, contexts, strict=True))
         ]
         self._voters = range(len(parallel.voters))
@@ -86,17 +98,20 @@ class Panel:
         workers = [seat.start() for seat in self._seats]
         try:
             error = await self._feed(stream, decode, flush)
-            await asyncio.wait([workers[number] for number in self._voters])
+            for number in self._voters:
+                await self._seats[number].running.ended.wait()
             async with self._lock:
                 await self._let_out_rest(error)
             self.queue.close(None if self.notice is not None else error)
-            await asyncio.wait(workers)
+            for seat in self._seats:
+                await seat.running.ended.wait()
         finally:
             for worker in workers:
                 worker.cancel()
             self.queue.close()
+            MEMORY.taken -= self._taken
             await close_stream(stream)
-            await asyncio.wait(workers)
+            await asyncio.wait(workers, timeout=CLOSE_GRACE_S)
             self._record_votes()
 
     async def _feed(self, stream: AsyncIterable[object], decode: Decode, flush: Flush) -> BaseException | None:
@@ -104,27 +119,34 @@ class Panel:
         error = await read_items(stream, lambda raw: self._hand_on(lambda: decode(raw)))
         if error is None:
             await self._hand_on(flush)
-        for seat in self._seats:
-            await seat.feed.put(error)
+        await self._put_all(error)
         return error
 
-    async def _hand_on(self, decode: Flush) -> None:
+    async def _hand_on(self, decode: Flush) -> bool:
+        """Hands on what came; False if nothing that follows is wanted."""
         try:
             chunks = decode()
+            for chunk in chunks:
+                self._note(chunk)
         except Exception as error:
             failing = error  # on which each member ends
             await self._put_all(lambda: _raise(failing))
-            return
+            return not isinstance(error, LimitExceededError)
         for chunk in chunks:
-            self._note(chunk)
             await self._put_all(lambda chunk=chunk: (chunk,))
+        return True
 
-    async def _put_all(self, item: Flush) -> None:
+    async def _put_all(self, item: "Feed") -> None:
         for seat in self._seats:
-            await seat.feed.put(item)
+            if seat.number in self._voters:
+                await seat.feed.put(item)
+            else:
+                seat.offer(item)
 
     def _note(self, chunk: Chunk) -> None:
         for event in chunk.events:
+            MEMORY.take(size_of(event), self._max_held_bytes)
+            self._taken += size_of(event)
             try:
                 block = self._assembler.feed(event).block
             except WireError:  # on which each member ends
@@ -274,31 +296,51 @@ class Panel:
         self._ctx.observability.hook_ran(name, "vote", started_ns=started_ns, ended_ns=ended_ns, decisions=made)
 
 
+Feed = Flush | BaseException | None
+"""What a member is fed: chunks, or the end of the stream, with the provider's own error if there was one."""
+
+
 class Seat:
     """A member of a panel: the engine of its own answer puts its parcels in here."""
 
-    def __init__(self, panel: Panel, number: int, member: Member, ctx: PolicyContext, *, is_framed: bool) -> None:
+    def __init__(
+        self, panel: Panel, number: int, member: Member, ctx: PolicyContext, *, is_framed: bool, limits: Limits
+    ) -> None:
         self.number = number
         self.name = member.name
-        self.feed: asyncio.Queue[Flush | BaseException | None] = asyncio.Queue(FEED_ITEMS)
+        self.feed: asyncio.Queue[Feed] = asyncio.Queue(FEED_ITEMS)
         self.words: list[Piece] = []
         """What the member said about no block."""
         self.notice: str | None = None
         """What the member ended the answer with."""
+        self._is_closed = False
         self._panel = panel
+        self._ctx = ctx
         self.running = RunningAnswer(
             member.policy,
             self,
-            HookDeadline(member.timeout_s),
+            member.timeout_s,
             ctx,
             member.on_policy_error,
             is_framed=is_framed,
+            limits=limits,
             on_drop=self._on_drop,
         )
 
     def start(self) -> asyncio.Task[None]:
         """Starts the member's own worker."""
         return self.running.start(self._items(), _unpack, tuple)
+
+    def offer(self, item: Feed) -> None:
+        """Feeds a member whose vote does not count. One that is too far behind is left behind."""
+        if self.running.ended.is_set():
+            return
+        try:
+            self.feed.put_nowait(item)
+        except asyncio.QueueFull:
+            error = PolicyTimeoutError(f"{FEED_ITEMS} items behind the member that decides")
+            note_failure(self._ctx, self.name, "left behind", "the answer", error)
+            self.running.worker.cancel()
 
     def take_words(self, choice: int) -> list[Piece]:
         """What the member said about this choice, once."""
@@ -311,8 +353,14 @@ class Seat:
         return False
 
     async def put(self, parcel: Parcel) -> None:
+        if self._is_closed or self.notice is not None:
+            raise StreamClosedError("the answer was ended")
         parcel.is_taken = True
-        await self._panel.hear(self, parcel)
+        try:
+            await self._panel.hear(self, parcel)
+        except QueueFullError:  # which is no fault of this member's, and the end for all
+            self._panel.worker.cancel()
+            raise
 
     def put_last(self, parcel: Parcel) -> None:
         if parcel.notice is not None:
@@ -324,7 +372,8 @@ class Seat:
         await self._panel.queue.let_read()
 
     def close(self, error: BaseException | None = None) -> None:
-        """Says nothing: the panel knows when its members have ended."""
+        """From now on the member can send nothing; the panel itself knows when its members have ended."""
+        self._is_closed = True
 
     def _on_drop(self, block: StreamBlock) -> None:
         self._panel.object(self, block)

@@ -12,13 +12,12 @@ from luthien_litellm_hooks.errors import WireError
 from luthien_litellm_hooks.events import (
     Chunk,
     ContentStreamBlock,
-    ReasoningDelta,
+    Failure,
     ReasoningStreamBlock,
     StreamBlock,
     StreamEvent,
-    TextDelta,
-    ToolCallDelta,
     ToolCallStreamBlock,
+    text_of,
 )
 from luthien_litellm_hooks.telemetry import NoOpObservabilityContext, ObservabilityContext
 
@@ -77,6 +76,8 @@ class AnswerRecord:
     def __init__(self, max_characters: int = MAX_ANSWER_CHARACTERS) -> None:
         self.chunks = 0
         self.is_truncated = False
+        self.has_failed = False
+        """The provider said so."""
         self._left = max_characters
         self._assembler = BlockAssembler(is_framed=True)  # nothing is judged, so no block has to end early
 
@@ -96,10 +97,8 @@ class AnswerRecord:
         return [_shown(block) for block in self._assembler.state.blocks]
 
     def _add(self, event: StreamEvent) -> None:
-        if isinstance(event, ToolCallDelta):
-            self._left -= len(event.arguments)
-        elif isinstance(event, TextDelta | ReasoningDelta):
-            self._left -= len(event.text)
+        self.has_failed = self.has_failed or isinstance(event, Failure)
+        self._left -= len(text_of(event))
         if self._left < 0:
             self.is_truncated = True
             return
@@ -219,7 +218,7 @@ class DefaultTransactionRecorder(TransactionRecorder):
     def _end(self, outcome: Outcome) -> bool:
         if self.outcome is not None:
             return False
-        self.outcome = outcome
+        self.outcome = "provider_error" if outcome == "complete" and self.ingress.has_failed else outcome
         self._end_time = time.monotonic()
         self._ended.set()
         return True

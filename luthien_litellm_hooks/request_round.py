@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from luthien_litellm_hooks.ballot import Vote
 from luthien_litellm_hooks.composition import Member, Parallel, Stage
-from luthien_litellm_hooks.deadline import HookDeadline
+from luthien_litellm_hooks.deadline import run_apart
 from luthien_litellm_hooks.errors import PolicyBlockedError, PolicyError
 from luthien_litellm_hooks.policy.base import Policy
 from luthien_litellm_hooks.policy.context import PolicyContext
@@ -17,30 +17,29 @@ Reply = Request | Answer | PolicyBlockedError
 
 
 async def ask(
-    stage: Stage, request: Request, contexts: Sequence[PolicyContext], ctx: PolicyContext
+    stage: Stage, request: Request, contexts: Sequence[PolicyContext], ctx: PolicyContext, max_hold_s: float
 ) -> Request | Answer:
     """What a stage makes of `request`. Raises `PolicyBlockedError` when it refuses, or fails and is
-    to block."""
+    to block. All hooks of the transaction may take `max_hold_s` seconds."""
     if isinstance(stage, Member):
-        reply = await _reply(stage, request, contexts[0])
+        reply = await _reply(stage, request, contexts[0], max_hold_s)
     else:
-        replies = await asyncio.gather(
-            *(_reply(member, request, context) for member, context in zip(stage.members, contexts, strict=True))
-        )
+        members = zip(stage.members, contexts, strict=True)
+        replies = await asyncio.gather(*(_reply(member, request, context, max_hold_s) for member, context in members))
         reply = _elect(stage, request, replies, ctx)
     if isinstance(reply, PolicyBlockedError):
         raise reply
     return reply
 
 
-async def _reply(member: Member, request: Request, ctx: PolicyContext) -> Reply:
+async def _reply(member: Member, request: Request, ctx: PolicyContext, max_hold_s: float) -> Reply:
     ctx.request = request
     if type(member.policy).on_request is Policy.on_request:
         return request
     ctx.hook_began = time.monotonic()
     started_ns, decided = time.time_ns(), len(ctx.decisions)
     try:
-        return await _ask_policy(member, request, ctx)
+        return await _ask_policy(member, request, ctx, max_hold_s)
     finally:
         made = [decision for decision in ctx.decisions[decided:] if decision.policy == member.name]
         ctx.observability.hook_ran(
@@ -48,9 +47,9 @@ async def _reply(member: Member, request: Request, ctx: PolicyContext) -> Reply:
         )
 
 
-async def _ask_policy(member: Member, request: Request, ctx: PolicyContext) -> Reply:
+async def _ask_policy(member: Member, request: Request, ctx: PolicyContext, max_hold_s: float) -> Reply:
     try:
-        result = await HookDeadline(member.timeout_s).run(member.policy.on_request(request, ctx))
+        result = await run_apart(member.policy.on_request(request, ctx), member.timeout_s, ctx.hold_clock, max_hold_s)
         _check(request, result)
     except PolicyBlockedError as refusal:
         ctx.decide("block", reason=refusal.reason, message=refusal.message)

@@ -9,8 +9,16 @@ from typing import Literal
 from luthien_litellm_hooks.assembler import BlockAssembler
 from luthien_litellm_hooks.deadline import HookDeadline
 from luthien_litellm_hooks.egress import Outbox, ParcelSink
-from luthien_litellm_hooks.errors import PolicyBlockedError, PolicyError, StreamClosedError
+from luthien_litellm_hooks.errors import (
+    LimitExceededError,
+    PolicyBlockedError,
+    PolicyError,
+    PolicyTimeoutError,
+    QueueFullError,
+    StreamClosedError,
+)
 from luthien_litellm_hooks.events import (
+    DELTAS,
     Chunk,
     ContentStreamBlock,
     DeltaEvent,
@@ -19,7 +27,6 @@ from luthien_litellm_hooks.events import (
     Frame,
     Opaque,
     ReasoningStreamBlock,
-    Start,
     StreamBlock,
     StreamEvent,
     TextDelta,
@@ -27,6 +34,7 @@ from luthien_litellm_hooks.events import (
     ToolCallStreamBlock,
     Usage,
 )
+from luthien_litellm_hooks.limits import Limits
 from luthien_litellm_hooks.policy.base import Policy
 from luthien_litellm_hooks.policy.context import Engine, PolicyContext, StreamingResponseContext
 from luthien_litellm_hooks.policy.notices import NOTICE_MARK
@@ -39,6 +47,8 @@ Hook = Callable[[StreamingResponseContext], Awaitable[None]]
 Decode = Callable[[object], Sequence[Chunk]]
 Flush = Callable[[], Sequence[Chunk]]
 
+CLOSE_GRACE_S = 5.0
+"""How long a worker that is cancelled may take to clean up."""
 _workers: set[asyncio.Task[None]] = set()  # the event loop itself keeps only weak references
 
 
@@ -54,30 +64,36 @@ class RunningAnswer:
         self,
         policy: Policy,
         queue: ParcelSink,
-        deadline: HookDeadline,
+        timeout_s: float,
         transaction: PolicyContext,
         on_policy_error: OnPolicyError,
         *,
         is_framed: bool,
+        limits: Limits,
         on_drop: Callable[[StreamBlock], None] | None = None,
     ) -> None:
         self._policy = policy
         self.queue = queue
-        self._deadline = deadline
+        self._deadline = HookDeadline(timeout_s, transaction.hold_clock, limits.max_hold_s, self._abandon)
         self._on_policy_error: OnPolicyError = on_policy_error
         self._assembler = BlockAssembler(is_framed=is_framed)
         self.state = self._assembler.state
-        self.outbox = Outbox(queue, deadline, on_drop)
-        self._engine = Engine(self.state, self.outbox, deadline)
+        self.outbox = Outbox(queue, self._deadline, on_drop, limits.max_held_bytes)
+        self._engine = Engine(self.state, self.outbox, self._deadline)
         self._ctx = StreamingResponseContext(transaction, self._engine)
         self.notice: str | None = None
         """What the answer was ended with; then nothing may follow but how answers end."""
+        self.ended = asyncio.Event()
+        """Nothing of the answer follows; the worker may still have to clean up."""
         self._is_policy_out = False  # the policy failed and is to be passed over
+        self._is_abandoned = False
+        self._is_unread = False  # the client was given up
         self._untold_ns: dict[str, int] = {}  # what the hooks took of which nobody was told
         self._finished: set[int] = set()
         self._tail: list[tuple[Chunk, StreamEvent]] = []  # what must leave after on_stream_complete
         self._repeats: list[tuple[Chunk, StreamEvent]] = []  # what must wait for what is held
-        self._has_last_word = self._is_overridden("on_stream_complete")
+        self._own_hooks = frozenset(hook for hook in HOOKS if getattr(type(policy), hook) is not getattr(Policy, hook))
+        self._has_last_word = "on_stream_complete" in self._own_hooks
 
     @property
     def is_touched(self) -> bool:
@@ -86,6 +102,7 @@ class RunningAnswer:
 
     def start(self, stream: AsyncIterable[object], decode: Decode, flush: Flush) -> asyncio.Task[None]:
         """Starts the worker task."""
+        self._stream = stream
         self.worker = start_worker(self._work(stream, decode, flush), self._ctx.transaction_id)
         return self.worker
 
@@ -99,31 +116,48 @@ class RunningAnswer:
                 error = None  # the client has been told how this answer ends
             if error is None:
                 await self._take(flush)
-                await self._guard(self._complete_answer())
+                await self._complete_answer()
         finally:
-            self.outbox.drop_all()
-            self.queue.close(error)
+            self._end(error)
+            if self._is_unread:  # the reader may never come to say so
+                await self._ctx.recorder.finalize_streaming("client_disconnected")
             await close_stream(stream)
             await self._say_closed()
 
-    async def _take(self, decode: Flush) -> None:
+    def _end(self, error: BaseException | None = None) -> None:
+        self.outbox.drop_all()
+        self.queue.close(error)
+        self.ended.set()
+
+    def _abandon(self, error: PolicyTimeoutError) -> None:
+        """Ends an answer whose hook goes on though it was cancelled, and leaves the worker behind."""
+        if self.ended.is_set():
+            return
+        self._is_abandoned = True
+        note_failure(self._ctx, self._ctx.policy_name, "block", "a hook that cannot be stopped", error)
+        self._fail(error)
+        self._end()
+        start_worker(close_stream(self._stream), self._ctx.transaction_id)
+
+    async def _take(self, decode: Flush) -> bool:
+        """Takes in what came; False if nothing that follows is wanted."""
         chunks: Sequence[Chunk] = ()
         try:
             chunks = decode()
         except Exception as error:
             self._fail(error)
+            if isinstance(error, LimitExceededError):
+                return False
         for chunk in chunks:
             if self.notice is None:
-                await self._guard(self._judge(chunk))
+                try:
+                    await self._judge(chunk)
+                except Exception as error:
+                    self._fail(error)
             if self.notice is not None:
                 self.outbox.let_out_ending(chunk, (event for event in chunk.events if isinstance(event, _ENDING)))
         await self.queue.let_read()
-
-    async def _guard(self, work: Awaitable[None]) -> None:
-        try:
-            await work
-        except Exception as error:
-            self._fail(error)
+        return not (self._is_abandoned or self._is_unread)
 
     def _fail(self, error: Exception) -> None:
         """Ends the answer with a notice. The error's own text is for the operator alone."""
@@ -133,6 +167,11 @@ class RunningAnswer:
         if isinstance(error, PolicyBlockedError):
             notice = error.message
             self._ctx.decide("block", reason=error.reason, message=notice)
+        elif isinstance(error, QueueFullError):
+            self._is_unread = True
+            notice = unread_notice(self._ctx)
+            self._ctx.note_error("the answer was ended", error)
+            logger.warning("transaction %s: %s", self._ctx.transaction_id, error)
         elif not isinstance(error, PolicyError):  # of which the operator was told where it was caught
             self._ctx.note_error("the answer was ended", error)
             logger.error("transaction %s: the answer was ended", self._ctx.transaction_id, exc_info=error)
@@ -146,30 +185,35 @@ class RunningAnswer:
     async def _judge(self, chunk: Chunk) -> None:
         self._assembler.begin(chunk)
         self._engine.passes_chunk = False
-        await self._call("on_chunk_received")
+        if self._is_called("on_chunk_received"):
+            await self._call("on_chunk_received")
         for event in chunk.events:
-            if isinstance(event, Finish):
+            if isinstance(event, DELTAS):
+                await self._add(chunk, event)
+            elif isinstance(event, Finish):
                 await self._finish(chunk, event)
             elif isinstance(event, Frame):
                 await self._frame(chunk, event)
             elif isinstance(event, Opaque) and event.repeats and self.outbox.holds_any:
                 self._repeats.append((chunk, event))
-            elif isinstance(event, Start | Usage | End | Opaque):
-                await self._let_out_in_order(chunk, event)
             else:
-                await self._add(chunk, event)
+                await self._let_out_in_order(chunk, event)
 
     async def _add(self, chunk: Chunk, event: DeltaEvent) -> None:
         step = self._assembler.feed(event)
-        await self._complete(step.completed)
+        if step.completed:
+            await self._complete(step.completed)
         block = step.block
         if block is None:
             return
         hook = _DELTA_HOOKS[type(block)]
-        if self._engine.passes_chunk or not self._is_called(hook):
+        if not self._is_called(hook):
+            await self.outbox.let_out(chunk, event, block)
+            return
+        if self._engine.passes_chunk:
             await self.outbox.let_out(chunk, event, block)
         else:
-            self.outbox.hold(chunk, event, block)
+            await self._hold(chunk, event, block)
         self._engine.event = event
         await self._call(hook, block, event.arguments if isinstance(event, ToolCallDelta) else event.text)
         self._engine.event = None
@@ -189,7 +233,14 @@ class RunningAnswer:
         elif self._engine.passes_chunk or not self._is_called(_DELTA_HOOKS[type(block)]):
             await self.outbox.let_out(chunk, event, block)
         else:
+            await self._hold(chunk, event, block)
+
+    async def _hold(self, chunk: Chunk, event: StreamEvent, block: StreamBlock) -> None:
+        try:
             self.outbox.hold(chunk, event, block)
+        except LimitExceededError as error:  # the policy lets nothing out, so it is the one that fails
+            await self._policy_failed("holding a block", error)
+            await self.outbox.let_out(chunk, event, block)
 
     async def _finish(self, chunk: Chunk, event: Finish) -> None:
         await self._complete(self._assembler.feed(event).completed)
@@ -205,6 +256,12 @@ class RunningAnswer:
     async def _complete_answer(self) -> None:
         if self.notice is not None:
             return
+        try:
+            await self._have_last_word()
+        except Exception as error:
+            self._fail(error)
+
+    async def _have_last_word(self) -> None:
         await self._complete(self._assembler.finish())
         await self._call("on_stream_complete")
         for choice in {block.choice for block in self.state.blocks}:
@@ -289,7 +346,7 @@ class RunningAnswer:
         try:
             await self._deadline.run(getattr(self._policy, hook)(self._ctx))
         except asyncio.CancelledError as error:
-            if _is_cancelled():
+            if is_cancelled():
                 raise
             raise PolicyError("something that the hook awaited was cancelled") from error
 
@@ -305,6 +362,8 @@ class RunningAnswer:
             self.outbox.drop_all()
 
     async def _policy_failed(self, hook: str, error: Exception) -> None:
+        if self._is_abandoned:
+            return
         note_failure(self._ctx, self._ctx.policy_name, self._on_policy_error, hook, error)
         if self._on_policy_error == "block":
             raise PolicyError(f"{hook} failed") from error
@@ -321,14 +380,12 @@ class RunningAnswer:
         self._tell_rest()
 
     def _is_called(self, hook: str) -> bool:
-        return not self._is_policy_out and self._is_overridden(hook)
-
-    def _is_overridden(self, hook: str) -> bool:
         """Whether the policy has its own `hook`; those of `Policy` let pass, which needs no call."""
-        return getattr(type(self._policy), hook) is not getattr(Policy, hook)
+        return hook in self._own_hooks and not self._is_policy_out
 
 
 _ENDING = (Finish, Usage, End)
+HOOKS = tuple(name for name in vars(Policy) if name.startswith("on_"))
 _FREQUENT_HOOKS = ("on_chunk_received", "on_content_delta", "on_reasoning_delta", "on_tool_call_delta")
 _DELTA_HOOKS: dict[type[StreamBlock], str] = {
     ContentStreamBlock: "on_content_delta",
@@ -347,6 +404,11 @@ def failure_notice(ctx: PolicyContext) -> str:
     return f"{NOTICE_MARK} This answer was stopped because a policy check failed (transaction {ctx.transaction_id})."
 
 
+def unread_notice(ctx: PolicyContext) -> str:
+    """What a client is told that reads again after it was given up."""
+    return f"{NOTICE_MARK} This answer was stopped because it was not read (transaction {ctx.transaction_id})."
+
+
 def note_failure(ctx: PolicyContext, policy: str, on_policy_error: str, hook: str, error: Exception) -> None:
     """Tells the operator, and nobody else, how a policy failed."""
     ctx.note_error(hook, error)
@@ -360,7 +422,7 @@ def note_failure(ctx: PolicyContext, policy: str, on_policy_error: str, hook: st
     )
 
 
-def _is_cancelled() -> bool:
+def is_cancelled() -> bool:
     """Whether it is this task that is cancelled, not something that it waits for."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
@@ -374,8 +436,9 @@ def start_worker(work: Coroutine[None, None, None], transaction_id: str) -> asyn
     return task
 
 
-async def read_items(stream: AsyncIterable[object], take: Callable[[object], Awaitable[None]]) -> BaseException | None:
-    """Reads a provider's stream to its end, and returns the error that it ended with."""
+async def read_items(stream: AsyncIterable[object], take: Callable[[object], Awaitable[bool]]) -> BaseException | None:
+    """Reads a provider's stream to its end, or until `take` wants no more, and returns the error that
+    it ended with."""
     items = aiter(stream)
     while True:
         try:
@@ -383,12 +446,13 @@ async def read_items(stream: AsyncIterable[object], take: Callable[[object], Awa
         except StopAsyncIteration:
             return None
         except asyncio.CancelledError as error:
-            if _is_cancelled():
+            if is_cancelled():
                 raise
             return error
         except Exception as error:
             return error
-        await take(raw)
+        if not await take(raw):
+            return None
 
 
 async def close_stream(stream: AsyncIterable[object]) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from operator import is_
 
 from luthien_litellm_hooks.adapters.base import Adapter, RepeatingAdapter
 from luthien_litellm_hooks.egress import Parcel
@@ -62,14 +63,16 @@ class WayOut:
 
     def encode(self, parcel: Parcel) -> Iterable[object]:
         """The items of the client's stream for `parcel`, which is closed by this."""
-        started = {number for number, choice in self._choices.items() if choice.has_started}
-        events = self.admit(parcel)
         chunk = parcel.chunk
+        # Some providers start a choice again with each chunk, which only a whole chunk may repeat.
+        starts = [
+            event for event in parcel.events if isinstance(event, Start) and self._choice(event.choice).has_started
+        ]
+        events = self.admit(parcel)
         if chunk is not None and chunk.raw is not None and is_whole(chunk, events):
             self._note(chunk)
             return self._repeating.pass_on(chunk) if self._repeating else (chunk.raw,)
-        # Some providers start a choice again with each chunk, which only a whole chunk may repeat.
-        events = [event for event in events if not (isinstance(event, Start) and event.choice in started)]
+        events = [event for event in events if event not in starts]
         self._note(Chunk(tuple(events)))
         return self._adapter.encode(events, wire_of(chunk)) if events else ()
 
@@ -87,14 +90,16 @@ class WayOut:
 
     def finish(self) -> list[StreamEvent]:
         """What is still owed to the client; it gets a finish even if nothing else left."""
-        owed: list[StreamEvent] = []
-        for number in self._unfinished() if self._choices else [0]:
-            choice = self._choice(number)
-            reason = self._adapter.tool_reasons[0] if choice.calls else self._adapter.stop_reason
-            owed += self._legal(Finish(choice=number, reason=reason), None)
+        owed = list(self._owed_finishes())
         owed += self._legal(End(), None) if self._adapter.is_framed else ()
         self._note(Chunk(tuple(owed)))
         return owed
+
+    def _owed_finishes(self) -> Iterator[StreamEvent]:
+        for number in self._unfinished() if self._choices else [0]:
+            choice = self._choice(number)
+            reason = self._adapter.tool_reasons[0] if choice.calls else self._adapter.stop_reason
+            yield from self._legal(Finish(choice=number, reason=reason), None)
 
     def _note(self, chunk: Chunk) -> None:
         if self._on_leave is not None and chunk.events:
@@ -108,6 +113,9 @@ class WayOut:
     def _unfinished(self) -> list[int]:
         return [number for number, choice in self._choices.items() if choice.finish_reason is None]
 
+    def _has_started(self, number: int) -> bool:
+        return number in self._choices and self._choices[number].has_started
+
     def _choice(self, number: int) -> _ChoiceOut:
         found = self._choices.get(number)
         if found is None:
@@ -120,11 +128,13 @@ class WayOut:
             return
         if isinstance(event, End):
             if not self._is_over:
+                yield from self._owed_finishes() if self._is_cut else ()
                 self._is_over = True
                 yield event
             return
         choice = self._choice(event.choice)
-        yield from self._start(choice, event)
+        if not choice.has_started or isinstance(event, Start):
+            yield from self._start(choice, event)
         if isinstance(event, Opaque):
             yield event
         elif isinstance(event, Finish):
@@ -284,9 +294,7 @@ def wire_of(chunk: Chunk | None) -> Chunk | None:
 
 def is_whole(chunk: Chunk, events: list[StreamEvent]) -> bool:
     """Whether `events` are just what `chunk` said."""
-    return len(events) == len(chunk.events) and all(
-        left is came for left, came in zip(events, chunk.events, strict=True)
-    )
+    return len(events) == len(chunk.events) and all(map(is_, events, chunk.events))
 
 
 def _begin(choice: _ChoiceOut, event: Frame, key: _Key) -> StreamEvent:

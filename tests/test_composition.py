@@ -28,6 +28,7 @@ from luthien_litellm_hooks.policies.noop import NoOp
 from luthien_litellm_hooks.policy.selection import When
 from luthien_litellm_hooks.policy.tool_gate import ALLOW, ToolGatePolicy, Verdict
 from luthien_litellm_hooks.policy_spec import PolicySpec, load_composition
+from tests.support import messages
 from tests.support.chat import (
     USAGE,
     Delivered,
@@ -490,3 +491,20 @@ def test_a_wrong_setting_is_named(config: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError) as raised:
         load_composition(PolicySpec.model_validate({"class": "parallel", "config": config}))
     assert said in str(raised.value)
+
+
+async def test_an_answer_ended_between_its_finish_and_its_end_still_ends_in_order() -> None:
+    frames = [messages.sse(frame) for frame in messages.streamed(messages.message([{"type": "text", "text": "t"}]))]
+    panel = parallel("any_blocks", NoOp(), NoOp())
+    stream = [*frames[:-1], b"data: {\n\n", frames[-1]]
+    left = b"".join(await pull(PolicyExecutor(panel).run(provide(stream), messages.adapter(), context())))
+    messages.check(messages.payloads(left))
+
+
+async def test_a_member_can_send_nothing_once_its_answer_is_over() -> None:
+    class SaysMoreWhenClosed(Policy):
+        async def on_stream_closed(self, ctx: StreamingResponseContext) -> None:
+            await send_text(ctx, "too late")
+
+    panel = parallel("any_blocks", SaysMoreWhenClosed(), NoOp())
+    assert (await delivered(panel)).text == Delivered.of(ANSWER).text

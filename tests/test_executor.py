@@ -25,6 +25,7 @@ from luthien_litellm_hooks import (
     send_text,
     send_tool_call,
 )
+from luthien_litellm_hooks.egress import UNREAD_PARCELS
 from luthien_litellm_hooks.policies.noop import NoOp
 from luthien_litellm_hooks.running_answer import WITHHELD_CALLS
 from tests.support.chat import (
@@ -164,7 +165,7 @@ async def test_a_chunk_that_carries_several_things_leaves_whole_when_all_of_it_p
     ]
 
 
-async def test_chunks_that_are_all_there_already_still_leave_one_by_one() -> None:
+async def test_chunks_that_are_all_there_already_leave_before_many_are_judged() -> None:
     judged: list[str | None] = []
 
     class Watches(Policy):
@@ -172,9 +173,18 @@ async def test_chunks_that_are_all_there_already_still_leave_one_by_one() -> Non
             judged.append(ctx.delta)
             await passthrough_last_chunk(ctx)
 
-    stream = PolicyExecutor(Watches()).run(provide([text("a"), text("b"), finish()]), adapter(), context())
-    left = [(item.choices[0].delta.content, len(judged)) async for item in stream]
-    assert left == [("a", 1), ("b", 2), (None, 2)]
+    items = [*[text("x") for _ in range(20)], finish()]
+    stream = PolicyExecutor(Watches()).run(provide(items), adapter(), context())
+    ahead = [len(judged) - left async for left, _ in _counted(stream)]
+    assert len(ahead) == 21
+    assert max(ahead) <= 1 + UNREAD_PARCELS
+
+
+async def _counted(stream: AsyncIterator[Any]) -> AsyncIterator[tuple[int, Any]]:
+    left = 0
+    async for item in stream:
+        yield left, item
+        left += 1
 
 
 async def test_of_a_chunk_that_carries_several_things_only_what_is_let_out_leaves() -> None:
@@ -670,7 +680,7 @@ async def test_a_client_that_does_not_read_is_given_up_with_a_notice() -> None:
     await anext(stream)
     with anyio.fail_after(10):
         await is_given_up.wait()
-    assert Delivered.of(await pull(stream)).text.startswith("aa\n\n[luthien]")
+    assert Delivered.of(await pull(stream)).text.startswith("\n\n[luthien] This answer was stopped because it was not read")
     assert "the client read nothing for 0.01 s" in str(ctx.decisions[0].evidence)
 
 

@@ -8,6 +8,7 @@ from luthien_litellm_hooks.assembler import StreamState
 from luthien_litellm_hooks.deadline import HookDeadline
 from luthien_litellm_hooks.egress import Outbox
 from luthien_litellm_hooks.events import StreamBlock, StreamEvent
+from luthien_litellm_hooks.limits import HoldClock
 from luthien_litellm_hooks.policy.request import Answer, Request
 from luthien_litellm_hooks.recorder import NoOpTransactionRecorder, TransactionRecorder
 from luthien_litellm_hooks.telemetry import NoOpObservabilityContext, ObservabilityContext
@@ -81,13 +82,30 @@ class PolicyContext:
         self.decisions: list[Decision] = []
         self.hook_began = time.monotonic()
         """When the hook that is running was called; for the engine, not for policies."""
+        self.hold_clock = HoldClock()
+        """How long policies have kept the transaction waiting; for the engine, not for policies."""
         self.is_voter = False
         """The policy is one of several that vote."""
+        self._first: object = None
         self._of_members: dict[object, PolicyContext] = {}
+
+    def be_of(self, member: object, name: str) -> None:
+        """Makes this the view of the first policy that is asked, if that is a single one. For the engine,
+        not for policies."""
+        if self._first is None and not self._of_members:
+            self._first, self.policy_name = member, name
+
+    def settle(self, request: Request) -> None:
+        """Sets what the provider gets, in all views. For the engine, not for policies."""
+        self.final_request = request
+        for view in self._of_members.values():
+            view.final_request = request
 
     def of_member(self, member: object, name: str, *, is_voter: bool = False) -> "PolicyContext":
         """The view that one of several policies has of this transaction: its scratchpad is its own,
         the decisions are everybody's. For the engine, not for policies."""
+        if member is self._first:
+            return self
         found = self._of_members.get(member)
         if found is None:
             found = PolicyContext(
@@ -99,6 +117,7 @@ class PolicyContext:
                 recorder=self.recorder,
             )
             found.decisions = self.decisions
+            found.hold_clock = self.hold_clock
             found.is_voter = is_voter
             self._of_members[member] = found
         return found

@@ -1,5 +1,8 @@
 """How a hook lets something out. What a hook neither lets out nor holds on to is never delivered."""
 
+from typing import cast
+
+from luthien_litellm_hooks.errors import PolicyError
 from luthien_litellm_hooks.events import (
     Chunk,
     ContentStreamBlock,
@@ -10,6 +13,7 @@ from luthien_litellm_hooks.events import (
     TextDelta,
     ToolCall,
     ToolCallDelta,
+    text_of,
 )
 from luthien_litellm_hooks.policy.context import StreamingResponseContext
 from luthien_litellm_hooks.policy.notices import notice
@@ -122,6 +126,8 @@ async def _send(
     instead_of: StreamBlock | None = None,
 ) -> None:
     """Sends `event`; as a piece of the hook's block, if that is of the kind `of`."""
+    if not isinstance(cast(object, text_of(event)), str):
+        raise PolicyError(f"a policy sent a {type(text_of(event)).__name__} for a text")
     _note_emission(ctx)
     about = instead_of or ctx.block
     frame = ctx.block if of is not None and isinstance(ctx.block, of) else None
