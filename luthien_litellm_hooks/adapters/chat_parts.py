@@ -12,6 +12,7 @@ from litellm.types.utils import (
 )
 from pydantic import BaseModel
 
+from luthien_litellm_hooks.errors import WireError
 from luthien_litellm_hooks.events import ReasoningDelta, ToolCallDelta
 
 ToolDelta = ChatCompletionDeltaToolCall | ChatCompletionDeltaCustomToolCall
@@ -19,6 +20,7 @@ MessageToolCall = ChatCompletionMessageToolCall | ChatCompletionMessageCustomToo
 
 REASONING_FIELDS = ("reasoning_content", "thinking_blocks", "reasoning_items", "reasoning_details")
 MESSAGE_FIELDS = frozenset({"role", "content", "tool_calls", "function_call", *REASONING_FIELDS})
+_PLAIN_FIELDS = MESSAGE_FIELDS - frozenset(REASONING_FIELDS)
 _HIDDEN_REASONING = frozenset(REASONING_FIELDS) - {"reasoning_content"}
 _TOOL_FIELDS = frozenset({"index", "id", "type", "function", "custom"})
 
@@ -27,7 +29,8 @@ def set_fields(model: BaseModel) -> dict[str, Any]:
     """The fields of `model` that say something, declared or not. Asking pydantic for one that is
     not there is slow, and a delta has more of those than others."""
     fields = {name: value for name, value in model.__dict__.items() if value is not None}
-    fields.update((name, value) for name, value in (model.model_extra or {}).items() if value is not None)
+    if extra := model.model_extra:
+        fields |= {name: value for name, value in extra.items() if value is not None}
     return fields
 
 
@@ -46,6 +49,8 @@ def read_reasoning(message: Mapping[str, Any]) -> str | None:
     """The reasoning in a delta's or message's fields; "" where there is only a signature or a
     redacted piece, None where there is none. LiteLLM repeats the text of `thinking_blocks` as
     `reasoning_content`."""
+    if message.keys() <= _PLAIN_FIELDS and isinstance(message.get("content", ""), str):
+        return None
     text: object = message.get("reasoning_content")
     if isinstance(text, str) and text:
         return text
@@ -114,6 +119,8 @@ def _read_tool(tool: ToolDelta | MessageToolCall, choice: int, index: int) -> To
         form, arguments = "custom", tool.custom.input
     else:
         form, arguments = "function", tool.function.arguments
+    if not all(_is_a(str, said) for said in (tool.id, _name(tool), arguments)) or not _is_a(int, index):
+        raise WireError("a tool call has an id, a name or arguments that are no text, or a number that is none")
     return ToolCallDelta(
         choice=choice,
         index=index,
@@ -123,6 +130,11 @@ def _read_tool(tool: ToolDelta | MessageToolCall, choice: int, index: int) -> To
         form=form,
         extra=rest(set_fields(tool), _TOOL_FIELDS),
     )
+
+
+def _is_a(kind: type, said: object) -> bool:
+    """LiteLLM makes its models without checks, of whatever a provider sent."""
+    return said is None or isinstance(said, kind)
 
 
 def _name(tool: ToolDelta | MessageToolCall) -> str | None:

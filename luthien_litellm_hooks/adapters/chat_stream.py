@@ -2,12 +2,14 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple, cast
 
 from litellm.types.utils import Delta, ModelResponseStream, StreamingChoices
 
 from luthien_litellm_hooks.adapters import chat_parts
 from luthien_litellm_hooks.adapters.chat_parts import ToolDelta
+from luthien_litellm_hooks.errors import WireError
 from luthien_litellm_hooks.events import (
     DeltaEvent,
     Finish,
@@ -26,51 +28,51 @@ _CHUNK_FIELDS = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class _Part:
+class _Part(NamedTuple):
     """Where in its chunk an event was read from: the fields of its delta, and its tool call.
 
     Fields that are none of ours (annotations, a provider's own) belong to the first content of
     their chunk, because they may repeat it: with `owns_rest` they leave together or not at all.
     """
 
-    delta: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    delta: Mapping[str, Any] = MappingProxyType({})
     tool: ToolDelta | None = None
     logprobs: object = None
     owns_rest: bool = False
 
 
-def read(chunk: ModelResponseStream) -> Iterator[StreamEvent]:
+def read(chunk: ModelResponseStream) -> list[StreamEvent]:
     """The events of `chunk`: of each choice its role, reasoning, text, calls and finish, in that
     order; the token counts come last. There is always at least one."""
     fields = chat_parts.set_fields(chunk)
     has_rest = not fields.keys() <= _CHUNK_FIELDS
-    is_empty = True
+    events: list[StreamEvent] = []
     for choice in chunk.choices:
-        for event in _read_choice(choice, has_rest):
-            is_empty = False
-            has_rest = has_rest and isinstance(event, Start | Opaque | Finish)
-            yield event
+        has_rest = _read_choice(chat_parts.set_fields(choice), has_rest, events)
     if "usage" in fields:
-        yield from_wire(Usage(), _Part(owns_rest=has_rest))
-    elif is_empty or has_rest:
-        yield from_wire(Opaque(), _Part(owns_rest=has_rest))
+        events.append(from_wire(Usage(), _Part(owns_rest=has_rest)))
+    elif has_rest or not events:
+        events.append(from_wire(Opaque(), _Part(owns_rest=has_rest)))
+    return events
 
 
-def _read_choice(choice: StreamingChoices, has_rest: bool) -> Iterator[StreamEvent]:
-    delta = chat_parts.set_fields(choice.delta)
+def _read_choice(choice: Mapping[str, Any], has_rest: bool, events: list[StreamEvent]) -> bool:
+    """Adds the events of a choice, and says whether the chunk's own rest is still nobody's."""
+    number, delta = cast(object, choice["index"]), chat_parts.set_fields(choice["delta"])
+    if not isinstance(number, int):
+        raise WireError("a choice of a chat completion has a number that is none")
     if "role" in delta:
-        yield from_wire(Start(choice=choice.index), _Part(delta))
+        events.append(from_wire(Start(choice=number), _Part(delta)))
     has_own_rest = not delta.keys() <= chat_parts.MESSAGE_FIELDS
     owns_rest = has_rest or has_own_rest
-    logprobs: object = getattr(choice, "logprobs", None)
-    for event, tool in _read_content(delta, choice.index):
-        yield from_wire(event, _Part(delta, tool, logprobs, owns_rest))
-        owns_rest = has_own_rest = False
+    for event, tool in _read_content(delta, number):
+        events.append(from_wire(event, _Part(delta, tool, choice.get("logprobs"), owns_rest)))
+        owns_rest = has_rest = has_own_rest = False
     if has_own_rest:
-        yield from_wire(Opaque(choice=choice.index), _Part(delta, owns_rest=True))
-    if choice.finish_reason:
-        yield from_wire(Finish(choice=choice.index, reason=choice.finish_reason), _Part())
+        events.append(from_wire(Opaque(choice=number), _Part(delta, owns_rest=True)))
+    if reason := choice.get("finish_reason"):
+        events.append(from_wire(Finish(choice=number, reason=reason), _Part()))
+    return has_rest
 
 
 def _read_content(delta: Mapping[str, Any], number: int) -> Iterator[tuple[DeltaEvent, ToolDelta | None]]:

@@ -69,7 +69,7 @@ class GeminiAdapter:
 def _payload(text: str) -> Json:
     try:
         payload: object = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise WireError("a frame of a Gemini stream is not JSON") from error
     if not isinstance(payload, dict):
         raise WireError("a frame of a Gemini stream is no object")

@@ -177,7 +177,7 @@ def _made_part(event: StreamEvent) -> Json:
 def _made_call(event: ToolCallDelta) -> Json:
     try:
         args: object = json.loads(event.arguments or "{}")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise WireError("Gemini has no way to say arguments that are not JSON") from error
     call = {**_object(event.extra.get("functionCall", {}), "functionCall"), "name": event.name}
     if event.id is not None:

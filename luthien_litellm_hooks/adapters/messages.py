@@ -1,7 +1,6 @@
 """Anthropic messages as LiteLLM hands them to a plugin: bytes of a stream in any pieces, dicts."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 
 from luthien_litellm_hooks.adapters import messages_full
 from luthien_litellm_hooks.adapters.messages_parts import fields
@@ -36,7 +35,7 @@ class MessagesAdapter:
 
     def flush(self) -> Sequence[Chunk]:
         """A last frame that the provider did not end; it is ended, because others may follow it."""
-        return self._chunks([replace(frame, raw=frame.raw + b"\n\n") for frame in self._decoder.flush()])
+        return self._chunks([frame._replace(raw=frame.raw + b"\n\n") for frame in self._decoder.flush()])
 
     def _chunks(self, frames: Sequence[SseFrame]) -> Sequence[Chunk]:
         """The chunks up to a frame that cannot be read, which is an error only when they are out."""
@@ -45,7 +44,7 @@ class MessagesAdapter:
         chunks: list[Chunk] = []
         for frame in frames:
             try:
-                chunks.append(Chunk.from_wire(frame.raw, tuple(self._reader.read(frame))))
+                chunks.append(Chunk.from_wire(frame.raw, self._reader.read(frame)))
             except WireError as error:
                 self._error = error
                 break

@@ -34,7 +34,7 @@ def text_of(value: Mapping[str, object], name: str) -> str:
 
 def kind_of(block: JSON) -> Kind:
     """What a block is to a policy."""
-    return _KINDS.get(block.get("type"), "other")
+    return _KINDS.get(text_of(block, "type"), "other")
 
 
 def read_call(block: JSON, index: int, arguments: str) -> ToolCallDelta:

@@ -21,6 +21,7 @@ from luthien_litellm_hooks.adapters.sse import SseFrame, write_frame
 from luthien_litellm_hooks.errors import WireError
 from luthien_litellm_hooks.events import (
     End,
+    Failure,
     Finish,
     Frame,
     Opaque,
@@ -46,16 +47,19 @@ class MessageReader:
     def __init__(self) -> None:
         self._kinds: dict[int, Kind] = {}
 
-    def read(self, frame: SseFrame) -> Iterator[StreamEvent]:
+    def read(self, frame: SseFrame) -> tuple[StreamEvent, ...]:
         """The events of `frame`. There is always at least one."""
         payload = _parse(frame)
+        if payload.get("type") == "content_block_delta":
+            return (self._read_delta(payload, _index(payload)),)
+        return tuple(self._read_other(payload, frame))
+
+    def _read_other(self, payload: JSON, frame: SseFrame) -> Iterator[StreamEvent]:
         match payload.get("type"):
             case "message_start":
                 yield from_wire(Start(), payload)
             case "content_block_start":
                 yield from self._read_start(payload, _index(payload))
-            case "content_block_delta":
-                yield self._read_delta(payload, _index(payload))
             case "content_block_stop":
                 index = _index(payload)
                 yield from_wire(Frame(role="end", kind=self._kinds.get(index, "other"), index=index), payload)
@@ -63,6 +67,8 @@ class MessageReader:
                 yield from_wire(Finish(reason=reason), payload)
             case "message_stop":
                 yield from_wire(End(), payload)
+            case "error":
+                yield from_wire(Failure(), frame.raw)
             case _:
                 yield from_wire(Opaque(), frame.raw)
 
@@ -83,7 +89,7 @@ class MessageReader:
 
     def _read_delta(self, payload: JSON, index: int) -> StreamEvent:
         delta = fields(payload.get("delta"), "a delta")
-        brings = _DELTA_KINDS.get(delta.get("type"))
+        brings = _DELTA_KINDS.get(text_of(delta, "type"))
         kind = self._kinds.setdefault(index, "other" if brings in (None, "tool_call") else brings)
         return from_wire(_delta_event(delta, brings, kind, index), payload)
 

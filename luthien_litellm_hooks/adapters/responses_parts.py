@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, cast
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple, cast
 
 from pydantic import BaseModel
 
@@ -123,8 +124,7 @@ class Item:
     early: list[tuple[BaseModel, int]] = field(default_factory=list[tuple[BaseModel, int]])
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
+class Origin(NamedTuple):
     """Where an event was read from. `raw` is the unit of the wire that says it and nothing else of
     the answer, `position` its number; None if another unit says it besides what it is there for.
 
@@ -135,11 +135,15 @@ class Origin:
     part: Part | None = None
     raw: BaseModel | None = None
     position: int = -1
-    finals: Mapping[Item, object] = field(default_factory=dict[Item, object])
+    finals: Mapping[Item, object] = MappingProxyType({})
 
 
 def get(thing: object, name: str) -> Any:
-    """A field of an item or a part, which LiteLLM makes of models and of dicts; None if absent."""
+    """A field of a unit, an item or a part, which LiteLLM makes of models and of dicts; None if absent.
+    Asking a model for a field that is not declared is slow."""
+    if isinstance(thing, BaseModel):
+        value = thing.__dict__.get(name)
+        return (thing.model_extra or {}).get(name) if value is None else value
     return cast(dict[str, Any], thing).get(name) if isinstance(thing, dict) else getattr(thing, name, None)
 
 
@@ -174,9 +178,15 @@ def text_of(thing: object, kind: Kind) -> str:
     return text if isinstance(text, str) else ""
 
 
+def part_kind(part: object) -> Kind | None:
+    """The kind of a part that is streamed; None if nobody judges it."""
+    type: object = get(part, "type")
+    return PARTS.get(type) if isinstance(type, str) else None
+
+
 def kind_of(item_type: str, part: object) -> Kind | None:
     """The kind of a part of an item; None if nobody judges it."""
-    kind = PARTS.get(get(part, "type"))
+    kind = part_kind(part)
     return REASONING_AS_TEXT if kind is TEXT and item_type == "reasoning" else kind
 
 

@@ -18,7 +18,6 @@ from luthien_litellm_hooks.adapters.responses_parts import (
     LISTS,
     PART_ADDED,
     PART_DONE,
-    PARTS,
     Item,
     Kind,
     Origin,
@@ -26,6 +25,7 @@ from luthien_litellm_hooks.adapters.responses_parts import (
     fields,
     get,
     kind_of,
+    part_kind,
     pieces,
     text_of,
     whole_text,
@@ -76,6 +76,7 @@ class Reader:
 
     def read(self, raw: BaseModel) -> _Events:
         """The events of one unit of a stream."""
+        _check(raw)
         position, self._positions = self._positions, self._positions + 1
         if self._fresh is not None and get(raw, "output_index") != self._fresh.index:
             self._fresh.is_bare, self._fresh = True, None
@@ -119,7 +120,7 @@ class Reader:
 
     def _part_added(self, raw: BaseModel, position: int) -> _Events:
         came = get(raw, "part")
-        kind = PARTS.get(get(came, "type"))
+        kind = part_kind(came)
         item = self._item_of(raw, kind)
         if item is None or kind is None or (kind.within, _slot(raw, kind)) in item.parts:
             yield from self._other(raw, position)
@@ -149,7 +150,7 @@ class Reader:
         yield from self._part_ends(raw, position, kind, text_of(raw, kind))
 
     def _part_done(self, raw: BaseModel, position: int) -> _Events:
-        part, kind = get(raw, "part"), PARTS.get(get(get(raw, "part"), "type"))
+        part, kind = get(raw, "part"), part_kind(get(raw, "part"))
         if kind is None:
             yield from self._other(raw, position)
         else:
@@ -216,7 +217,10 @@ class Reader:
         index = get(raw, "output_index")
         if index not in self._items and kind is not None and kind.within:
             self._items[index] = Item(kind.item, {"id": get(raw, "item_id"), "type": kind.item}, index)
-        return self._items.get(index)
+        item = self._items.get(index)
+        if item is not None and kind is not None and item.type != kind.item:
+            raise WireError(f"a {item.type} was given a piece of a {kind.item}")
+        return item
 
     def _find(self, came: object, index: int, taken: dict[Item, object]) -> Item | None:
         """The item that the last event repeats as `came`: the one with its id, or in its place."""
@@ -319,6 +323,15 @@ class Reader:
         else:
             event = (TextDelta if part.kind.brings == "text" else ReasoningDelta)(index=part.block, text=text)
         return from_wire(event, Origin(item, part, origin.raw, origin.position))
+
+
+def _check(raw: BaseModel) -> None:
+    """Fails if a unit has no type, or is about something that has no number, or brings what is no text."""
+    numbers = (get(raw, "output_index"), get(raw, "content_index"), get(raw, "summary_index"))
+    if not isinstance(get(raw, "type"), str) or not all(isinstance(number, int | None) for number in numbers):
+        raise WireError("an event of a response has no type, or a number that is none")
+    if not isinstance(get(raw, "delta"), str | None):
+        raise WireError("an event of a response brought a piece that is no text")
 
 
 def _slot(raw: BaseModel, kind: Kind) -> int:

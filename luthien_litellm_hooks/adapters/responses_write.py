@@ -7,7 +7,7 @@ from uuid import uuid4
 
 from litellm.llms.openai.responses.transformation import OpenAIResponsesAPIConfig
 from litellm.types.llms.openai import GenericEvent, ResponsesAPIResponse
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from luthien_litellm_hooks.adapters.responses_actions import ACTIONS, as_judged, written
 from luthien_litellm_hooks.adapters.responses_out import ItemOut, PartOut, final_item, new_part, other_fields
@@ -34,6 +34,7 @@ from luthien_litellm_hooks.adapters.responses_parts import (
 )
 from luthien_litellm_hooks.errors import WireError
 from luthien_litellm_hooks.events import (
+    DELTAS,
     Finish,
     Frame,
     Opaque,
@@ -78,6 +79,7 @@ class Writer:
         self._count = 0
         self._has_numbers = True
         self._number = -1
+        self._latest_raw: BaseModel | None = None  # the unit that left last, while they leave as they came
 
     def whole(self, events: Sequence[StreamEvent]) -> list[BaseModel]:
         """The units for all that one unit of the provider's said."""
@@ -100,12 +102,13 @@ class Writer:
     def _write(self, event: StreamEvent) -> _Units:
         origin = event.part if isinstance(event.part, Origin) else _NOTHING
         if origin.raw is not None:
-            yield from self._let_bare_items_out(but=origin.item)
+            if self._held_back:
+                yield from self._let_bare_items_out(but=origin.item)
             self._is_own = self._is_own or origin.position != self._count + len(self._held_back)
-        if isinstance(event, Frame):
-            yield from self._frame(event, origin)
-        elif isinstance(event, TextDelta | ReasoningDelta | ToolCallDelta):
+        if isinstance(event, DELTAS):
             yield from self._piece(event, origin)
+        elif isinstance(event, Frame):
+            yield from self._frame(event, origin)
         elif isinstance(event, Start):
             yield from self._start(origin)
         elif isinstance(event, Opaque):
@@ -228,7 +231,7 @@ class Writer:
             return
         is_repeated = part is not None and part.is_spelled and get(origin.raw, "type") in _REPEATS
         if part is not None and origin.raw is not None and not is_repeated:
-            yield self._emit(origin.raw, **part.place())
+            yield self._emit_of(part, origin.raw)
 
     def _begin(self, index: int | None, kind: Kind, origin: Origin) -> _Units:
         yield from self._begin_item(kind, origin.item)
@@ -241,7 +244,7 @@ class Writer:
         if origin.raw is not None:
             came = get(origin.raw, "part")
             empty: dict[str, Any] = {} if self._is_whole else {kind.field: ""}
-            yield self._emit(origin.raw, **part.place(), part=changed(came, **empty))
+            yield self._emit_of(part, origin.raw, part=changed(came, **empty))
         elif not self._is_whole:
             yield self._make(f"{kind.frame}.added", **part.place(), part=new_part(kind))
 
@@ -271,7 +274,7 @@ class Writer:
                 raise WireError("the arguments of an action came in pieces")
             return
         if raw is not None and get(raw, "type") in BY_DELTA:
-            yield self._emit(raw, **part.place())
+            yield self._emit_of(part, raw)
         elif raw is None and text and not self._is_whole:
             part.is_spelled = True
             rest: dict[str, Any] = {"logprobs": []} if part.kind is TEXT else {}
@@ -327,10 +330,10 @@ class Writer:
             part.done.add(type)
             is_changed = text_of(raw, part.kind) != part.text
             rest: dict[str, Any] = {"logprobs": []} if part.kind is TEXT and is_changed else {}
-            yield self._emit(raw, **part.place(), **{part.kind.field: part.text}, **rest)
+            yield self._emit_of(part, raw, **{part.kind.field: part.text}, **rest)
         else:
             part.done.add(type)
-            yield self._emit(raw, **part.place(), part=part.written_like(get(raw, "part")))
+            yield self._emit_of(part, raw, part=part.written_like(get(raw, "part")))
 
     def _close_part(self, part: PartOut) -> _Units:
         """What the end of a block still needs."""
@@ -350,22 +353,40 @@ class Writer:
 
     # Units
 
+    def _emit_of(self, block: PartOut, raw: BaseModel, **changes: object) -> BaseModel:
+        """`raw`, which is about `block`, in its place."""
+        return self._emit(raw, **block.place(), **changes) if self._is_own else self._emit(raw, **changes)
+
     def _emit(self, raw: BaseModel, **changes: object) -> BaseModel:
         """`raw` with those of `changes` that it has fields for; `raw` itself if they change nothing."""
         self._count += 1
-        left_out = frozenset[str]() if self._is_own else _PLACE
-        if self._has_numbers and isinstance(number := get(raw, "sequence_number"), int):
-            self._number = self._number + 1 if self._is_own else number
-            changes["sequence_number"] = self._number
-        known = {name for name in changes if get(raw, name) is not None} - left_out
-        return changed(raw, **{name: changes[name] for name in known})
+        if not self._is_own:
+            self._latest_raw = raw
+            return changed(raw, **{name: value for name, value in changes.items() if _may_change(raw, name)})
+        if self._has_numbers and isinstance(get(raw, "sequence_number"), int):
+            changes["sequence_number"] = self._next_number()
+        return changed(raw, **{name: value for name, value in changes.items() if get(raw, name) is not None})
+
+    def _next_number(self) -> int:
+        """One more than the unit before has, whether it came so or is ours."""
+        if self._latest_raw is not None:
+            number, self._latest_raw = get(self._latest_raw, "sequence_number"), None
+            self._number = number if isinstance(number, int) else self._number
+        self._number += 1
+        return self._number
 
     def _make(self, type: str, **content: object) -> BaseModel:
         self._count += 1
         self._is_own = True
         if self._has_numbers:
-            self._number += 1
-            content["sequence_number"] = self._number
+            content["sequence_number"] = self._next_number()
         # LiteLLM's own classes of the other events refuse items that LiteLLM itself makes.
         made = OpenAIResponsesAPIConfig.get_event_model_class(type) if "response" in content else GenericEvent
-        return made.model_validate({"type": type, **content})
+        try:
+            return made.model_validate({"type": type, **content})
+        except ValidationError:  # what the provider's response says of itself is not as LiteLLM knows it
+            return GenericEvent.model_validate({"type": type, **content})
+
+
+def _may_change(raw: BaseModel, name: str) -> bool:
+    return name not in _PLACE and get(raw, name) is not None

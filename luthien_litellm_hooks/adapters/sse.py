@@ -1,13 +1,12 @@
 """Server-sent events: frames out of bytes, however these are cut, and bytes out of what a frame says."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 _BLANK_LINES = (b"\n", b"\r\n", b"\r")
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
-@dataclass(frozen=True, slots=True)
-class SseFrame:
+class SseFrame(NamedTuple):
     """One event of a stream. `raw` is all of its bytes, the blank line that ends it included;
     `data` is "" where there is none (a comment, a stray blank line)."""
 
@@ -30,28 +29,28 @@ class SseDecoder:
         data = self._carry + data
         self._carry = b"\r" if data.endswith(b"\r") else b""
         frames: list[SseFrame] = []
-        for line in data.removesuffix(b"\r").splitlines(keepends=True):
-            frames += self._add(line)
+        for piece in data.removesuffix(b"\r").splitlines(keepends=True):
+            frames += self._add(piece)
         return frames
 
     def flush(self) -> list[SseFrame]:
         """The frames in what is left; the last one may lack its end."""
-        frames = self._add(self._carry) if self._carry else []
+        frames = [*self._add(self._carry)] if self._carry else []
         rest = [*self._lines, b"".join(self._line)]
         self._lines, self._line, self._carry = [], [], b""
         return [*frames, _frame(rest)] if any(rest) else frames
 
-    def _add(self, line: bytes) -> list[SseFrame]:
-        self._line.append(line)
-        if not line.endswith((b"\n", b"\r")):
-            return []
-        whole = b"".join(self._line)
+    def _add(self, piece: bytes) -> tuple[SseFrame, ...]:
+        if not piece.endswith((b"\n", b"\r")):
+            self._line.append(piece)
+            return ()
+        line = b"".join([*self._line, piece]) if self._line else piece
         self._line.clear()
-        self._lines.append(whole)
-        if whole not in _BLANK_LINES:
-            return []
+        self._lines.append(line)
+        if line not in _BLANK_LINES:
+            return ()
         lines, self._lines = self._lines, []
-        return [_frame(lines)]
+        return (_frame(lines),)
 
 
 def _frame(lines: list[bytes]) -> SseFrame:
@@ -59,12 +58,15 @@ def _frame(lines: list[bytes]) -> SseFrame:
     data: list[str] = []
     for line in lines:
         name, _, value = line.removeprefix(_BYTE_ORDER_MARK).rstrip(b"\r\n").partition(b":")
-        text = value.removeprefix(b" ").decode("utf-8", errors="replace")
         if name == b"data":
-            data.append(text)
+            data.append(_text(value))
         elif name == b"event":
-            event = text
+            event = _text(value)
     return SseFrame(b"".join(lines), event, "\n".join(data))
+
+
+def _text(value: bytes) -> str:
+    return value.removeprefix(b" ").decode("utf-8", errors="replace")
 
 
 def write_frame(data: str, event: str | None = None) -> bytes:
