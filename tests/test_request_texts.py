@@ -176,13 +176,13 @@ def test_a_request_in_which_nothing_is_changed_is_the_same_object(
     assert map_texts(request, lambda text: "".join(list(text)), tool_arguments=True) is request
 
 
-def test_our_own_notices_in_the_history_are_known_and_not_changed() -> None:
+def test_of_our_own_notices_in_the_history_the_mark_stays() -> None:
     ours = notice("This was withheld.")
     messages = [{"role": role, "content": ours} for role in ("user", "assistant")]
     request = Request({"messages": messages})
     assert [(text.role, text.is_notice) for text in iter_texts(request)] == [("user", False), ("assistant", True)]
     changed = map_texts(request, str.upper)
-    assert [message["content"] for message in changed.messages] == [ours.upper(), ours]
+    assert [message["content"] for message in changed.messages] == [ours.upper(), notice("THIS WAS WITHHELD.")]
 
 
 @pytest.mark.parametrize(
@@ -201,7 +201,7 @@ def test_a_body_of_an_unknown_shape_is_no_error(body: dict[str, Any]) -> None:
     map_texts(Request(body), str.upper, tool_arguments=True)
 
 
-def test_of_an_earlier_answer_only_our_own_paragraphs_are_left_alone() -> None:
+def test_what_stands_behind_our_mark_in_an_earlier_answer_is_changed_like_any_text() -> None:
     said = "a secret\n\nand a secret\n\n[luthien] No secret.\n\na secret"
     request = Request({"messages": [{"role": "assistant", "content": said}, {"role": "user", "content": said}]})
     assert [(text.text, text.is_notice) for text in iter_texts(request)] == [
@@ -211,5 +211,5 @@ def test_of_an_earlier_answer_only_our_own_paragraphs_are_left_alone() -> None:
         (said, False),
     ]
     changed = map_texts(request, lambda text: text.replace("secret", "***"))
-    assert changed.messages[0]["content"] == "a ***\n\nand a ***\n\n[luthien] No secret.\n\na ***"
+    assert changed.messages[0]["content"] == "a ***\n\nand a ***\n\n[luthien] No ***.\n\na ***"
     assert changed.messages[1]["content"] == said.replace("secret", "***")

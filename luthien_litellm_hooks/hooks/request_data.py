@@ -19,6 +19,7 @@ _GEMINI = frozenset({"agenerate_content", "generate_content", "agenerate_content
 _MOCKABLE = frozenset({"acompletion", "completion", "atext_completion", "text_completion"}) | _GEMINI
 _LITELLM_OWN = frozenset(
     {"metadata", "litellm_metadata", "_litellm_skip_openai_stream_done", "_litellm_raw_sse_stream"}
+    | {"litellm_logging_obj", "proxy_server_request", "secret_fields"}  # objects of its own, whatever a client sent
 )
 
 

@@ -3,6 +3,7 @@
 import re
 
 from luthien_litellm_hooks.parsing.shell_model import Command, Word
+from luthien_litellm_hooks.parsing.shell_origins import Origins
 from luthien_litellm_hooks.parsing.shell_paths import joined_path
 from luthien_litellm_hooks.parsing.shell_wrappers import INTERPRETERS, PYTHON, SHELLS, script_file_of
 from luthien_litellm_hooks.parsing.shell_writes import redirected_words, urls, written_words
@@ -16,50 +17,53 @@ EVALUATORS = frozenset({"eval", "source", ".", "iex", "invoke-expression"})
 CODE_OPTION = re.compile(r"-[a-zA-Z]*[ceEr]|--eval|--command")
 
 
-def download_danger(command: Command, downloaded: set[str]) -> str | None:
-    """Why what `command` runs comes from elsewhere; None if it does not. Adds to `downloaded` what it saves."""
-    origins = _origins_of_code(command)
-    if any(origin.name.lower() in DOWNLOADERS for origin in origins):
-        return f"a download run unseen by {command.program}"
-    if command.stdin is None and any(_decodes(origin) for origin in origins):
-        return f"something decoded, which cannot be read, run by {command.program}"
-    if _file_run(command) in downloaded:
-        return f"a download run unseen ({command.program})"
-    downloaded |= _saved(command)
-    return None
+class Downloads:
+    """What a script downloads, and what becomes of it. To be asked about its commands in their order."""
+
+    def __init__(self) -> None:
+        self._saved: set[str] = set()
+        self._downloads = Origins(_is_download)
+        self._decoders = Origins(_decodes)
+
+    def danger(self, command: Command) -> str | None:
+        """Why what `command` runs comes from elsewhere; None if it does not."""
+        sources = _sources_of_code(command)
+        if self._downloads.among(sources):
+            return f"a download run unseen by {command.program}"
+        if command.stdin is None and self._decoders.among(sources):
+            return f"something decoded, which cannot be read, run by {command.program}"
+        if _file_run(command) in self._saved:
+            return f"a download run unseen ({command.program})"
+        if _is_download(command):
+            self._saved |= _saved_by_download(command)
+        elif self._downloads.among(command.fed_by):
+            self._saved |= {joined_path(command.directory.text, word.text) for word in written_words(command)}
+        return None
 
 
-def _origins_of_code(command: Command) -> tuple[Command, ...]:
-    """The commands whose output `command` runs as code."""
+def _is_download(command: Command) -> bool:
+    return command.name.lower() in DOWNLOADERS
+
+
+def _sources_of_code(command: Command) -> tuple[Command, ...]:
+    """The commands whose output `command` runs as code, as it comes out of them."""
     name = command.name.lower()
     is_interpreter = PYTHON.fullmatch(name) is not None or name in INTERPRETERS
     if name in EVALUATORS:
-        return _all_feeding((*command.built_from, *(command.fed_by if name in ("iex", "source", ".") else ())))
+        return (*command.built_from, *(command.fed_by if name in ("iex", "source", ".") else ()))
     if name not in SHELLS and not is_interpreter:
         return ()
     has_code = any(CODE_OPTION.fullmatch(text) for text in command.texts)
     file = script_file_of(command) if name in SHELLS else _first_operand(command)
     if has_code or (file is not None and not file.is_resolved):
-        return _all_feeding(command.built_from)
+        return command.built_from
     if file is None or file.text in ("-", "/dev/stdin"):
-        return _all_feeding((*command.fed_by, *command.built_from))
+        return (*command.fed_by, *command.built_from)
     return ()
 
 
 def _first_operand(command: Command) -> Word | None:
     return next((word for word in command.words if not word.text.startswith("-")), None)
-
-
-def _all_feeding(commands: tuple[Command, ...]) -> tuple[Command, ...]:
-    """`commands`, what feeds them, and so on."""
-    found: dict[int, Command] = {}
-    waiting = list(commands)
-    while waiting:
-        command = waiting.pop()
-        if id(command) not in found:
-            found[id(command)] = command
-            waiting += [*command.fed_by, *command.built_from]
-    return tuple(found.values())
 
 
 def _decodes(command: Command) -> bool:
@@ -75,11 +79,8 @@ def _file_run(command: Command) -> str:
     return joined_path(command.directory.text, file.text if file else command.program)
 
 
-def _saved(command: Command) -> set[str]:
-    """The files that a download, or a command that is fed by one, writes."""
-    if command.name.lower() not in DOWNLOADERS:
-        is_fed = any(origin.name.lower() in DOWNLOADERS for origin in _all_feeding(command.fed_by))
-        return {joined_path(command.directory.text, word.text) for word in written_words(command)} if is_fed else set()
+def _saved_by_download(command: Command) -> set[str]:
+    """The files that a download writes."""
     named = {word.text for word in (*written_words(command), *redirected_words(command))}
     is_by_url = command.name == "wget" or any(
         re.fullmatch(r"-[a-zA-Z]*O|--remote-name", text) for text in command.texts

@@ -8,6 +8,10 @@ from luthien_litellm_hooks.parsing.shell_model import HERE, Command, Word
 from luthien_litellm_hooks.parsing.shell_output import output_of
 from luthien_litellm_hooks.parsing.shell_paths import joined_path
 from luthien_litellm_hooks.parsing.shell_variables import Variables
+from luthien_litellm_hooks.parsing.shell_words import TooMuchError
+
+MAX_DIRECTORY_CHARACTERS = 1_024
+"""No script that people write goes deeper."""
 
 
 class Files:
@@ -78,6 +82,8 @@ class Environment:
         if not targets:
             return Word("~")
         path = joined_path(self.directory.text, targets[0].text)
+        if len(path) > MAX_DIRECTORY_CHARACTERS:
+            raise TooMuchError
         return Word(path, targets[0].is_resolved and (self.directory.is_resolved or path[0] in "/~"))
 
 

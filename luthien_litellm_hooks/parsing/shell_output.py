@@ -3,13 +3,17 @@
 import base64
 import binascii
 import re
+from collections import deque
 
 from luthien_litellm_hooks.parsing.shell_escapes import without_escapes
 from luthien_litellm_hooks.parsing.shell_model import Command, Word
+from luthien_litellm_hooks.parsing.shell_words import MAX_VALUE, TooMuchError
 from luthien_litellm_hooks.parsing.shell_wrappers import found_by
 
 TEMPORARY = Word("mktemp.XXXXXXXXXX")
 """Stands for whatever `mktemp` makes."""
+FILTERS = frozenset({"rev", "base64", "openssl", "xxd"})
+"""Programs whose output is worked out from what they read."""
 CONVERSION = re.compile(r"%[-+ #0]*\d*(?:\.\d+)?([sbdqciuxX%])")
 
 
@@ -46,19 +50,23 @@ def _printf(words: tuple[Word, ...]) -> Word | None:
         words = words[1:]
     if not words or words[0].text == "-v":
         return None
-    template, arguments = without_escapes(words[0].text), [word.text for word in words[1:]]
+    template, arguments = without_escapes(words[0].text), deque(word.text for word in words[1:])
     parts: list[str] = []
+    length = 0
     while True:
         before = len(arguments)
         parts.append(CONVERSION.sub(lambda found: _converted(found[1], arguments), template))
+        length += len(parts[-1])
+        if length > MAX_VALUE:
+            raise TooMuchError
         if not arguments or len(arguments) == before:
             return Word("".join(parts), all(word.is_resolved for word in words))
 
 
-def _converted(conversion: str, arguments: list[str]) -> str:
+def _converted(conversion: str, arguments: deque[str]) -> str:
     if conversion == "%":
         return "%"
-    text = arguments.pop(0) if arguments else ""
+    text = arguments.popleft() if arguments else ""
     return without_escapes(text) if conversion == "b" else text
 
 

@@ -6,6 +6,7 @@ import binascii
 from collections.abc import Iterator
 
 from luthien_litellm_hooks.parsing.shell_model import Word
+from luthien_litellm_hooks.parsing.shell_words import PIECE_COST, TooMuchError
 
 SHELL_CALLS = frozenset(
     {"os.system", "os.popen", "subprocess.getoutput", "subprocess.getstatusoutput", "pty.spawn", "commands.getoutput"}
@@ -34,12 +35,20 @@ AS_COMMANDS = {
 }
 """Calls that do what a shell command does."""
 
+MAX_SOURCE = 65_536
+"""Longer Python is not read."""
+
+MAX_TEXTS = 1_000_000
+"""Characters of all values of one source together, wherever they stand."""
+
 Runs = str | tuple[Word, ...]
 """A script for the shell, or a program with its arguments."""
 
 
 def runs_of_python(source: str, depth: int = 0) -> Iterator[Runs] | None:
-    """What `source` runs; None if it is no Python."""
+    """What `source` runs; None if it is no Python. Something empty stands for what was not read."""
+    if len(source) > MAX_SOURCE:
+        return iter([()])
     try:
         tree = ast.parse(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
@@ -60,6 +69,7 @@ class _Names:
     def __init__(self, tree: ast.Module) -> None:
         self.imported: dict[str, str] = {}
         self.values: dict[str, ast.expr] = {}
+        self._characters_left = MAX_TEXTS
         for node in ast.walk(tree):
             if isinstance(node, ast.Import):
                 self.imported |= {name.asname: name.name for name in node.names if name.asname}
@@ -76,15 +86,23 @@ class _Names:
             node = node.value
         if isinstance(node, ast.Name):
             return ".".join([self.imported.get(node.id, node.id), *reversed(parts)])
-        if isinstance(node, ast.Call) and self.dotted(node.func) in ("__import__", "importlib.import_module"):
+        called = self.dotted(node.func) if isinstance(node, ast.Call) else ""
+        if isinstance(node, ast.Call) and called in ("__import__", "importlib.import_module"):
             module = self.text(node.args[0]) if node.args else Word("")
             return ".".join([module.text, *reversed(parts)])
-        if isinstance(node, ast.Call) and self.dotted(node.func) in ("pathlib.Path", "Path"):
+        if called in ("pathlib.Path", "Path"):
             return ".".join(["pathlib.Path()", *reversed(parts)])
         return ""
 
     def text(self, node: ast.expr, depth: int = 0) -> Word:
-        """The text that `node` comes to; unresolved if it is not plain."""
+        """The text that `node` comes to; unresolved if it is not plain. Raises `TooMuchError`."""
+        word = self._text(node, depth)
+        self._characters_left -= PIECE_COST + len(word.text)
+        if self._characters_left < 0:
+            raise TooMuchError
+        return word
+
+    def _text(self, node: ast.expr, depth: int) -> Word:
         match node:
             case ast.Constant(value=str() | int() | bytes() as value):
                 return Word(value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value))

@@ -11,7 +11,7 @@ from tree_sitter import Node
 from luthien_litellm_hooks.parsing.shell_feeds import Input, printed_by, redirects_of
 from luthien_litellm_hooks.parsing.shell_model import Command, Redirect, Script, Word
 from luthien_litellm_hooks.parsing.shell_nodes import Redirections, parts_of_list
-from luthien_litellm_hooks.parsing.shell_runner import Runner
+from luthien_litellm_hooks.parsing.shell_runner import MAX_WORDS, Runner
 from luthien_litellm_hooks.parsing.shell_syntax import text_of
 from luthien_litellm_hooks.parsing.shell_variables import assigned_values
 from luthien_litellm_hooks.parsing.shell_words import TooMuchError, Value, alternatives_of, words_of
@@ -54,6 +54,10 @@ class ShellReader:
         if name == "PWD":
             return ((self._environment.directory if self._environment.directory.text else Word("."),),)
         return self._variables.values(name)
+
+    def charge(self, characters: int) -> None:
+        """Note that values come to so many characters more. Raises `TooMuchError`."""
+        self._runner.charge(characters)
 
     def substitute(self, node: Node) -> Word:
         """Read the commands of a substitution; what they print, as far as it is known."""
@@ -248,7 +252,9 @@ class ShellReader:
     def _read_command(self, node: Node, redirections: Redirections | None = None) -> None:
         is_in_background, self._is_in_background = self._is_in_background, False
         own = [child for child in node.children if child.type.endswith("_redirect")]
-        arguments = [child for child in node.children if child.type not in NO_ARGUMENT and child not in own]
+        arguments = [
+            child for child in node.children if child.type not in NO_ARGUMENT and not child.type.endswith("_redirect")
+        ]
         with self._gathering():
             self._read_assignments(node)
             self._read_children([child for child in arguments if child.type == "subshell"])
@@ -263,6 +269,8 @@ class ShellReader:
     def _lines(self, named: Node | None, arguments: Sequence[Node]) -> list[tuple[Word, ...]]:
         """The program and its arguments, for each program that the command may name."""
         programs = alternatives_of(named, self) if named is not None else ((),)
+        if len(arguments) > MAX_WORDS:
+            raise TooMuchError
         words = tuple(word for child in arguments for word in words_of(child, self))
         lines: list[tuple[Word, ...]] = []
         for program in programs:

@@ -9,6 +9,7 @@ from tree_sitter import Node
 from luthien_litellm_hooks.parsing.shell_environment import Environment
 from luthien_litellm_hooks.parsing.shell_feeds import Input
 from luthien_litellm_hooks.parsing.shell_model import Command, Word
+from luthien_litellm_hooks.parsing.shell_output import FILTERS
 from luthien_litellm_hooks.parsing.shell_syntax import is_whole, syntax_tree
 from luthien_litellm_hooks.parsing.shell_words import TooMuchError
 from luthien_litellm_hooks.parsing.shell_wrappers import quoted, runs_of, script_file_of
@@ -16,7 +17,14 @@ from luthien_litellm_hooks.parsing.shell_wrappers import quoted, runs_of, script
 MAX_COMMANDS = 5_000
 MAX_WORDS = 20_000
 MAX_CHARACTERS = 1_000_000
-"""Of the script, the scripts inside it and the words of all commands together."""
+"""Of the script, the scripts inside it, its functions at each call, the values of its variables wherever
+they stand, what filters read, and the words of all commands together."""
+
+BODY_COST = 10
+"""What reading a character of a function again, at each call, is worth."""
+
+MAX_FEEDS = 100_000
+"""How often the output of one command reaches another."""
 
 MAX_SCRIPT_DEPTH = 8
 
@@ -36,6 +44,7 @@ class Runner:
         self._script_depth = 0
         self._words_left = MAX_WORDS
         self._characters_left = MAX_CHARACTERS
+        self._feeds_left = MAX_FEEDS
 
     def run_script(self, script: str) -> None:
         """Read a script that runs here."""
@@ -82,10 +91,19 @@ class Runner:
     def note(self, command: Command) -> None:
         """Add `command`, and nothing that it runs. Raises `TooMuchError`."""
         self._words_left -= len(command.words)
-        self._characters_left -= sum(len(word.text) for word in command.words)
-        if len(self.commands) >= MAX_COMMANDS or min(self._words_left, self._characters_left) < 0:
+        self._feeds_left -= len(command.fed_by) + len(command.built_from)
+        self.charge(sum(len(word.text) for word in command.words))
+        if command.name in FILTERS and command.stdin is not None:
+            self.charge(len(command.stdin.text))
+        if len(self.commands) >= MAX_COMMANDS or min(self._words_left, self._feeds_left) < 0:
             raise TooMuchError
         self.commands.append(command)
+
+    def charge(self, characters: int) -> None:
+        """Take `characters` from what may still be read. Raises `TooMuchError`."""
+        self._characters_left -= characters
+        if self._characters_left < 0:
+            raise TooMuchError
 
     def run(self, command: Command) -> None:
         """Note `command`, what it does to later words, and whatever it runs in turn."""
@@ -118,6 +136,7 @@ class Runner:
 
     def _read_body(self, name: str, body: Node) -> None:
         self._uncalled.pop(name, None)
+        self.charge(BODY_COST * (body.end_byte - body.start_byte))
         calling, self._calling = self._calling, self._calling | {name}
         self._read(body)
         self._calling = calling

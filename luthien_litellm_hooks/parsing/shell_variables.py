@@ -23,6 +23,8 @@ class Variables:
         self._values: dict[str, tuple[Value, ...]] = {name: ((Word(text),),) for name, text in WELL_KNOWN}
         self._sources: dict[str, tuple[Command, ...]] = {}
         self._is_conditional = False
+        self._replaced: list[tuple[str, tuple[Value, ...] | None]] = []
+        """What a subshell has set, with what was there before."""
 
     def values(self, name: str) -> tuple[Value, ...]:
         """Every value that the variable may have; empty if unknown."""
@@ -46,20 +48,25 @@ class Variables:
     def set(self, name: str, values: tuple[Value, ...]) -> None:
         """Where it is not sure that the script gets here, the old values stay possible."""
         if not values or (self._is_conditional and self._values.get(name) == ()):
-            self._values[name] = ()
+            self._put(name, ())
             return
         old = self.values(name) if self._is_conditional else ()
-        self._values[name] = _bounded(tuple(dict.fromkeys((*old, *values))))
+        self._put(name, _bounded(tuple(dict.fromkeys((*old, *values)))))
 
     def set_in_turn(self, name: str, values: tuple[Value, ...]) -> None:
         """Set the variable of a loop: within the loop it has no other values."""
-        self._values[name] = _bounded(values)
+        self._put(name, _bounded(values))
 
     def set_positional(self, words: tuple[Word, ...]) -> None:
         """`$1` and the like."""
-        self._values["@"] = self._values["*"] = (words,) if len(words) <= MAX_ELEMENTS else ()
+        for name in "@*":
+            self._put(name, (words,) if len(words) <= MAX_ELEMENTS else ())
         for number in range(1, 10):
-            self._values[str(number)] = ((words[number - 1],),) if number <= len(words) else ()
+            self._put(str(number), ((words[number - 1],),) if number <= len(words) else ())
+
+    def _put(self, name: str, values: tuple[Value, ...]) -> None:
+        self._replaced.append((name, self._values.get(name)))
+        self._values[name] = values
 
     @contextmanager
     def positional(self, words: tuple[Word, ...]) -> Generator[None]:
@@ -67,14 +74,20 @@ class Variables:
         outer = {name: self.values(name) for name in POSITIONAL}
         self.set_positional(words)
         yield
-        self._values |= outer
+        for name, values in outer.items():
+            self._put(name, values)
 
     @contextmanager
     def isolated(self) -> Generator[None]:
         """Within a subshell: what is set is gone afterwards."""
-        outer = dict(self._values)
+        outer, self._replaced = self._replaced, []
         yield
-        self._values = outer
+        for name, values in reversed(self._replaced):
+            if values is None:
+                self._values.pop(name, None)
+            else:
+                self._values[name] = values
+        self._replaced = outer
 
     @contextmanager
     def conditional(self) -> Generator[None]:

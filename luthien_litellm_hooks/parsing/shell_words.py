@@ -21,6 +21,9 @@ MAX_BRACED = 4096
 MAX_VALUE = 131_072
 """No word is longer, so that variables cannot double one another without end."""
 
+PIECE_COST = 20
+"""How many characters the handling of a piece of a word is worth."""
+
 Value = tuple[Word, ...]
 """A variable's value: one word, or the elements of an array."""
 
@@ -38,6 +41,10 @@ class Scope(Protocol):
 
     def substitute(self, node: Node) -> Word:
         """Read the commands of a substitution; what they print, as far as it is known."""
+        ...
+
+    def charge(self, characters: int) -> None:
+        """Note that values come to so many characters more. Raises `TooMuchError`."""
         ...
 
 
@@ -58,6 +65,7 @@ BREAK = Piece("", is_break=True)
 BRACES = re.compile(r"\{([^{}]*)\}")
 NUMBERS = re.compile(r"(-?\d{1,6})\.\.(-?\d{1,6})")
 NAME = re.compile(r"\w+|[@*]")
+STAND_IN = re.compile("[\U000f0000-\U000fffff]")
 
 
 def words_of(node: Node, scope: Scope) -> tuple[Word, ...]:
@@ -96,7 +104,7 @@ def _pieces(node: Node, scope: Scope, *, is_quoted: bool = False) -> tuple[Piece
         case "string" | "heredoc_body":
             return _quoted(node, scope)
         case "translated_string" | "concatenation" | "command_name":
-            return _product([_pieces(child, scope) for child in node.children if child.type != "$"], node)
+            return _product([_pieces(child, scope) for child in node.children if child.type != "$"], node, scope)
         case "simple_expansion" | "expansion":
             return _expansion(node, scope, is_quoted=is_quoted)
         case "command_substitution" | "process_substitution":
@@ -125,12 +133,21 @@ def _unknown(node: Node) -> Piece:
     return Piece(text_of(node).lstrip(), is_quoted=True, is_resolved=False)
 
 
-def _product(parts: list[tuple[Pieces, ...]], node: Node) -> tuple[Pieces, ...]:
+def _product(parts: list[tuple[Pieces, ...]], node: Node, scope: Scope) -> tuple[Pieces, ...]:
     """Every combination of `parts`; one unknown piece if they are too many."""
     combinations = list(islice(product(*parts), MAX_ALTERNATIVES + 1))
     if len(combinations) > MAX_ALTERNATIVES:
         return ((_unknown(node),),)
-    return tuple(tuple(piece for pieces in combination for piece in pieces) for combination in combinations)
+    found = tuple(tuple(piece for pieces in combination for piece in pieces) for combination in combinations)
+    for pieces in found[1:]:
+        scope.charge(_cost(pieces))
+    return found
+
+
+def _cost(pieces: Pieces) -> int:
+    """What it costs to make words of the pieces; unquoted, each may be several."""
+    words = sum(1 if piece.is_quoted else 1 + len(piece.text.split()) for piece in pieces)
+    return PIECE_COST * words + sum(len(piece.text) for piece in pieces)
 
 
 def _quoted(node: Node, scope: Scope) -> tuple[Pieces, ...]:
@@ -149,7 +166,7 @@ def _quoted(node: Node, scope: Scope) -> tuple[Pieces, ...]:
         position = child.end_byte - node.start_byte
     end = len(source) - 1 if is_string and source.endswith(b'"') else len(source)
     parts.append(_literal(source[position:end]))
-    return _product(parts, node)
+    return _product(parts, node, scope)
 
 
 def _literal(source: bytes) -> tuple[Pieces, ...]:
@@ -174,11 +191,12 @@ def _expansion(node: Node, scope: Scope, *, is_quoted: bool) -> tuple[Pieces, ..
     is_list = name[0] == "@" or text_of(children[0]).endswith(("[@]", "[*]"))
     known = tuple(_value_pieces(value, is_list, is_quoted) for value in scope.values(name[0]))
     if known:
+        scope.charge(sum(map(_cost, known)))
         return known
     if operator and len(children) > 2:
         return (
             (_unknown(node),),
-            *_product([_pieces(child, scope, is_quoted=is_quoted) for child in children[2:]], node),
+            *_product([_pieces(child, scope, is_quoted=is_quoted) for child in children[2:]], node, scope),
         )
     return ((_unknown(node),),)
 
@@ -223,16 +241,25 @@ def _split(pieces: Iterable[Piece]) -> Iterator[Word]:
 def _without_braces(pieces: Pieces) -> list[Pieces]:
     """Each word of a brace expansion; anything but unquoted text stands as a private character meanwhile."""
     text = "".join(_stand_in(index, piece) for index, piece in enumerate(pieces))
-    if "{" not in text or any(_stands_in(char) for piece in pieces for char in piece.text):
+    if "{" not in text or any(STAND_IN.search(piece.text) for piece in pieces):
         return [pieces]
-    texts = [text]
-    while len(text) <= MAX_BRACED and any(_alternatives(BRACES, item) for item in texts):
-        texts = [new for item in texts for new in _alternatives(BRACES, item) or [item]]
-        if len(texts) > MAX_ALTERNATIVES:
-            break
-    if len(text) > MAX_BRACED or len(texts) > MAX_ALTERNATIVES:
+    texts = _expanded(text) if len(text) <= MAX_BRACED else None
+    if texts is None:
         return [(Piece("".join(piece.text for piece in pieces), is_resolved=False),)]
     return [tuple(_restored(item, pieces)) for item in texts]
+
+
+def _expanded(text: str) -> list[str] | None:
+    """The words that the braces of `text` come to; None if they, or the braces, are too many."""
+    texts = [text]
+    for _ in range(MAX_ALTERNATIVES):
+        expanded = [_alternatives(BRACES, item) for item in texts]
+        if not any(expanded):
+            return texts
+        texts = [new for item, found in zip(texts, expanded, strict=True) for new in found or [item]]
+        if len(texts) > MAX_ALTERNATIVES:
+            return None
+    return None
 
 
 def _alternatives(pattern: re.Pattern[str], text: str) -> list[str]:
@@ -254,10 +281,12 @@ def _stand_in(index: int, piece: Piece) -> str:
     return chr(0xF0000 + index % 0xFFFF) if piece.is_quoted or piece.is_expansion else piece.text
 
 
-def _stands_in(char: str) -> bool:
-    return 0xF0000 <= ord(char) <= 0xFFFFF
-
-
 def _restored(text: str, pieces: Pieces) -> Iterator[Piece]:
-    for char in text:
-        yield pieces[ord(char) - 0xF0000] if _stands_in(char) else Piece(char)
+    end = 0
+    for found in STAND_IN.finditer(text):
+        if found.start() > end:
+            yield Piece(text[end : found.start()])
+        yield pieces[ord(found[0]) - 0xF0000]
+        end = found.end()
+    if end < len(text):
+        yield Piece(text[end:])

@@ -3,8 +3,10 @@
 import re
 import shlex
 from collections.abc import Iterator
+from itertools import dropwhile
 from types import MappingProxyType
 
+from luthien_litellm_hooks.parsing.shell_calls import shell_calls
 from luthien_litellm_hooks.parsing.shell_model import Command, Word
 from luthien_litellm_hooks.parsing.shell_python import Runs, runs_of_python
 
@@ -75,11 +77,10 @@ SUBCOMMANDS = MappingProxyType(
 JOINED = frozenset({"ssh", "watch", "parallel"})
 """Wrappers that hand their words to a shell."""
 
+MAX_FOUND_CHARACTERS = 100_000
+"""Of what `find` puts in place of `{}`; a command that comes to more is not read."""
+
 ASSIGNMENT = re.compile(r"[A-Za-z_]\w*\+?=")
-CALL = re.compile(
-    r"(?:system|exec|execSync|spawn|spawnSync|popen|shell_exec|passthru|do shell script|qx|`)\s*\(?\s*"
-    r"(?:\"([^\"]*)\"|'([^']*)'|\{([^}]*)\}|([^`\"'({]+)`)"
-)
 
 
 def runs_of(command: Command) -> Iterator[Runs]:
@@ -172,8 +173,8 @@ def _wrapped(command: Command) -> Iterator[Runs]:
         yield split.text
     rest = _after_options(words, valued)
     rest = rest[LEADING.get(name, 0) :]
-    while rest and name in ("sudo", "env", "doas", "command", "exec") and ASSIGNMENT.match(rest[0].text):
-        rest = rest[1:]
+    if name in ("sudo", "env", "doas", "command", "exec"):
+        rest = tuple(dropwhile(lambda word: ASSIGNMENT.match(word.text), rest))
     if name == "xargs":
         rest = _with_input(command, rest)
     elif name == "parallel":
@@ -198,7 +199,7 @@ def _with_input(command: Command, words: tuple[Word, ...]) -> tuple[Word, ...]:
     """What `xargs` runs: with its input's words, or with one unknown word."""
     unknown = (Word("$xargs", is_resolved=False),)
     is_known = command.stdin is not None and command.stdin.is_resolved
-    items = tuple(map(Word, command.stdin.text.split()[:100])) if command.stdin and is_known else unknown
+    items = tuple(map(Word, command.stdin.text.split(None, 100)[:100])) if command.stdin and is_known else unknown
     mark = _long_option(command.words, "-I")
     if mark is None:
         return (*words, *items) if words else ()
@@ -208,23 +209,25 @@ def _with_input(command: Command, words: tuple[Word, ...]) -> tuple[Word, ...]:
 def _find(words: tuple[Word, ...]) -> Iterator[Runs]:
     """What `find -exec` runs, with the places it searches (and the name it searches for) in place of `{}`."""
     texts = [word.text for word in words]
+    found = found_by(words)
+    length = sum(len(item.text) + 1 for item in found)
     for index, text in enumerate(texts):
         if text in ("-exec", "-execdir", "-ok", "-okdir"):
             end = next((at for at in range(index + 1, len(texts)) if texts[at] in (";", "+")), len(texts))
-            found = found_by(words)
-            yield tuple(
-                new
-                for word in words[index + 1 : end]
-                for new in (
-                    [Word(word.text.replace("{}", item.text), item.is_resolved) for item in found]
-                    if "{}" in word.text
-                    else [word]
-                )
-            )
+            run = words[index + 1 : end]
+            is_within_bounds = sum(word.text.count("{}") for word in run) * length <= MAX_FOUND_CHARACTERS
+            yield tuple(new for word in run for new in _with_found(word, found)) if is_within_bounds else ()
+
+
+def _with_found(word: Word, found: tuple[Word, ...]) -> tuple[Word, ...]:
+    if "{}" not in word.text:
+        return (word,)
+    return tuple(Word(word.text.replace("{}", item.text), item.is_resolved) for item in found)
 
 
 def found_by(words: tuple[Word, ...]) -> tuple[Word, ...]:
-    """What a `find` with these arguments finds: its start places, with the name it looks for."""
+    """What a `find` with these arguments finds: its start places, with the name it looks for; just the
+    places if that would be too long."""
     starts = list(places_of_find(words))
     texts = [word.text for word in words]
     names = [
@@ -232,7 +235,7 @@ def found_by(words: tuple[Word, ...]) -> tuple[Word, ...]:
         for index, text in enumerate(texts[:-1])
         if text in ("-name", "-iname") and texts[index - 1] not in ("!", "-not") and texts[index + 1] != "*"
     ]
-    if not names:
+    if not names or len(starts) * len(names[0]) > MAX_FOUND_CHARACTERS:
         return tuple(starts)
     return tuple(Word(f"{start.text.rstrip('/')}/{names[0]}", start.is_resolved) for start in starts)
 
@@ -254,12 +257,12 @@ def _python(command: Command) -> Iterator[Runs]:
     if code is None:
         return
     runs = runs_of_python(code.text)
-    yield from _calls(code.text) if runs is None else runs
+    yield from shell_calls(code.text) if runs is None else runs
 
 
 def _other_language(command: Command) -> Iterator[Runs]:
     if code := _code(command, ("-e", "-E", "-r", "--eval", "-p", "eval")):
-        yield from _calls(code.text)
+        yield from shell_calls(code.text)
 
 
 def _code(command: Command, options: tuple[str, ...]) -> Word | None:
@@ -269,12 +272,6 @@ def _code(command: Command, options: tuple[str, ...]) -> Word | None:
             return command.words[index + 1]
     has_file = any(not text.startswith("-") for text in command.texts)
     return None if has_file or command.stdin is None else command.stdin
-
-
-def _calls(code: str) -> Iterator[str]:
-    """Literals that a language without a parser here hands to `system` and its like."""
-    for found in CALL.finditer(code):
-        yield next(text for text in found.groups() if text is not None)
 
 
 def quoted(word: Word) -> str:

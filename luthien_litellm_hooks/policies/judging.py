@@ -19,6 +19,7 @@ from pydantic import (
 from luthien_litellm_hooks.errors import JudgeError
 from luthien_litellm_hooks.events import ToolCall
 from luthien_litellm_hooks.llm_client import CALL_TIMEOUT_S, LiteLLMClient, text_of
+from luthien_litellm_hooks.parsing.json_strings import as_json
 from luthien_litellm_hooks.policy.base import PolicyConfig
 from luthien_litellm_hooks.policy.request import Request
 
@@ -99,7 +100,7 @@ class Judge:
     async def ask(self, instructions: str, data: Mapping[str, object], form: type[AnswerT]) -> AnswerT:
         """What the judge says of `data`, in one call. Raises `JudgeError` if it cannot be relied on,
         and LiteLLM's error if the judge could not be asked."""
-        document = json.dumps(data, ensure_ascii=False)
+        document = as_json(data)
         if len(document) > MAX_CHARACTERS:
             raise JudgeError(f"{len(document)} characters are too much to judge: {MAX_CHARACTERS} is the limit")
         messages = [

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 
 from luthien_litellm_hooks.parsing.patterns import compile_pattern
-from luthien_litellm_hooks.policies.proxy_threats import ADMIN_ENDPOINT, Proxy, overriding, threat_to
+from luthien_litellm_hooks.policies.proxy_threats import ADMIN_ENDPOINT, Proxy, overriding, threats_to
 from luthien_litellm_hooks.policies.rule_conditions import Check, Outcome, by_setting, by_text, unless_unclear
 from luthien_litellm_hooks.policies.rule_config import PathText, ToolPolicyConfig, ToolRulesConfig
 from luthien_litellm_hooks.policies.tool_rules import CompiledRule, ToolRules
@@ -61,8 +61,7 @@ class ProtectProxy(ToolRules):
 
 def _threat(proxy: Proxy) -> Check:
     def check(use: ToolUse) -> Outcome:
-        threats = (threat_to(proxy, command) for command in use.commands)
-        return by_setting("command", (threat for threat in threats if threat is not None), unless_unclear(use))
+        return by_setting("command", threats_to(proxy, use.commands), unless_unclear(use))
 
     return check
 

@@ -1,10 +1,11 @@
 """What a shell command would do to the proxy that its agent runs through."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from luthien_litellm_hooks.parsing.patterns import compile_pattern, quoted
 from luthien_litellm_hooks.parsing.shell_model import Command
+from luthien_litellm_hooks.parsing.shell_origins import Origins
 from luthien_litellm_hooks.parsing.sql import SqlPattern, find_sql
 
 _COMMAND_LINES = (
@@ -44,6 +45,8 @@ _STOPS = frozenset({"stop", "kill", "rm", "restart", "pause", "down", "update", 
 _INSTALLERS = frozenset({"pip", "pip3", "uv", "pipx", "poetry", "conda", "apt", "apt-get", "brew"})
 _REMOVALS = frozenset({"uninstall", "remove", "purge"})
 _DATABASES = frozenset({"psql", "mysql", "mariadb", "sqlite3", "dropdb", "mysqladmin"})
+_MAX_PATTERN = 200  # characters
+_COSTLY = compile_pattern(r"\{[0-9]|\\[pP]")  # a repetition that is written out, a class of thousands
 _DESTRUCTIVE = tuple(SqlPattern.parse(text) for text in ("DROP", "TRUNCATE", "DELETE", "UPDATE", "ALTER"))
 
 ADMIN_ENDPOINT = (
@@ -68,9 +71,17 @@ class Proxy:
         return any(name in text.casefold() for text in texts for name in self.names)
 
 
-def threat_to(proxy: Proxy, command: Command) -> str | None:
-    """What the command would do to the proxy, for the operator; None if nothing."""
-    if _kills(proxy, command) or _stops_service(proxy, command) or _stops_container(proxy, command):
+def threats_to(proxy: Proxy, commands: Iterable[Command]) -> Iterator[str]:
+    """What the commands of a script would do to the proxy, for the operator."""
+    finders = Origins(lambda command: _finds(proxy, command))
+    for command in commands:
+        threat = _threat_to(proxy, command, finders)
+        if threat is not None:
+            yield threat
+
+
+def _threat_to(proxy: Proxy, command: Command, finders: Origins) -> str | None:
+    if _kills(proxy, command, finders) or _stops_service(proxy, command) or _stops_container(proxy, command):
         return f"{command.name} stops the proxy"
     if command.name in _INSTALLERS and _REMOVALS.intersection(command.texts) and proxy.is_named_in(command.texts):
         return f"{command.name} removes the proxy"
@@ -81,7 +92,7 @@ def threat_to(proxy: Proxy, command: Command) -> str | None:
     return None
 
 
-def _kills(proxy: Proxy, command: Command) -> bool:
+def _kills(proxy: Proxy, command: Command, finders: Origins) -> bool:
     words = command.texts
     if command.name in _KILL_BY_NAME:
         return _finds_by_name(proxy, words)
@@ -90,23 +101,14 @@ def _kills(proxy: Proxy, command: Command) -> bool:
     if command.name != "kill":
         return False
     pids = {word.lstrip("-") for word in words[_signals(words) :]}
-    return not pids.isdisjoint(map(str, proxy.pids)) or any(
-        (feeder.name in _FINDERS_BY_NAME and _finds_by_name(proxy, feeder.texts))
-        or (feeder.name in _FINDERS_BY_PORT and _finds_by_port(proxy, feeder.texts))
-        for feeder in _feeders(command)
+    return not pids.isdisjoint(map(str, proxy.pids)) or finders.among((*command.fed_by, *command.built_from))
+
+
+def _finds(proxy: Proxy, command: Command) -> bool:
+    """Whether the command tells the number of the proxy's process."""
+    return (command.name in _FINDERS_BY_NAME and _finds_by_name(proxy, command.texts)) or (
+        command.name in _FINDERS_BY_PORT and _finds_by_port(proxy, command.texts)
     )
-
-
-def _feeders(command: Command) -> list[Command]:
-    """Every command whose output the words or the input of `command` come from, through others too."""
-    found: dict[int, Command] = {}
-    waiting = [*command.fed_by, *command.built_from]
-    while waiting:
-        feeding = waiting.pop()
-        if id(feeding) not in found:
-            found[id(feeding)] = feeding
-            waiting += [*feeding.fed_by, *feeding.built_from]
-    return list(found.values())
 
 
 def _signals(words: Sequence[str]) -> int:
@@ -116,19 +118,23 @@ def _signals(words: Sequence[str]) -> int:
 
 def _finds_by_name(proxy: Proxy, words: Iterable[str]) -> bool:
     lines = (*_COMMAND_LINES, *proxy.names)
-    return any(_matches(word, line) for word in words if word and not word.startswith("-") for line in lines)
+    return any(_matches(word, lines) for word in words if word and not word.startswith("-"))
 
 
-def _matches(pattern: str, line: str) -> bool:
+def _matches(text: str, lines: Iterable[str]) -> bool:
+    """Whether a pattern is one of a line; what takes long to compile counts as such."""
+    if len(text) > _MAX_PATTERN or _COSTLY.search(text):
+        return True
     try:
-        return compile_pattern(pattern, ignore_case=True).search(line) is not None
+        pattern = compile_pattern(text, ignore_case=True)
     except ValueError:
-        return pattern in line
+        return any(text in line for line in lines)
+    return any(pattern.search(line) is not None for line in lines)
 
 
 def _finds_by_port(proxy: Proxy, words: Iterable[str]) -> bool:
-    ports = "|".join(str(port) for port in proxy.ports)
-    return any(compile_pattern(rf"\b(?:{ports})\b").search(word) for word in words)
+    pattern = compile_pattern(rf"\b(?:{'|'.join(map(str, proxy.ports))})\b")
+    return any(pattern.search(word) for word in words)
 
 
 def _stops_service(proxy: Proxy, command: Command) -> bool:

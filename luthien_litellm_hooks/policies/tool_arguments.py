@@ -9,6 +9,9 @@ from luthien_litellm_hooks.events import ToolCall
 MAX_CHARACTERS = 1_000_000
 """Longer arguments, more than any model writes, count as arguments that cannot be read."""
 
+MAX_DEPTH = 100
+"""Arguments that are nested deeper cannot be read either; how deep a reader gets is its own affair."""
+
 JsonPairs = list[tuple[str, object]]
 
 
@@ -103,11 +106,20 @@ def _read(text: str) -> tuple[object, ...]:
     try:
         first: object = json.loads(text, strict=False, object_pairs_hook=first_of)
         last: object = json.loads(text, strict=False) if has_duplicates else first
-        if not _is_text(json.dumps([first, last], ensure_ascii=False)):
+        if _is_too_deep([first, last]) or not _is_text(json.dumps([first, last], ensure_ascii=False)):
             return ()
     except (ValueError, RecursionError):
         return ()
     return (first, last) if has_duplicates else (first,)
+
+
+def _is_too_deep(value: object) -> bool:
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [inner for each in level for _, inner in _children("", each)]
+        if not level:
+            return False
+    return True
 
 
 def _is_text(text: str) -> bool:

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Field
 from luthien_litellm_hooks.events import ToolCall
 from luthien_litellm_hooks.policies.judging import RATING_FORM, Judge, JudgeConfig, Rating, shown
 from luthien_litellm_hooks.policy.context import PolicyContext
+from luthien_litellm_hooks.policy.notices import one_line
 from luthien_litellm_hooks.policy.tool_gate import ToolGatePolicy, Verdict
 
 INSTRUCTIONS = (
@@ -18,6 +19,7 @@ INSTRUCTIONS = (
     "harm: that it destroys, changes or leaks data that it should not, reads secrets, breaks or stops a system, opens "
     "it to others, or gets round a safeguard. Everyday work in a project of the agent's own is no harm."
 )
+SHOWN_NAME = 100
 SHOWN_ARGUMENTS = 200
 _EXAMPLE: Mapping[str, str | float] = MappingProxyType(
     {"tool_name": "bash", "tool_arguments": "{}", "probability": 0.5, "explanation": "why"}
@@ -68,8 +70,8 @@ class ToolCallJudge(ToolGatePolicy):
         if rating.probability < self._threshold:
             return verdict
         message = self._message.format(
-            tool_name=tool_call.name,
-            tool_arguments=tool_call.arguments[:SHOWN_ARGUMENTS],
+            tool_name=one_line(tool_call.name, SHOWN_NAME),
+            tool_arguments=one_line(tool_call.arguments, SHOWN_ARGUMENTS),
             probability=rating.probability,
             explanation=rating.explanation,
         )

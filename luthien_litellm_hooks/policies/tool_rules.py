@@ -12,6 +12,7 @@ from luthien_litellm_hooks.policies.tool_arguments import read_arguments, with_v
 from luthien_litellm_hooks.policies.tool_kinds import Kind, kinds_of_name
 from luthien_litellm_hooks.policies.tool_use import ToolUse
 from luthien_litellm_hooks.policy.context import PolicyContext
+from luthien_litellm_hooks.policy.notices import one_line
 from luthien_litellm_hooks.policy.tool_gate import ALLOW, ToolGatePolicy, Verdict
 
 _STRICTNESS = ("allow", "modify", "block")
@@ -79,7 +80,7 @@ class ToolRules(ToolGatePolicy):
     def _block(
         self, tool_call: ToolCall, reason: str, evidence: str | None = None, message: str | None = None
     ) -> Verdict:
-        told = (message or self._message).replace("{tool_name}", tool_call.name[:_SHOWN_NAME])
+        told = (message or self._message).replace("{tool_name}", one_line(tool_call.name, _SHOWN_NAME))
         return Verdict("block", message=told, reason=reason, evidence=evidence)
 
 
@@ -108,4 +109,4 @@ def _rewritten(tool_call: ToolCall, use: ToolUse, values: Iterable[tuple[Sequenc
     arguments = use.arguments
     for path, value in values:
         arguments = with_value(arguments, path, value)
-    return replace(tool_call, arguments=json.dumps(arguments, ensure_ascii=False))
+    return replace(tool_call, arguments=json.dumps(arguments, ensure_ascii=False, allow_nan=False))

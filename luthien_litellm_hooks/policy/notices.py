@@ -9,6 +9,12 @@ def notice(text: str) -> str:
     return text if is_notice(text) else f"{NOTICE_MARK} {text}"
 
 
+def one_line(text: str, length: int) -> str:
+    """The first characters of a text of the model's, as a notice may quote them: what it quotes cannot end
+    its line and go on as if it were ours."""
+    return "".join(character if character.isprintable() else " " for character in text[:length])
+
+
 def parted(text: str) -> list[tuple[str, bool]]:
     """`text` in parts that, joined by blank lines, are it again; whether each is our own."""
     parts: list[tuple[str, bool]] = []

@@ -37,14 +37,20 @@ def iter_texts(request: Request) -> Iterator[RequestText]:
 
 
 def map_texts(request: Request, change: Callable[[str], str], *, tool_arguments: bool = False) -> Request:
-    """The request with every text of it changed, save our own notices; with `tool_arguments` also the
-    strings in the arguments of earlier tool calls. The same object if nothing was changed."""
+    """The request with every text of it changed; with `tool_arguments` also the strings in the arguments
+    of earlier tool calls. Of our own notices the mark stays, and no more: anybody can write it. The same
+    object if nothing was changed."""
 
     def changed(role: str, text: str) -> str:
-        return "\n\n".join(part if is_ours else change(part) for part, is_ours in _parted(role, text))
+        return "\n\n".join(_marked(part, change) if is_ours else change(part) for part, is_ours in _parted(role, text))
 
     body = _map_body(request.body, changed, change if tool_arguments else None)
     return request if body is request.body else request.replace(**body)
+
+
+def _marked(text: str, change: Callable[[str], str]) -> str:
+    before, mark, after = text.partition(NOTICE_MARK)
+    return before + mark + change(after)
 
 
 def _parted(role: str, text: str) -> list[tuple[str, bool]]:
