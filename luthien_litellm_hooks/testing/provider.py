@@ -61,7 +61,8 @@ class Wire(Protocol):
 
 
 class ScriptedProvider:
-    """The ASGI app; tests register answers by model name and read what arrived."""
+    """The ASGI app; tests register answers by the name of a model, or the one that the request's header
+    `x-answer` gives, and read what arrived."""
 
     def __init__(self) -> None:
         self.answers: dict[str, Answer] = {}
@@ -116,7 +117,8 @@ class ScriptedProvider:
         seen = SeenRequest(request.url.path, dict(request.headers), body)
         self.requests.append(seen)
         body = as_chat(body)
-        answer = self.answers.get(body.get("model", "")) or answer_to(body)
+        names = (seen.headers.get("x-answer", ""), body.get("model", ""))
+        answer = next((self.answers[name] for name in names if name in self.answers), None) or answer_to(body)
         if answer.status >= 400:
             return JSONResponse(wire.error(answer.status, answer.text or "scripted error"), answer.status)
         media_type = "text/event-stream" if body.get("stream") else "application/json"

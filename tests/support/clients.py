@@ -5,9 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import anthropic
-
-from tests.support.proxy import KEY, Proxy
+from tests.support.proxy import Proxy
 
 QUESTION = "hello"
 
@@ -43,7 +41,6 @@ def _completions(proxy: Proxy, name: str, stream: bool, headers: Mapping[str, st
 
 
 def _messages(proxy: Proxy, name: str, stream: bool, headers: Mapping[str, str]) -> Said:
-    client = anthropic.Anthropic(base_url=proxy.url, api_key=KEY, max_retries=0)
     body: dict[str, Any] = {
         "model": f"anthropic/{name}",
         "max_tokens": 99,
@@ -51,10 +48,10 @@ def _messages(proxy: Proxy, name: str, stream: bool, headers: Mapping[str, str])
         "extra_headers": headers,
     }
     if stream:
-        with client.messages.stream(**body) as events:
+        with proxy.anthropic.messages.stream(**body) as events:
             blocks = events.get_final_message().content
     else:
-        blocks = client.messages.create(**body).content
+        blocks = proxy.anthropic.messages.create(**body).content
     kinds = [block.type for block in blocks]
     assert "text" not in kinds[kinds.index("tool_use") :] if "tool_use" in kinds else True, kinds
     return Said(

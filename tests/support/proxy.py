@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import anthropic
 import httpx
 import openai
 import yaml
@@ -45,6 +46,10 @@ class Proxy:
     @cached_property
     def openai(self) -> openai.OpenAI:
         return openai.OpenAI(base_url=f"{self.url}/v1", api_key=KEY, max_retries=0, timeout=60)
+
+    @cached_property
+    def anthropic(self) -> anthropic.Anthropic:
+        return anthropic.Anthropic(base_url=self.url, api_key=KEY, max_retries=0, timeout=60)
 
     def virtual_key(self, **settings: Any) -> str:
         """A new key of LiteLLM's, with these settings. The proxy needs a database."""
