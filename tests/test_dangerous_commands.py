@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from luthien_litellm_hooks.parsing.dangers import find_danger
+from luthien_litellm_hooks.parsing.shell import parse_shell
 
 DANGEROUS = (
     "rm -rf /",
@@ -551,34 +552,34 @@ CORE = ("rm -rf /", "rm -fr ~", "mkfs.ext4 /dev/sda1", "dd if=x of=/dev/sda", "c
 
 @pytest.mark.parametrize("script", DANGEROUS)
 def test_a_dangerous_command_is_found(script: str) -> None:
-    assert find_danger(script) is not None
+    assert find_danger(parse_shell(script)) is not None
 
 
 @pytest.mark.parametrize("script", [*HARMLESS, *STRICT_ONLY])
 def test_a_harmless_command_passes(script: str) -> None:
-    assert find_danger(script) is None
+    assert find_danger(parse_shell(script)) is None
 
 
 @pytest.mark.parametrize("script", STRICT_ONLY)
 def test_every_recursive_deletion_is_dangerous_where_rules_are_strict(script: str) -> None:
-    assert find_danger(script, strict=True) is not None
+    assert find_danger(parse_shell(script), strict=True) is not None
 
 
 def test_a_reason_says_what_would_happen() -> None:
-    assert find_danger("sudo rm -rf /") == "recursive deletion of / (rm -rf /)"
-    assert find_danger("rm -rf $X") == "recursive deletion of $X, which cannot be resolved, (rm -rf $X)"
+    assert find_danger(parse_shell("sudo rm -rf /")) == "recursive deletion of / (rm -rf /)"
+    assert find_danger(parse_shell("rm -rf $X")) == "recursive deletion of $X, which cannot be resolved, (rm -rf $X)"
 
 
 @pytest.mark.parametrize(
     "script", ['echo "', "if true", "$(" * 30 + "ls" + ")" * 30, "x" * 200_000, "sudo " * 100 + "ls"]
 )
 def test_a_command_that_cannot_be_read_is_dangerous(script: str) -> None:
-    assert find_danger(script) == "a command that cannot be read"
+    assert find_danger(parse_shell(script)) == "a command that cannot be read"
 
 
 def test_a_long_beginning_does_not_hide_a_danger() -> None:
-    assert find_danger("bash <<END\n" + "ls\n" * 30_000 + "rm -rf /\nEND\n") is not None
-    assert find_danger("bash <<END\n" + "#" * 100_000 + "\nrm -rf /\nEND\n") is not None
+    assert find_danger(parse_shell("bash <<END\n" + "ls\n" * 30_000 + "rm -rf /\nEND\n")) is not None
+    assert find_danger(parse_shell("bash <<END\n" + "#" * 100_000 + "\nrm -rf /\nEND\n")) is not None
 
 
 @given(st.sampled_from(CORE), st.sampled_from(PREFIXES), st.lists(st.sampled_from(WRAPPINGS), max_size=3))
@@ -588,7 +589,7 @@ def test_wrapping_does_not_hide_a_danger(script: str, prefix: str, wrappings: li
         if "'" in wrapping and ("'" in script or "END" in script):
             continue
         script = wrapping.format(script)
-    assert find_danger(script) is not None
+    assert find_danger(parse_shell(script)) is not None
 
 
 @given(st.sampled_from(CORE), st.data())
@@ -596,12 +597,12 @@ def test_quoting_does_not_hide_a_danger(script: str, data: st.DataObject) -> Non
     forms = ("{0}{1}", "'{0}'{1}", '"{0}"{1}', "\\{0}{1}", "$'{0}'{1}", "{0}''{1}", '{0}""{1}')
     words = script.split()
     quoted = [data.draw(st.sampled_from(forms)).format(word[0], word[1:]) if word[0] != "~" else word for word in words]
-    assert find_danger(" ".join(quoted)) is not None
+    assert find_danger(parse_shell(" ".join(quoted))) is not None
 
 
 @given(st.text())
 def test_no_text_is_too_odd_to_judge(script: str) -> None:
-    find_danger(script)
+    find_danger(parse_shell(script))
 
 
 @given(
@@ -612,5 +613,5 @@ def test_no_text_is_too_odd_to_judge(script: str) -> None:
     )
 )
 def test_no_piece_of_syntax_is_too_odd_to_judge(pieces: list[str]) -> None:
-    find_danger(" ".join(pieces))
-    find_danger("".join(pieces))
+    find_danger(parse_shell(" ".join(pieces)))
+    find_danger(parse_shell("".join(pieces)))

@@ -239,8 +239,9 @@ FLOOR_SECONDS = 0.005
 
 
 def read(script: str) -> None:
-    find_danger(script)
-    list(threats_to(Proxy(("litellm",), (4000,), (1,)), parse_shell(script).commands))
+    parsed = parse_shell(script)
+    find_danger(parsed)
+    list(threats_to(Proxy(("litellm",), (4000,), (1,)), parsed.commands))
 
 
 def seconds(script: str) -> float:
@@ -274,7 +275,7 @@ BOMBS = {"bodies of a function": "f() { " + "a=$b;" * 4_000 + "};" + "f;" * 4_00
 def test_a_script_that_comes_to_too_much_is_not_taken_for_understood(name: str) -> None:
     script = BOMBS[name]
     assert not parse_shell(script).is_understood
-    assert find_danger(script) is not None
+    assert find_danger(parse_shell(script)) is not None
 
 
 @pytest.mark.parametrize(

@@ -318,7 +318,7 @@ async def test_the_client_is_not_told_the_rule(cls: type[ToolRules]) -> None:
         (SqlProtection, {"statements": ["EXPLODE"]}, "policy.config.statements.0"),
         (SqlProtection, {"statements": []}, "policy.config.statements"),
         (ProtectProxy, {"ports": ["http"]}, "policy.config.ports.0"),
-        (ProtectProxy, {"kinds": {"shell": "re:("}}, "policy.config.kinds.shell.0"),
+        (ProtectProxy, {"kinds": {"shell": "re:("}}, "policy.config.kinds.shell"),
     ],
 )
 def test_a_wrong_setting_is_refused_with_its_key(cls: type[ToolRules], config: dict[str, Any], complaint: str) -> None:

@@ -310,9 +310,9 @@ HOSTILE = {
 @pytest.mark.parametrize("arguments", HOSTILE.values(), ids=HOSTILE)
 async def test_a_hostile_call_costs_little_and_hides_nothing(arguments: Any) -> None:
     condition = {"any": [{"commands": "rm -rf"}, {"paths": "/etc/**"}, {"sql": "DROP"}, {"hosts_outside": []}]}
-    began = time.perf_counter()
+    began = time.process_time()
     assert await is_blocked(condition, "helper", arguments)
-    assert time.perf_counter() - began < 5
+    assert time.process_time() - began < 5
 
 
 @pytest.mark.parametrize(
@@ -486,14 +486,14 @@ async def test_what_the_client_gets() -> None:
         ({"rules": [{"action": "block", "tool": ["a", "re:(?=b)"]}]}, ["rules.0.tool.1", "look-around"]),
         ({"rules": [{"action": "block", "paths": ["[z-a]"]}]}, ["rules.0.paths.0", "bad glob"]),
         ({"rules": [{"action": "block", "commands": ["-rf"]}]}, ["rules.0.commands.0", "begin with a program"]),
-        ({"rules": [{"action": "block", "sql": "EXPLODE"}]}, ["rules.0.sql.0", "no statement known"]),
-        ({"rules": [{"action": "block", "kind": "shel"}]}, ["rules.0.kind.0", "'shell'"]),
+        ({"rules": [{"action": "block", "sql": "EXPLODE"}]}, ["rules.0.sql", "no statement known"]),
+        ({"rules": [{"action": "block", "kind": "shel"}]}, ["rules.0.kind", "'shell'"]),
         ({"rules": [{"action": "block", "dangerous": "very"}]}, ["rules.0.dangerous"]),
         ({"rules": [{"action": "block"}]}, ["rules.0:", "give a condition"]),
         ({"rules": [{"action": "block", "dangerous": False}]}, ["rules.0:", "give a condition"]),
         ({"rules": [{"action": "block", "not": {}}]}, ["rules.0.not:", "give a condition"]),
         ({"rules": [{"action": "block", "any": []}]}, ["rules.0.any"]),
-        ({"rules": [{"action": "block", "any": [{"all": [{"tool": "re:("}]}]}]}, ["rules.0.any.0.all.0.tool.0"]),
+        ({"rules": [{"action": "block", "any": [{"all": [{"tool": "re:("}]}]}]}, ["rules.0.any.0.all.0.tool"]),
         ({"rules": [{"action": "block", "args": {}}]}, ["rules.0.args"]),
         ({"rules": [{"action": "block", "args": {"a..b": "x"}}]}, ["rules.0.args", "with a dot between"]),
         ({"rules": [{"action": "stop", "tool": "a"}]}, ["rules.0.action"]),
@@ -504,7 +504,7 @@ async def test_what_the_client_gets() -> None:
         ({"rules": [{"action": "allow", "tool": "a", "message": "x"}]}, ["rules.0:", "takes none"]),
         ({"rules": [{"action": "block", "tol": "a"}]}, ["rules.0.tol: unknown key"]),
         ({"default": "deny"}, ["default"]),
-        ({"kinds": {"shell": ["re:("]}}, ["kinds.shell.0"]),
+        ({"kinds": {"shell": ["re:("]}}, ["kinds.shell"]),
         ({"kinds": {"files": ["a"]}}, ["kinds.files"]),
     ],
 )

@@ -11,6 +11,7 @@ from luthien_litellm_hooks.parsing.shell_model import Command, Word
 
 _RECURSIVE_AND_FORCED = MappingProxyType({"R": "r", "recursive": "r", "force": "f"})
 NO_SYNONYMS: Mapping[str, str] = MappingProxyType({})
+_WILDCARDS = frozenset("*?[")
 _RECURSIVE = MappingProxyType({"recursive": "R"})
 _FORCED = MappingProxyType({"f": "force"})
 
@@ -58,10 +59,13 @@ class CommandPattern:
         flags = frozenset(part for part in parts[1:] if _is_flag(part))
         return cls(parts[0], flags, tuple(part for part in parts[1:] if not _is_flag(part)))
 
+    def may_name(self, programs: frozenset[str]) -> bool:
+        """Whether it may match a command of one of `programs`, by `program_of`: quick to tell before `matches`."""
+        return self.name in programs or not _WILDCARDS.isdisjoint(self.name)
+
     def matches(self, command: Command) -> bool:
         """Whether `command` is one of those meant."""
-        name = command.name if command.is_name_resolved else "$"
-        if not fnmatchcase(name, self.name) or (not name and not command.is_name_resolved):
+        if not fnmatchcase(program_of(command), self.name):
             return False
         synonyms = SYNONYMS.get(command.name, NO_SYNONYMS)
         given = _flags(command.words, synonyms)
@@ -82,6 +86,11 @@ class CommandPattern:
                 return False
             is_after_flag = False
         return not wanted
+
+
+def program_of(command: Command) -> str:
+    """The name that a pattern's is compared with; "$" for an unknown program."""
+    return command.name if command.is_name_resolved else "$"
 
 
 def _is_flag(text: str) -> bool:

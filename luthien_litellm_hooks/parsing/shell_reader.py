@@ -3,7 +3,6 @@
 import re
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
 from itertools import pairwise
 
 from tree_sitter import Node
@@ -14,7 +13,7 @@ from luthien_litellm_hooks.parsing.shell_nodes import Redirections, parts_of_lis
 from luthien_litellm_hooks.parsing.shell_runner import MAX_WORDS, Runner
 from luthien_litellm_hooks.parsing.shell_syntax import text_of
 from luthien_litellm_hooks.parsing.shell_variables import assigned_values
-from luthien_litellm_hooks.parsing.shell_words import TooMuchError, Value, alternatives_of, words_of
+from luthien_litellm_hooks.parsing.shell_words import TooMuchError, Value, alternatives_of, plain_words, words_of
 
 MAX_STATEMENT_DEPTH = 60
 SUBSTITUTION_DEPTH = 3
@@ -251,6 +250,9 @@ class ShellReader:
 
     def _read_command(self, node: Node, redirections: Redirections | None = None) -> None:
         is_in_background, self._is_in_background = self._is_in_background, False
+        if redirections is None and (words := plain_words(node)):
+            self._runner.run(self._runner.command_of(words, is_in_background=is_in_background))
+            return
         own = [child for child in node.children if child.type.endswith("_redirect")]
         arguments = [
             child for child in node.children if child.type not in NO_ARGUMENT and not child.type.endswith("_redirect")
@@ -263,8 +265,9 @@ class ShellReader:
             lines = self._lines(node.child_by_field_name("name"), arguments)
             sources = tuple(self._sources)
         for line in lines:
-            command = self._runner.command_of(line, built_from=sources, is_in_background=is_in_background)
-            self._runner.run(replace(command, redirects=redirects, stdin=stdin or command.stdin))
+            self._runner.run(
+                self._runner.command_of(line, redirects, stdin, built_from=sources, is_in_background=is_in_background)
+            )
 
     def _lines(self, named: Node | None, arguments: Sequence[Node]) -> list[tuple[Word, ...]]:
         """The program and its arguments, for each program that the command may name."""

@@ -8,7 +8,7 @@ from tree_sitter import Node
 
 from luthien_litellm_hooks.parsing.shell_environment import Environment
 from luthien_litellm_hooks.parsing.shell_feeds import Input
-from luthien_litellm_hooks.parsing.shell_model import Command, Word
+from luthien_litellm_hooks.parsing.shell_model import Command, Redirect, Word
 from luthien_litellm_hooks.parsing.shell_output import FILTERS
 from luthien_litellm_hooks.parsing.shell_syntax import is_whole, syntax_tree
 from luthien_litellm_hooks.parsing.shell_words import TooMuchError
@@ -70,19 +70,29 @@ class Runner:
             name, body = self._uncalled.popitem()
             self._read_body(name, body)
 
-    def command_of(self, words: Sequence[Word], *, built_from: tuple[Command, ...], is_in_background: bool) -> Command:
-        """The command that a program and its arguments are, with the directory and the input of this place."""
+    def command_of(
+        self,
+        words: Sequence[Word],
+        redirects: tuple[Redirect, ...] = (),
+        stdin: Word | None = None,
+        *,
+        built_from: tuple[Command, ...] = (),
+        is_in_background: bool,
+    ) -> Command:
+        """The command that a program and its arguments are, with the directory and the input of this place,
+        if `stdin` is no other."""
         program = words[0]
         name = re.split(r"[/\\]", program.text)[-1].removesuffix(".exe") if program.is_resolved else ""
         return Command(
             name=name,
             words=tuple(words[1:]),
+            redirects=redirects,
             program=program.text,
             is_name_resolved=program.is_resolved,
             piped_from=self.input.piped_from,
             fed_by=self.input.fed_by,
             built_from=built_from,
-            stdin=self.input.stdin,
+            stdin=stdin or self.input.stdin,
             directory=self.environment.directory,
             is_in_background=is_in_background,
             is_self_call=name in self._calling,

@@ -11,8 +11,11 @@ BASH = Language(tree_sitter_bash.language())
 MAX_BYTES = 131_072
 """A longer script is not read."""
 
+MAX_UNTIMED_BYTES = 2_048
+"""So short a script is read without a look at the time: it can take no long one."""
+
 MAX_SECONDS = 0.5
-"""The parser is linear on what people write, and quadratic on some of what they do not."""
+"""Of processor time. The parser is linear on what people write, and quadratic on some of what they do not."""
 
 MAX_PIPES = 1000
 """One long pipeline costs the parser the square of its length, in memory as in time."""
@@ -34,15 +37,17 @@ def syntax_tree(script: str) -> Node | None:
     source = _for_the_grammar(script).encode("utf-8", "replace")
     if len(source) > MAX_BYTES or source.count(b"|") > MAX_PIPES or _nesting(source) > MAX_NESTING:
         return None
-    deadline = time.monotonic() + MAX_SECONDS
+    if len(source) <= MAX_UNTIMED_BYTES:
+        return Parser(BASH).parse(source).root_node
+    deadline = time.thread_time() + MAX_SECONDS
     try:
-        tree = Parser(BASH).parse(
+        Parser(BASH).parse(
             lambda offset, _point: source[offset : offset + CHUNK_BYTES],
-            progress_callback=lambda _offset, _has_error: time.monotonic() > deadline,
+            progress_callback=lambda _offset, _has_error: time.thread_time() > deadline,
         )
     except ValueError:  # the parser's way to say that the callback stopped it
         return None
-    return Parser(BASH).parse(source, tree).root_node  # at no cost: a tree that keeps its source
+    return Parser(BASH).parse(source).root_node  # once more, for a tree that keeps its source
 
 
 def _nesting(source: bytes) -> int:

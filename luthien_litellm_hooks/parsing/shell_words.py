@@ -65,7 +65,19 @@ BREAK = Piece("", is_break=True)
 BRACES = re.compile(r"\{([^{}]*)\}")
 NUMBERS = re.compile(r"(-?\d{1,6})\.\.(-?\d{1,6})")
 NAME = re.compile(r"\w+|[@*]")
+PLAIN_COMMAND = re.compile(r"[\w./:,@%+-]+(?:[ \t]+[\w./:,@%+=-]+)*+", re.ASCII)
+PLAIN_WORD = re.compile(r"[\w./:,@%+=-]+", re.ASCII)
+"""One that a shell leaves as it is, as most are."""
 STAND_IN = re.compile("[\U000f0000-\U000fffff]")
+
+
+def plain_words(command: Node) -> tuple[Word, ...]:
+    """The words of a command that has nothing to unquote, to expand or to assign; empty if it has.
+
+    Much of what agents run is like that, and needs no look at the parts of its tree.
+    """
+    text = text_of(command)
+    return tuple(map(Word, text.split())) if PLAIN_COMMAND.fullmatch(text) else ()
 
 
 def words_of(node: Node, scope: Scope) -> tuple[Word, ...]:
@@ -75,6 +87,8 @@ def words_of(node: Node, scope: Scope) -> tuple[Word, ...]:
 
 def alternatives_of(node: Node, scope: Scope) -> tuple[tuple[Word, ...], ...]:
     """The words that `node` comes to, for each value that its variables may have."""
+    if PLAIN_WORD.fullmatch(text := text_of(node)):
+        return ((Word(text),),)
     return tuple(tuple(_fields(pieces)) for pieces in _pieces(node, scope))
 
 

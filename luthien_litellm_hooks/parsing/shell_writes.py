@@ -93,14 +93,13 @@ def deleted_words(command: Command) -> Iterator[Word]:
 def operands_of(command: Command) -> tuple[Word, ...]:
     """The words that are no options."""
     found: list[Word] = []
+    valued = frozenset[str]() if command.name in DELETING else _valued(command.name)
     is_value = has_ended = False
     for word in command.words:
         if has_ended or (not is_value and (not word.text.startswith("-") or word.text == "-")):
             found.append(word)
         has_ended = has_ended or word.text == "--"
-        is_value = (
-            not is_value and not has_ended and command.name not in DELETING and word.text in _valued(command.name)
-        )
+        is_value = not is_value and not has_ended and word.text in valued
     return tuple(found)
 
 

@@ -54,12 +54,12 @@ class PathPatterns:
         self._globs = tuple(pattern for pattern in patterns if not pattern.is_exception)
         self._exceptions = tuple(pattern for pattern in patterns if pattern.is_exception)
 
-    def matches(self, path: str, directory: str = "") -> bool:
-        """Whether `path`, seen from `directory` ("": not known), may be one of theirs."""
+    def matches(self, forms: Iterable[str]) -> bool:
+        """Whether a path with these forms, of `forms_of_path`, may be one of theirs."""
         return any(
             any(glob.matches(form) for glob in self._globs)
             and not any(exception.matches(form) for exception in self._exceptions)
-            for form in forms_of_path(path, directory)
+            for form in forms
         )
 
 

@@ -43,7 +43,8 @@ _NOT_UNDERSTOOD = Outcome(None, "a script that cannot be read, or more than can 
 
 def compile_condition(condition: Condition, *, is_for_every: bool) -> Check:
     """A check of all that the condition asks for, of any or of every path, command and so on."""
-    return _all(tuple(_checks(condition, is_for_every)))
+    checks = tuple(_checks(condition, is_for_every))
+    return checks[0] if len(checks) == 1 else _all(checks)
 
 
 def _checks(condition: Condition, is_for_every: bool) -> Iterator[Check]:
@@ -77,7 +78,8 @@ def _checks(condition: Condition, is_for_every: bool) -> Iterator[Check]:
 def _all(checks: tuple[Check, ...]) -> Check:
     def check(use: ToolUse) -> Outcome:
         unknown, held = None, list[Outcome]()
-        for outcome in (each(use) for each in checks):
+        for each in checks:
+            outcome = each(use)
             if outcome.holds is False:
                 return _NO
             if outcome.holds is None:
@@ -91,7 +93,8 @@ def _all(checks: tuple[Check, ...]) -> Check:
 def _any(checks: tuple[Check, ...]) -> Check:
     def check(use: ToolUse) -> Outcome:
         unknown = None
-        for outcome in (each(use) for each in checks):
+        for each in checks:
+            outcome = each(use)
             if outcome.holds:
                 return outcome
             if outcome.holds is None:
@@ -116,8 +119,7 @@ def _tool(patterns: Iterable[str]) -> Check:
     names = tuple(TextPattern(pattern, ignore_case=True) for pattern in patterns)
 
     def check(use: ToolUse) -> Outcome:
-        name = clean_name(use.name)
-        return by_setting("tool", (pattern.text for pattern in names if pattern.matches(name)))
+        return by_setting("tool", (pattern.text for pattern in names if pattern.matches(use.clean_name)))
 
     return check
 
@@ -152,8 +154,8 @@ def _paths(patterns: Iterable[str], is_for_every: bool) -> Check:
 
     def check(use: ToolUse) -> Outcome:
         if is_for_every:
-            return _of_every("paths", use, [globs.matches(path, use.directory) for path in use.paths])
-        touched = (path for path in use.paths if globs.matches(path, use.directory))
+            return _of_every("paths", use, [globs.matches(forms) for _, forms in use.forms_of_paths])
+        touched = (path for path, forms in use.forms_of_paths if globs.matches(forms))
         return by_text("path", touched, unless_unclear(use))
 
     return check
@@ -166,15 +168,19 @@ def _commands(patterns: Iterable[str], is_for_every: bool) -> Check:
         if is_for_every:
             results = [any(pattern.matches(command) for _, pattern in wanted) for command in use.commands]
             return _of_every("commands", use, results)
-        run = (text for text, pattern in wanted if any(pattern.matches(command) for command in use.commands))
+        run = (text for text, pattern in wanted if _runs(use, pattern))
         return by_setting("command", run, unless_unclear(use))
 
     return check
 
 
+def _runs(use: ToolUse, pattern: CommandPattern) -> bool:
+    return pattern.may_name(use.programs) and any(map(pattern.matches, use.commands))
+
+
 def _danger(*, is_strict: bool) -> Check:
     def check(use: ToolUse) -> Outcome:
-        dangers = (find_danger(script, strict=is_strict) for script in use.scripts)
+        dangers = (find_danger(script, strict=is_strict) for script in use.parsed_scripts)
         return by_text("danger", (danger for danger in dangers if danger is not None), unless_unclear(use))
 
     return check

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
@@ -20,6 +21,7 @@ SET_PREFIX = "args."
 
 RuleAction = Literal["block", "allow", "rewrite"]
 T = TypeVar("T")
+_WILDCARDS = MappingProxyType({"*": ".*", "?": "."})
 
 
 class TextPattern:
@@ -32,15 +34,19 @@ class TextPattern:
         is_regex = text.startswith("re:")
         self._pattern = compile_pattern(text[3:] if is_regex else _glob(text), ignore_case=ignore_case)
         self._is_regex = is_regex
+        is_literal = text.isascii() and not is_regex and _WILDCARDS.keys().isdisjoint(text)
+        self._literal = (text.lower() if ignore_case else text) if is_literal else None
+        self._ignores_case = ignore_case
 
     def matches(self, text: str) -> bool:
         """Whether `text` is one of the pattern's."""
+        if self._literal is not None and text.isascii():  # beyond ASCII, letters of other kinds are the same to RE2
+            return self._literal == (text.lower() if self._ignores_case else text)
         return (self._pattern.search(text) if self._is_regex else self._pattern.fullmatch(text)) is not None
 
 
 def _glob(text: str) -> str:
-    wildcards = {"*": ".*", "?": "."}
-    return f"(?s:{''.join(wildcards.get(character) or quoted(character) for character in text)})"
+    return f"(?s:{''.join(_WILDCARDS.get(character) or quoted(character) for character in text)})"
 
 
 def split_path(path: str) -> tuple[str, ...]:

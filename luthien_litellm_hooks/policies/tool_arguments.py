@@ -106,7 +106,9 @@ def _read(text: str) -> tuple[object, ...]:
     try:
         first: object = json.loads(text, strict=False, object_pairs_hook=first_of)
         last: object = json.loads(text, strict=False) if has_duplicates else first
-        if _is_too_deep([first, last]) or not _is_text(json.dumps([first, last], ensure_ascii=False)):
+        if _is_too_deep([first, last]):
+            return ()
+        if "\\u" in text and not _is_text(json.dumps([first, last], ensure_ascii=False)):
             return ()
     except (ValueError, RecursionError):
         return ()

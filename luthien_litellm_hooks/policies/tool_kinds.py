@@ -9,6 +9,7 @@ Kind = Literal["shell", "file_write", "web", "sql"]
 
 _WORD = re.compile(r"[^\W_]+")
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+_LONGEST_KEPT = 100  # characters of a key that is remembered: models make up keys, of any length
 _SERVER = re.compile(r"__|[./:]")  # what parts a server's name from its tool's
 
 
@@ -76,9 +77,13 @@ def words_of(name: str) -> list[str]:
     return _WORD.findall(_CAMEL.sub(" ", _visible(name)).casefold())
 
 
-@lru_cache(maxsize=1_024)
 def key_of(name: str) -> str:
     """A key of arguments as the sets here write it."""
+    return _key_of(name) if len(name) <= _LONGEST_KEPT else "_".join(words_of(name))
+
+
+@lru_cache(maxsize=1_024)
+def _key_of(name: str) -> str:
     return "_".join(words_of(name))
 
 
@@ -114,5 +119,7 @@ def _joined(name: str) -> str:
 
 
 def _visible(name: str) -> str:
+    if name.isascii():  # which NFKC leaves as it is, and where nothing is of the category `Cf`
+        return name
     normal = unicodedata.normalize("NFKC", name)
     return "".join(character for character in normal if unicodedata.category(character) != "Cf")

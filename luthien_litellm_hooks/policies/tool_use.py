@@ -4,13 +4,23 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
+from luthien_litellm_hooks.parsing.command_patterns import program_of
 from luthien_litellm_hooks.parsing.shell import parse_shell
 from luthien_litellm_hooks.parsing.shell_model import Command, Script
 from luthien_litellm_hooks.parsing.shell_writes import contacts_network, written_paths
 from luthien_litellm_hooks.parsing.sql import is_sql
+from luthien_litellm_hooks.policies.path_patterns import forms_of_path
 from luthien_litellm_hooks.policies.tool_arguments import entries
 from luthien_litellm_hooks.policies.tool_contacts import UNKNOWN_HOST, host_of, hosts_of_command
-from luthien_litellm_hooks.policies.tool_kinds import PROSE_KEYS, QUERY_WORDS, URL_WORDS, WORKDIR_KEYS, Kind, key_of
+from luthien_litellm_hooks.policies.tool_kinds import (
+    PROSE_KEYS,
+    QUERY_WORDS,
+    URL_WORDS,
+    WORKDIR_KEYS,
+    Kind,
+    clean_name,
+    key_of,
+)
 from luthien_litellm_hooks.policies.tool_paths import patched_paths, paths_of, writes_files
 from luthien_litellm_hooks.policies.tool_scripts import scripts_of
 
@@ -44,6 +54,11 @@ class ToolUse:
     """False if the arguments cannot be read; then nothing is found in them."""
 
     @cached_property
+    def clean_name(self) -> str:
+        """The name as rules compare it."""
+        return clean_name(self.name)
+
+    @cached_property
     def kinds(self) -> frozenset[Kind]:
         """What the call does, by whichever means: a `curl` in a shell is `shell` and `web`."""
         kinds: set[Kind] = set()
@@ -63,9 +78,19 @@ class ToolUse:
         return self._all_scripts[:MAX_SCRIPTS]
 
     @cached_property
+    def parsed_scripts(self) -> tuple[Script, ...]:
+        """The scripts, read."""
+        return tuple(map(parse_shell, self.scripts))
+
+    @cached_property
     def commands(self) -> tuple[Command, ...]:
         """Every command of the scripts."""
-        return tuple(command for script in self._parsed_scripts for command in script.commands)
+        return tuple(command for script in self.parsed_scripts for command in script.commands)
+
+    @cached_property
+    def programs(self) -> frozenset[str]:
+        """The programs of the commands, as patterns of commands name them."""
+        return frozenset(map(program_of, self.commands))
 
     @cached_property
     def is_understood(self) -> bool:
@@ -73,7 +98,7 @@ class ToolUse:
         return (
             len(self._all_scripts) <= MAX_SCRIPTS
             and len(self._all_paths) <= MAX_PATHS
-            and all(script.is_understood for script in self._parsed_scripts)
+            and all(script.is_understood for script in self.parsed_scripts)
         )
 
     @cached_property
@@ -81,6 +106,11 @@ class ToolUse:
         """The paths that the call touches: those a file tool is given, and those a shell would write;
         at most `MAX_PATHS`."""
         return self._all_paths[:MAX_PATHS]
+
+    @cached_property
+    def forms_of_paths(self) -> tuple[tuple[str, frozenset[str]], ...]:
+        """The paths, each with all that it may come down to."""
+        return tuple((path, forms_of_path(path, self.directory)) for path in self.paths)
 
     @cached_property
     def directory(self) -> str:
@@ -107,10 +137,6 @@ class ToolUse:
     @cached_property
     def _all_scripts(self) -> tuple[str, ...]:
         return scripts_of(self.name, self.arguments, is_shell="shell" in self.named_kinds)
-
-    @cached_property
-    def _parsed_scripts(self) -> tuple[Script, ...]:
-        return tuple(parse_shell(script) for script in self.scripts)
 
     @cached_property
     def _all_paths(self) -> tuple[str, ...]:
