@@ -152,6 +152,10 @@ class EgressQueue:
             await self._reader
         return self._pop()
 
+    def take_now(self) -> Parcel | None:
+        """The next parcel, if there is one already."""
+        return self._pop() if self._parcels else None
+
     def abandon(self) -> None:
         """Ends the stream for good: nobody will take what is left."""
         self.close()

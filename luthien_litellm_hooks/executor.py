@@ -11,7 +11,7 @@ from luthien_litellm_hooks.adapters.base import Adapter
 from luthien_litellm_hooks.answering import Answering, Source, hand_on, stop
 from luthien_litellm_hooks.composition import HOOK_TIMEOUT_S, Composition, Member, Stage, contexts_of, stages_for
 from luthien_litellm_hooks.deadline import run_apart
-from luthien_litellm_hooks.egress import MAX_ITEMS, PUT_TIMEOUT_S, Parcel
+from luthien_litellm_hooks.egress import MAX_ITEMS, PUT_TIMEOUT_S, EgressQueue, Parcel
 from luthien_litellm_hooks.errors import (
     LimitExceededError,
     LuthienError,
@@ -116,7 +116,7 @@ class PolicyExecutor:
         failure: BaseException | None = None
         try:
             while (parcel := await answers[-1].queue.take()) is not None:
-                for item in _encode(way_out, parcel):
+                for item in _joined(_encode(way_out, parcel), answers[-1].queue, way_out):
                     yield item
             if any(answer.engine.is_touched for answer in answers):
                 for item in _close(way_out, adapter):
@@ -258,6 +258,16 @@ def _encode(way_out: WayOut, parcel: Parcel) -> list[object]:
         return list(way_out.encode(parcel))
     except Exception as error:
         raise _unsayable() from error
+
+
+def _joined(items: list[object], queue: EgressQueue, way_out: WayOut) -> list[object]:
+    """`items`, or of a wire of bytes all bytes that are there to leave: each item costs LiteLLM and the
+    server more than it costs us."""
+    while items and isinstance(items[-1], bytes) and (parcel := queue.take_now()) is not None:
+        items += _encode(way_out, parcel)
+    if len(items) > 1 and all(isinstance(item, bytes) for item in items):
+        return [b"".join(cast(list[bytes], items))]
+    return items
 
 
 def _close(way_out: WayOut, adapter: Adapter) -> list[object]:

@@ -680,7 +680,8 @@ async def test_a_client_that_does_not_read_is_given_up_with_a_notice() -> None:
     await anext(stream)
     with anyio.fail_after(10):
         await is_given_up.wait()
-    assert Delivered.of(await pull(stream)).text.startswith("\n\n[luthien] This answer was stopped because it was not read")
+    rest = Delivered.of(await pull(stream)).text
+    assert rest.startswith("\n\n[luthien] This answer was stopped because it was not read")
     assert "the client read nothing for 0.01 s" in str(ctx.decisions[0].evidence)
 
 

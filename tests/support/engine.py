@@ -1,0 +1,95 @@
+"""The engine alone, free of LiteLLM's proxy and of the network, for measuring."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from luthien_litellm_hooks.config import build_executor, load_settings
+from luthien_litellm_hooks.hooks.routes import GOVERNED
+from luthien_litellm_hooks.policy.context import PolicyContext
+from luthien_litellm_hooks.policy.request import Request
+from luthien_litellm_hooks.recorder import DefaultTransactionRecorder
+from luthien_litellm_hooks.testing.answers import Answer, Call, Say
+from luthien_litellm_hooks.testing.routes import ROUTES, RouteName
+
+_TEXT = "this text says some more each time that any reader asks what will come down when done "
+_PIECE = 5
+
+NOOP: Mapping[str, Any] = {"class": "noop"}
+RULES: Mapping[str, Any] = {
+    "rules": [
+        *({"action": "block", "commands": f"tool{number} delete"} for number in range(10)),
+        *({"action": "block", "paths": f"**/private-{number}/**"} for number in range(10)),
+        *({"action": "block", "tool": f"service_{number}", "args": {"path": "*/secret/*"}} for number in range(10)),
+    ]
+}
+TOOL_RULES: Mapping[str, Any] = {"class": "tool_rules", "config": RULES}
+STRING_REPLACEMENT: Mapping[str, Any] = {
+    "class": "string_replacement",
+    "config": {"replacements": [[f"forbidden{number}", "allowed"] for number in range(50)]},
+}
+SERIAL: Mapping[str, Any] = {"class": "serial", "config": {"policies": [NOOP, TOOL_RULES, STRING_REPLACEMENT]}}
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """What LiteLLM hands to a plugin of one answer."""
+
+    route: RouteName
+    items: Sequence[object]
+
+    async def read(self) -> AsyncIterator[object]:
+        for item in self.items:
+            yield item
+
+
+@cache
+def text_stream(route: RouteName, words: int) -> Stream:
+    """An answer of so many chunks of text, of a short word each."""
+    text = (_TEXT * (words * _PIECE // len(_TEXT) + 1))[: words * _PIECE]
+    return _stream(route, Answer([Say(text)], piece=_PIECE))
+
+
+@cache
+def call_stream(route: RouteName, pieces: int) -> Stream:
+    """An answer that calls a tool, with arguments of so many chunks."""
+    arguments = '{"path": "notes.md", "content": "' + "some " * pieces + '"}'
+    return _stream(route, Answer([Call("write_file", arguments)], piece=_PIECE))
+
+
+def _stream(route: RouteName, answer: Answer) -> Stream:
+    async def items() -> list[object]:
+        return [item async for item in ROUTES[route].stream(answer, _request(route).body)]
+
+    return Stream(route, asyncio.run(items()))
+
+
+def _request(route: RouteName) -> Request:
+    return Request({"model": "scripted", "stream": True, **ROUTES[route].body}, route=ROUTES[route].path)
+
+
+def engine(policy: Mapping[str, Any]) -> Callable[[Stream], float]:
+    """Lets answers through a policy, recorded as in a proxy; each returns the seconds of CPU time."""
+    executor = build_executor(load_settings({"luthien": {"policy": policy}}, {}))
+
+    async def run(stream: Stream) -> float:
+        context = PolicyContext("transaction", _request(stream.route), recorder=DefaultTransactionRecorder())
+        await executor.on_request(context)
+        adapter = GOVERNED[ROUTES[stream.route].call_type](context.final_request)
+        began, left = time.thread_time(), 0
+        async for item in executor.run(stream.read(), adapter, context):
+            left += _size(item)
+        spent = time.thread_time() - began
+        if left < sum(map(_size, stream.items)) // 2:
+            raise RuntimeError(f"of {stream.route} less than a half left")
+        return spent
+
+    return lambda stream: asyncio.run(run(stream))
+
+
+def _size(item: object) -> int:
+    """Of what is bytes these count: they may leave in other pieces."""
+    return len(item) if isinstance(item, bytes) else 1
