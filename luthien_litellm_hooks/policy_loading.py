@@ -33,7 +33,7 @@ def load_policy(name: str, config: Mapping[str, object], where: str = "policy") 
     except ConfigError:
         raise
     except Exception as error:
-        raise ConfigError(f"{where}: {name} cannot be made: {type(error).__name__}: {error}") from error
+        raise ConfigError.at((where, f"{name} cannot be made: {type(error).__name__}: {error}")) from error
     _check_is_stateless(policy, where)
     policy.seal()
     return policy
@@ -59,22 +59,22 @@ def policy_class(name: str, where: str) -> type[Policy]:
     """The class called `name`; `where` is the key that the name stands under. Raises `ConfigError`."""
     target = short_names().get(name, name)
     if " and " in target:
-        raise ConfigError(f"{where}: {name!r} is offered by {target}; write the one that you mean")
+        raise ConfigError.at((where, f"{name!r} is offered by {target}; write the one that you mean"))
     module_name, _, class_name = target.partition(":")
     if not class_name:
         known = (*short_names(), *COMPOSITIONS)
-        raise ConfigError(
-            f"{where}: no policy is called {name!r}{similar(name, known)}; "
-            f'known are {", ".join(known)}, or write "module:Class"'
-        )
+        hint = f'known are {", ".join(known)}, or write "module:Class"'
+        raise ConfigError.at((where, f"no policy is called {name!r}{similar(name, known)}; {hint}"))
     try:
         found = getattr(importlib.import_module(module_name), class_name, None)
     except Exception as error:
-        raise ConfigError(f"{where}: {module_name} cannot be imported: {type(error).__name__}: {error}") from error
+        what = f"{module_name} cannot be imported: {type(error).__name__}: {error}"
+        raise ConfigError.at((where, what)) from error
     if found is None:
-        raise ConfigError(f"{where}: {module_name} has no {class_name}{similar(class_name, _names(module_name))}")
+        what = f"{module_name} has no {class_name}{similar(class_name, _names(module_name))}"
+        raise ConfigError.at((where, what))
     if not (isinstance(found, type) and issubclass(found, Policy)):
-        raise ConfigError(f"{where}: {name} is not a subclass of luthien_litellm_hooks.Policy")
+        raise ConfigError.at((where, f"{name} is not a subclass of luthien_litellm_hooks.Policy"))
     _check_hooks(found, where)
     return found
 
@@ -86,7 +86,7 @@ def _names(module_name: str) -> Iterable[str]:
 def _check_hooks(cls: type[Policy], where: str) -> None:
     for name, hook in inspect.getmembers(Policy, inspect.iscoroutinefunction):
         if not inspect.iscoroutinefunction(getattr(cls, name)) and getattr(cls, name) is not hook:
-            raise ConfigError(f"{where}: {cls.__name__}.{name} must be an `async def`")
+            raise ConfigError.at((where, f"{cls.__name__}.{name} must be an `async def`"))
 
 
 def _check_is_stateless(policy: Policy, where: str) -> None:
@@ -98,8 +98,9 @@ def _check_is_stateless(policy: Policy, where: str) -> None:
             continue
         kind = type(cast(object, value))
         if issubclass(kind, MutableSequence | MutableMapping | MutableSet):
-            raise ConfigError(
-                f"{where}: {type(policy).__name__}.{name} is a {kind.__name__}, which all requests would share; "
+            what = (
+                f"{type(policy).__name__}.{name} is a {kind.__name__}, which all requests would share; "
                 "keep what belongs to a request in ctx.scratchpad, and make a constant a tuple, frozenset or "
                 "MappingProxyType"
             )
+            raise ConfigError.at((where, what))

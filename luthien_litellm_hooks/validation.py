@@ -1,8 +1,8 @@
 """What a config gives, checked; whatever is wrong is a `ConfigError` that names the key."""
 
 import difflib
-from collections.abc import Iterable
-from typing import Any, TypeVar, get_args
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar, cast, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -22,19 +22,35 @@ def validate(model: type[ModelT], given: object, where: str) -> ModelT:
     try:
         return model.model_validate(given)
     except ValidationError as error:
-        lines = [_explain(model, item, where) for item in error.errors(include_url=False)]
-        raise ConfigError("; ".join(lines)) from None
+        problems: dict[str, list[str]] = {}
+        for item in error.errors(include_url=False):
+            key = ".".join([where, *_path(given, item)])
+            problems.setdefault(key, []).append(_explain(model, item, key))
+        raise ConfigError.at(*((key, ", or: ".join(said)) for key, said in problems.items())) from None
 
 
-def _explain(model: type[BaseModel], error: Any, where: str) -> str:
-    key = ".".join([where, *(str(part) for part in error["loc"])])
+def _path(given: object, error: Any) -> list[str]:
+    """Where in `given` the error is: pydantic also names which member of a union it has tried."""
+    path: list[str] = []
+    for part in error["loc"]:
+        if isinstance(given, Mapping) and part in given:
+            given = cast(Mapping[object, object], given)[part]
+        elif isinstance(given, list) and isinstance(part, int) and part < len(cast(list[object], given)):
+            given = cast(list[object], given)[part]
+        else:
+            continue
+        path.append(str(part))
+    return [*path, str(error["loc"][-1])] if error["type"] == "missing" else path
+
+
+def _explain(model: type[BaseModel], error: Any, key: str) -> str:
     if error["type"] == "extra_forbidden":
-        return f"{key}: unknown key{similar(str(error['loc'][-1]), _keys(model, error['loc'][:-1]))}"
+        return f"unknown key{similar(str(error['loc'][-1]), _keys(model, error['loc'][:-1]))}"
     if error["type"] == "missing":
-        return f"{key}: missing"
+        return "missing"
     if error["type"] in ("model_type", "dict_type"):
-        return f"{key}: should be a mapping of keys to values, not {_shown(key, error['input'])}"
-    return f"{key}: {error['msg']} (it is {_shown(key, error['input'])})"
+        return f"should be a mapping of keys to values, not {_shown(key, error['input'])}"
+    return f"{error['msg']} (it is {_shown(key, error['input'])})"
 
 
 def _shown(key: str, value: object) -> str:

@@ -56,6 +56,17 @@ def test_the_printed_commands_show_the_policy_at_work(demo: Any) -> None:
     assert stream.rstrip().endswith("data: [DONE]")
 
 
+def test_each_step_is_told(demo: Any) -> None:
+    process, output = demo
+    assert "YOU SAID" in _run(re.findall(r"^curl .*$", output, re.MULTILINE)[0])
+    told: list[str] = []
+    for line in process.stdout:
+        told += re.findall(r"^\S{4}  (asked|came|left|ended) +(.*)$", line)
+        if told and told[-1][0] == "ended":
+            break
+    assert told == [("asked", "hello"), ("came", "You said: hello"), ("left", "YOU SAID: HELLO"), ("ended", "complete")]
+
+
 def _run(command: str) -> str:
     return subprocess.run(shlex.split(command), capture_output=True, text=True, check=True).stdout
 
@@ -86,6 +97,16 @@ def test_a_port_that_is_taken_is_said_at_once() -> None:
         )
     assert result.returncode == 1
     assert f"Port {port} is taken" in result.stderr
+
+
+def test_a_config_that_is_wrong_is_not_served(tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text(
+        "litellm_settings: {callbacks: [luthien_litellm_hooks.luthien]}\ncallback_settings: {luthien: {}}\n"
+    )
+    result = CliRunner().invoke(app, ["demo", "--config", str(config), "--port", str(free_port())])
+    assert result.exit_code == 1
+    assert f"{config}:2: error: callback_settings.luthien.policy: missing" in result.stderr
 
 
 def test_the_command_tells_its_version() -> None:

@@ -1,8 +1,6 @@
 """What the commands do. Each returns its exit code: 1 if there is nothing to print, 2 if the logs cannot be read."""
 
-import json
 import re
-import sys
 from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
@@ -11,7 +9,7 @@ from functools import wraps
 from typing import Any, ParamSpec, get_args
 
 from luthien_litellm_hooks.errors import ConfigError
-from luthien_litellm_hooks.inspection.outline import escape
+from luthien_litellm_hooks.inspection.output import complain, print_json
 from luthien_litellm_hooks.inspection.printing import (
     HOW_TO_STORE,
     changed_parts,
@@ -65,7 +63,7 @@ def _with_plain_errors(command: Callable[_Arguments, int]) -> Callable[_Argument
         try:
             return command(*args, **kwargs)
         except ConfigError as error:
-            _complain(str(error))
+            complain(str(error))
             return 2
 
     return run
@@ -74,12 +72,12 @@ def _with_plain_errors(command: Callable[_Arguments, int]) -> Callable[_Argument
 @_with_plain_errors
 def run_show(source: Source, wanted: str, *, as_json: bool, is_full: bool) -> int:
     """Prints one transaction."""
-    found = _find(source.open(), wanted)
+    found = find_transaction(source, wanted)
     if found is None:
         return 1
     transaction, record = found
     if as_json:
-        _print_json(_as_stored(transaction))
+        print_json(_as_stored(transaction))
     else:
         print_transaction(terminal(), transaction, record, is_full=is_full)
     return 0
@@ -88,7 +86,7 @@ def run_show(source: Source, wanted: str, *, as_json: bool, is_full: bool) -> in
 @_with_plain_errors
 def run_diff(source: Source, wanted: str, *, as_json: bool) -> int:
     """Prints what the policies changed in one transaction."""
-    found = _find(source.open(), wanted)
+    found = find_transaction(source, wanted)
     if found is None:
         return 1
     _, record = found
@@ -96,7 +94,7 @@ def run_diff(source: Source, wanted: str, *, as_json: bool) -> int:
         return _diff_without_texts(record)
     differences = _differences(record.original, record.final)
     if as_json:
-        _print_json({"transaction_id": record.transaction_id, **differences})
+        print_json({"transaction_id": record.transaction_id, **differences})
     elif any(differences.values()):
         print_diff(terminal(), record.original, record.final)
     else:
@@ -120,19 +118,20 @@ def run_list(
     chosen = Filter(_outcome(outcome), policy, model, key, None if since is None else _moment(since))
     transactions = source.open().latest(chosen, limit)
     if as_json:
-        _print_json({"transactions": [_as_stored(row, without={"original", "final"}) for row in transactions]})
+        print_json({"transactions": [_as_stored(row, without={"original", "final"}) for row in transactions]})
     elif transactions:
         print_list(terminal(), transactions)
     else:
-        _complain("The spend logs have no transaction of that kind.")
+        complain("The spend logs have no transaction of that kind.")
     return 0
 
 
-def _find(logs: SpendLogs, wanted: str) -> tuple[Transaction, Record] | None:
-    """The one transaction with this id. Says so if there is none, or more than one."""
-    found = best_matches(logs.find(wanted), wanted)
+def find_transaction(source: Source, wanted: str) -> tuple[Transaction, Record] | None:
+    """The one transaction with this id. Says so if there is none, or more than one. Raises `ConfigError`
+    if the logs cannot be read."""
+    found = best_matches(source.open().find(wanted), wanted)
     if not found:
-        _complain(
+        complain(
             f"The spend logs have no transaction, response or LiteLLM call {wanted}. LiteLLM writes them up to a "
             "minute late; `luthien-hooks list` shows what is there. Over HTTP only the newest 20,000 rows are "
             "searched for a transaction's id."
@@ -140,11 +139,11 @@ def _find(logs: SpendLogs, wanted: str) -> tuple[Transaction, Record] | None:
         return None
     if len(found) > 1:
         ids = ", ".join(transaction.transaction_id or transaction.response_id for transaction in found)
-        _complain(f"Several calls have the id {wanted}, which a client may choose. Ask for one of: {ids}")
+        complain(f"Several calls have the id {wanted}, which a client may choose. Ask for one of: {ids}")
         return None
     record = found[0].record
     if record is None:
-        _complain(f"LiteLLM logged {wanted}, but no policy governed it: the row holds no record of this plugin.")
+        complain(f"LiteLLM logged {wanted}, but no policy governed it: the row holds no record of this plugin.")
         return None
     return found[0], record
 
@@ -154,7 +153,7 @@ def _diff_without_texts(record: Record) -> int:
     if not changed:
         print(_NOTHING)
         return 0
-    _complain(f"Changed: {' and '.join(changed)}. {HOW_TO_STORE}")
+    complain(f"Changed: {' and '.join(changed)}. {HOW_TO_STORE}")
     return 1
 
 
@@ -187,11 +186,3 @@ def _moment(text: str) -> datetime:
 def _as_stored(transaction: Transaction, without: AbstractSet[str] = frozenset()) -> dict[str, Any]:
     """The row's facts and the record's members as they were written, but for those named."""
     return transaction.model_dump(mode="json", exclude_unset=True, exclude={"record": set(without)})
-
-
-def _print_json(value: object) -> None:
-    print(json.dumps(value, indent=2))
-
-
-def _complain(text: str) -> None:
-    print(escape(text), file=sys.stderr)

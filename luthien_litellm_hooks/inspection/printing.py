@@ -41,6 +41,19 @@ def print_transaction(console: Console, transaction: Transaction, record: Record
     console.print(_decisions(record.decisions))
     if record.original is None or record.final is None:
         console.print(Text(HOW_TO_STORE, "yellow"))
+    else:
+        _print_bodies(console, record, is_full=is_full)
+
+
+def print_trial(console: Console, record: Record, *, is_full: bool) -> None:
+    """What a policy made of an answer that nobody waits for."""
+    console.print(Text.assemble(("outcome  ", "bold"), _outcome(record)))
+    console.print(_decisions(record.decisions))
+    _print_bodies(console, record, is_full=is_full)
+
+
+def _print_bodies(console: Console, record: Record, *, is_full: bool) -> None:
+    if record.original is None or record.final is None:
         return
     for title, pairs in compared(record.original, record.final).items():
         folded = pairs if is_full else list(fold(pairs, _CONTEXT_SHOWN, keeps_ends=True))

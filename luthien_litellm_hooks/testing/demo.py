@@ -6,16 +6,25 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
+import yaml
+from rich.console import Console
+
+from luthien_litellm_hooks.testing.live_view import Feed, LiveView
 from luthien_litellm_hooks.testing.provider import ScriptedProvider
 from luthien_litellm_hooks.testing.proxy import HOST, answers, proxy_process
 from luthien_litellm_hooks.testing.serving import serve
+from luthien_litellm_hooks.testing.watching import watched_config
 
 _PAUSE_SECONDS = 0.1
+_SHOWN_OF_LOG = 4000
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,25 +55,42 @@ class _StopRequest:
         self.received = True
 
 
-def run_demo(config: Path, port: int) -> int:
-    """Serve until a signal or the proxy's end, and return the exit code. Takes over the process's signal handlers."""
+def run_demo(config: Path, port: int, values: Mapping[str, Any], policy: Mapping[str, object] | None = None) -> int:
+    """Serve `config`, whose `values` these are, with its own policy or `policy`, until a signal or the
+    proxy's end, and return the exit code. Takes over the process's signal handlers."""
     # LiteLLM itself would silently move to a random port.
     if _is_taken(port):
         return _fail(f"Port {port} is taken. Stop what listens there, or choose another: --port {port + 1}")
     stop = _StopRequest()
     key = _MasterKey.from_environment()
-    with (
-        serve(ScriptedProvider()) as provider_url,
-        proxy_process(config, port, _environment(provider_url, key)) as proxy,
-    ):
-        _pause_until_ready(proxy, port, stop)
-        if proxy.poll() is None and not stop.received:
-            _introduce(config, port, key)
-        while proxy.poll() is None and not stop.received:
-            time.sleep(_PAUSE_SECONDS)
+    console = Console(highlight=False, markup=False, emoji=False)
+    with tempfile.TemporaryDirectory(prefix="luthien-demo-") as folder, serve(ScriptedProvider()) as provider_url:
+        watched, feed, log = (Path(folder) / name for name in ("config.yaml", "events.jsonl", "proxy.log"))
+        watched.write_text(yaml.safe_dump(watched_config(values, policy, str(feed))), encoding="utf-8")
+        with (
+            log.open("wb") as output,
+            proxy_process(
+                watched,
+                port,
+                _environment(provider_url, key),
+                output if console.is_terminal else None,  # else it would write into the view
+            ) as proxy,
+        ):
+            _pause_until_ready(proxy, port, stop)
+            if proxy.poll() is None and not stop.received:
+                with LiveView(console, _introduction(config, port, key, policy)) as view:
+                    _follow(Feed(feed), view, proxy, stop)
         if not stop.received:
-            return _fail(f"The proxy ended by itself with exit code {proxy.returncode}; see its output above.")
+            told = log.read_text(errors="replace")[-_SHOWN_OF_LOG:] if console.is_terminal else "see its output above"
+            return _fail(f"The proxy ended by itself with exit code {proxy.returncode}: {told}")
     return 0
+
+
+def _follow(feed: Feed, view: LiveView, proxy: subprocess.Popen[bytes], stop: _StopRequest) -> None:
+    while proxy.poll() is None and not stop.received:
+        for event in feed.take():
+            view.show(event)
+        time.sleep(_PAUSE_SECONDS)
 
 
 def _is_taken(port: int) -> bool:
@@ -92,11 +118,11 @@ def _pause_until_ready(proxy: subprocess.Popen[bytes], port: int, stop: _StopReq
         time.sleep(_PAUSE_SECONDS)
 
 
-def _introduce(config: Path, port: int, key: _MasterKey) -> None:
+def _introduction(config: Path, port: int, key: _MasterKey, policy: Mapping[str, object] | None) -> str:
     url = f"http://{HOST}:{port}"
-    print(
-        f"""
-LiteLLM serves {config} on {url}; its model `scripted` needs no network.
+    chosen = f" with the policy {policy['class']}" if policy else ""
+    return f"""
+LiteLLM serves {config} on {url}{chosen}; its model `scripted` needs no network.
 
 A whole answer:
 
@@ -107,9 +133,7 @@ A streamed answer:
 {_curl(url, key, stream=True)}
 
 Ctrl-C ends it.
-""",
-        flush=True,
-    )
+"""
 
 
 def _curl(url: str, key: _MasterKey, *, stream: bool = False) -> str:

@@ -1,12 +1,15 @@
 """`run_policy`: what a policy makes of a scripted or recorded answer, without a proxy."""
 
+import copy
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, TypeAlias
 
 from luthien_litellm_hooks.adapters.base import Adapter
 from luthien_litellm_hooks.assembler import BlockAssembler
+from luthien_litellm_hooks.composition import members_of
 from luthien_litellm_hooks.config import build_executor, load_settings
 from luthien_litellm_hooks.errors import PolicyBlockedError
 from luthien_litellm_hooks.events import (
@@ -23,12 +26,17 @@ from luthien_litellm_hooks.hooks.routes import GOVERNED
 from luthien_litellm_hooks.policy.base import Policy
 from luthien_litellm_hooks.policy.context import Decision, PolicyContext
 from luthien_litellm_hooks.policy.request import Answer, Request
+from luthien_litellm_hooks.recorder import DefaultTransactionRecorder
 from luthien_litellm_hooks.running_answer import OnPolicyError
 from luthien_litellm_hooks.testing.answers import Answer as ScriptedAnswer
 from luthien_litellm_hooks.testing.answers import Say, Step
 from luthien_litellm_hooks.testing.routes import ROUTES, Route, RouteName
+from luthien_litellm_hooks.transaction_record import transaction_record
 
 TRANSACTION_ID = "transaction-test"
+
+Script: TypeAlias = str | Sequence[Step] | ScriptedAnswer | bytes | Path | Mapping[str, object]
+"""What the model says."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +45,8 @@ class Outcome:
 
     `chunks` is what LiteLLM gets to send: the items of the stream, or the one full answer. `request`
     is what the provider would get. `answer` is what the client gets in the model's stead, be it the
-    policy's own answer or its refusal; None if the provider was to be asked.
+    policy's own answer or its refusal; None if the provider was to be asked. `record` is what the
+    spend logs would keep, texts included.
     """
 
     text: str
@@ -48,11 +57,12 @@ class Outcome:
     chunks: tuple[object, ...]
     request: Request
     answer: Answer | None
+    record: Mapping[str, Any]
 
 
 async def run_policy(
     policy: Policy | Mapping[str, object],
-    stream: str | Sequence[Step] | ScriptedAnswer | bytes | Path,
+    stream: Script,
     *,
     route: RouteName = "chat",
     request: Request | Mapping[str, object] | None = None,
@@ -63,9 +73,10 @@ async def run_policy(
     """Runs `policy` over a request, and over the answer that `stream` says.
 
     `policy` is a policy, which is sealed as if it were loaded, or what stands under `policy:` in a
-    config. `stream` is a text, the steps of an answer, or a provider's recorded stream: its bytes, or
-    the path of the file with them. `request` is a body of the `route`, or a whole request. `full`
-    says that the answer is not streamed. Raises `ConfigError` for a wrong config.
+    config. `stream` is a text, the steps of an answer, or what a provider sent: the bytes of a stream,
+    the path of the file with them, or the JSON object of a full answer. `request` is a body of the
+    `route`, or a whole request. `full` says that the answer is not streamed. Raises `ConfigError` for
+    a wrong config.
 
     >>> import asyncio
     >>> from luthien_litellm_hooks.testing import Call, Say, run_policy
@@ -74,29 +85,33 @@ async def run_policy(
     ('HELLO', ['read'])
     """
     executor = _executor(policy, timeout_s, on_policy_error)
-    wire = ROUTES[route]
-    context = PolicyContext(TRANSACTION_ID, _request(request, wire, is_streaming=not full))
-    script = _script(stream)
+    wire, full = ROUTES[route], full or isinstance(stream, Mapping)
+    recorder = DefaultTransactionRecorder()
+    context = PolicyContext(TRANSACTION_ID, _request(request, wire, is_streaming=not full), recorder=recorder)
     await _ask(executor, context)
     adapter = GOVERNED[wire.call_type](context.final_request)
     if full:
-        response = wire.full(script, context.final_request.body)
+        response = _full(stream, wire, context.final_request)
         chunks: tuple[object, ...] = (await executor.run_full(response, adapter, context),)
     else:
-        provided = wire.stream(script, context.final_request.body)
+        provided = wire.stream(_script(stream), context.final_request.body)
         async with aclosing(executor.run(provided, adapter, context)) as delivered:
             chunks = tuple([chunk async for chunk in delivered])
-    return _outcome(chunks, context, GOVERNED[wire.call_type](context.final_request), is_full=full)
+    versions = [(member.name, member.version) for member in members_of(executor.composition)]
+    record = transaction_record(context, recorder, "", versions, with_bodies=True)
+    return _outcome(chunks, context, GOVERNED[wire.call_type](context.final_request), record, is_full=full)
 
 
 async def _ask(executor: PolicyExecutor, context: PolicyContext) -> None:
     """What the policy makes of the request; if that is an answer, it is given whatever the provider says."""
+    came = copy.deepcopy(dict(context.request.body))
     try:
         result = await executor.on_request(context)
     except PolicyBlockedError as refusal:
         result = Answer(refusal.message)
     if isinstance(result, Answer):
         context.answer = result
+    await context.recorder.record_request(came, context.final_request.body)
 
 
 def _executor(
@@ -116,9 +131,15 @@ def _request(given: Request | Mapping[str, object] | None, wire: Route, *, is_st
     return replace(given, body={**given.body, "stream": is_streaming})
 
 
-def _script(stream: str | Sequence[Step] | ScriptedAnswer | bytes | Path) -> ScriptedAnswer:
+def _full(given: Script, wire: Route, request: Request) -> object:
+    return wire.whole(dict(given)) if isinstance(given, Mapping) else wire.full(_script(given), request.body)
+
+
+def _script(stream: Script) -> ScriptedAnswer:
     if isinstance(stream, ScriptedAnswer):
         return stream
+    if isinstance(stream, Mapping):
+        raise TypeError("a full answer is no stream")
     if isinstance(stream, Path):
         stream = stream.read_bytes()
     if isinstance(stream, bytes):
@@ -126,7 +147,9 @@ def _script(stream: str | Sequence[Step] | ScriptedAnswer | bytes | Path) -> Scr
     return ScriptedAnswer([Say(stream)] if isinstance(stream, str) else stream)
 
 
-def _outcome(chunks: tuple[object, ...], context: PolicyContext, reader: Adapter, *, is_full: bool) -> Outcome:
+def _outcome(
+    chunks: tuple[object, ...], context: PolicyContext, reader: Adapter, record: Mapping[str, Any], *, is_full: bool
+) -> Outcome:
     read = [reader.split(chunks[0])] if is_full else [chunk for item in chunks for chunk in reader.decode(item)]
     read += reader.flush()
     blocks = _blocks(read, is_framed=reader.is_framed)
@@ -140,6 +163,7 @@ def _outcome(chunks: tuple[object, ...], context: PolicyContext, reader: Adapter
         chunks=chunks,
         request=context.final_request,
         answer=context.answer,
+        record=record,
     )
 
 
