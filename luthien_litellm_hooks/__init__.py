@@ -1,7 +1,8 @@
 """AI-control policies for the stock LiteLLM proxy.
 
-`luthien` is the callback that a LiteLLM config names. It is built when it is first asked for, so
-importing the package to write a policy has no side effect (nor has `import *`: it is not in `__all__`).
+`luthien` is the callback that a LiteLLM config names, `LuthienGuardrail` the guardrail. The callback is
+built when it is first asked for, so importing the package to write a policy has no side effect (nor has
+`import *`: neither is in `__all__`).
 """
 
 from typing import TYPE_CHECKING
@@ -54,6 +55,7 @@ from luthien_litellm_hooks.telemetry import NoOpObservabilityContext, Observabil
 
 if TYPE_CHECKING:
     from luthien_litellm_hooks.hooks.callback import LuthienCallback
+    from luthien_litellm_hooks.hooks.guardrail import LuthienGuardrail as LuthienGuardrail
     from luthien_litellm_hooks.telemetry.spans import DefaultObservabilityContext as DefaultObservabilityContext
 
     luthien: LuthienCallback
@@ -113,10 +115,14 @@ __all__ = [
 
 def __getattr__(name: str) -> object:
     if name == "luthien":
-        from luthien_litellm_hooks.hooks import callback
+        from luthien_litellm_hooks.hooks import start
 
-        globals()[name] = built = callback.build()
+        globals()[name] = built = start.build()
         return built
+    if name == "LuthienGuardrail":
+        from luthien_litellm_hooks.hooks.guardrail import LuthienGuardrail
+
+        return LuthienGuardrail
     if name == "DefaultObservabilityContext":  # it brings OpenTelemetry
         from luthien_litellm_hooks.telemetry.spans import DefaultObservabilityContext
 

@@ -8,10 +8,12 @@ from typing import Annotated, Literal, cast
 import yaml
 from pydantic import Field
 
+from luthien_litellm_hooks.composition import members_of
 from luthien_litellm_hooks.egress import MAX_ITEMS, PUT_TIMEOUT_S
 from luthien_litellm_hooks.errors import ConfigError
 from luthien_litellm_hooks.executor import OnBlock, PolicyExecutor
-from luthien_litellm_hooks.policy_spec import PolicySpec, Seconds, load_composition
+from luthien_litellm_hooks.limits import DEFAULT_LIMITS, Limits
+from luthien_litellm_hooks.policy_spec import PolicySpec, Seconds, digest, load_composition
 from luthien_litellm_hooks.validation import Section, nearest, validate
 
 POLICY_FILE_VARIABLE = "LUTHIEN_POLICY_CONFIG"
@@ -25,6 +27,18 @@ class QueueSettings(Section):
     max_items: Annotated[int, Field(gt=0)] = MAX_ITEMS
     put_timeout_s: Seconds = PUT_TIMEOUT_S
     """How long a full queue waits for a client that does not read, in seconds."""
+
+
+class LimitsSettings(Section):
+    """The bounds of answers, and of policies."""
+
+    max_stream_bytes: Annotated[int, Field(gt=0)] = DEFAULT_LIMITS.max_stream_bytes
+    """What one answer may bring, in bytes of its stream or characters of its texts; one that brings more
+    is ended with a notice."""
+    max_held_bytes: Annotated[int, Field(gt=0)] = DEFAULT_LIMITS.max_held_bytes
+    """What all answers of a worker process may hold in memory, about; a policy that holds more fails."""
+    max_hold_s: Seconds = DEFAULT_LIMITS.max_hold_s
+    """What all hooks of one transaction may take, whatever `keepalive()` they call, in seconds."""
 
 
 Bodies = Literal["follow_litellm", "always", "never"]
@@ -58,6 +72,7 @@ class Settings(Section):
     ungoverned_routes: Literal["refuse", "allow"] | tuple[str, ...] = "refuse"
     """What becomes of routes whose answers no policy can see; a list names those to let through."""
     queue: QueueSettings = QueueSettings()
+    limits: LimitsSettings = LimitsSettings()
     record: RecordSettings = RecordSettings()
     events: EventsSettings = EventsSettings()
 
@@ -73,37 +88,49 @@ def load_settings(callback_settings: Mapping[str, object], environment: Mapping[
     path = environment.get(POLICY_FILE_VARIABLE)
     if given is None and not path:
         near = nearest("luthien", callback_settings.keys() - {"luthien"})
-        raise ConfigError(
+        what = (
             f"no policy is set: write {SETTINGS_KEY}.policy in the LiteLLM config, or name a file with a `policy:` "
-            f"in {POLICY_FILE_VARIABLE}" + (f" (there is a callback_settings.{near}: is that it?)" if near else "")
+            f"in {POLICY_FILE_VARIABLE}"
         )
+        hint = f" (there is a callback_settings.{near}: is that it?)" if near else ""
+        raise ConfigError(what + hint, [(SETTINGS_KEY, what + hint)])
     if path:
         given = _add_policy_file({} if given is None else given, path)
     return validate(Settings, given, where=SETTINGS_KEY)
 
 
-def build_executor(settings: Settings, environment: Mapping[str, str] = _NO_ENVIRONMENT) -> PolicyExecutor:
+def build_executor(
+    settings: Settings, environment: Mapping[str, str] = _NO_ENVIRONMENT, where: str = SETTINGS_KEY
+) -> PolicyExecutor:
     """The executor of the settings' policy. Raises `ConfigError`, which says where the policy stands."""
     path = environment.get(POLICY_FILE_VARIABLE)
     return PolicyExecutor(
-        load_composition(settings.policy, where=f"{path}: policy" if path else f"{SETTINGS_KEY}.policy"),
+        load_composition(settings.policy, where=f"{path}.policy" if path else f"{where}.policy"),
         on_block=settings.on_block,
         max_items=settings.queue.max_items,
         put_timeout_s=settings.queue.put_timeout_s,
+        limits=Limits(**settings.limits.model_dump()),
     )
+
+
+def version_of(settings: Settings, executor: PolicyExecutor) -> str:
+    """Another one for other settings, or another policy behind the same name; the same after every start."""
+    members = [member.version for member in members_of(executor.composition)]
+    return digest([settings.model_dump(), members])
 
 
 def _add_policy_file(given: object, path: str) -> object:
     if not isinstance(given, Mapping):
         return given  # and its validation says what is wrong
     if "policy" in given:
-        raise ConfigError(
+        what = (
             f"the policy is set twice: in {SETTINGS_KEY}.policy and in the file {path}, "
             f"which {POLICY_FILE_VARIABLE} names; remove one"
         )
+        raise ConfigError(what, [(f"{SETTINGS_KEY}.policy", what)])
     try:
         content: object = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:  # yaml lets the ValueError of an impossible date through
-        raise ConfigError(f"{POLICY_FILE_VARIABLE}: {path} cannot be read: {error}") from error
+        raise ConfigError.at((POLICY_FILE_VARIABLE, f"{path} cannot be read: {error}")) from error
     policy_file = validate(_PolicyFile, content, where=path)
     return {**cast(Mapping[str, object], given), "policy": policy_file.policy}

@@ -67,25 +67,36 @@ def config_schema(name: str) -> dict[str, Any]:
     return (compositions.get(name) or config_model(name)).model_json_schema()
 
 
-def _version(policy: Policy, spec: PolicySpec) -> str:
-    """Another one for another class or other settings, the same after every start."""
-    identity = [type(policy).__module__, type(policy).__qualname__, spec.config]
+def digest(identity: object) -> str:
+    """A version of what `identity` says, the same after every start."""
     return hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+
+def _version(policy: Policy, spec: PolicySpec) -> str:
+    """Another one for another class or other settings."""
+    return digest([type(policy).__module__, type(policy).__qualname__, spec.config])
 
 
 def _members(spec: PolicySpec, config: SerialConfig, where: str) -> list[Composition]:
     inherited = {key: getattr(spec, key) for key in ("timeout_s", "on_policy_error") if key in spec.model_fields_set}
     members: list[Composition] = []
+    problems: list[tuple[str, str]] = []
     for number, member in enumerate(config.policies):
         own = {key: value for key, value in inherited.items() if key not in member.model_fields_set}
-        members.append(load_composition(member.model_copy(update=own), f"{where}.config.policies.{number}"))
+        try:
+            members.append(load_composition(member.model_copy(update=own), f"{where}.config.policies.{number}"))
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError.at(*problems)
     return members
 
 
 def _voter(member: Composition, where: str, number: int) -> Member:
     key = f"{where}.config.policies.{number}.class"
     if not isinstance(member, Member):
-        raise ConfigError(f"{key}: a policy that votes must be a single one; put the parallel into a serial instead")
+        raise ConfigError.at((key, "a policy that votes must be a single one; put the parallel into a serial instead"))
     if type(member.policy).process_full_response is not Policy.process_full_response:
-        raise ConfigError(f"{key}: {member.name} has process_full_response, which gives no vote; put it into a serial")
+        what = f"{member.name} has process_full_response, which gives no vote; put it into a serial"
+        raise ConfigError.at((key, what))
     return member

@@ -13,12 +13,19 @@ MAX_TEXT_CHARACTERS = 100_000
 
 
 def transaction_record(
-    ctx: PolicyContext, kept: DefaultTransactionRecorder, policies: Sequence[tuple[str, str]], *, with_bodies: bool
+    ctx: PolicyContext,
+    kept: DefaultTransactionRecorder,
+    version: str,
+    policies: Sequence[tuple[str, str]],
+    *,
+    with_bodies: bool,
 ) -> dict[str, Any]:
-    """What is known of a transaction, as new JSON values. `policies` are names and versions. Only with
-    `with_bodies` does it hold texts of the request and the answer, and what quotes them."""
+    """What is known of a transaction, as new JSON values. `version` is that of all settings that it met, `policies`
+    are names and versions. Only with `with_bodies` does it hold texts of the request and the answer, and what
+    quotes them."""
     record: dict[str, Any] = {
         "transaction_id": ctx.transaction_id,
+        "version": version,
         "policies": [{"name": name, "version": version} for name, version in policies],
         "outcome": kept.outcome,
         "decisions": [_decision(decision, with_bodies=with_bodies) for decision in ctx.decisions],

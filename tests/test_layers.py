@@ -18,9 +18,11 @@ ROOT = Path(luthien_litellm_hooks.__file__).parent
 # but no other room on its own floor. "" is the package root, the facade for users.
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("cli",),
+    ("commands",),
     ("testing", "doctor", "inspection"),
     ("",),
     ("hooks",),
+    ("checking",),
     ("config",),
     ("policies", "executor"),
     ("llm_client", "transaction_record"),
@@ -28,6 +30,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("recorder",),
     ("telemetry", "egress"),
     ("deadline",),
+    ("limits",),
     ("adapters", "assembler", "parsing"),
     ("events",),
     ("errors", "doctor_proof"),
@@ -38,6 +41,8 @@ SHARED_ROOMS = {
     "answering": "executor",
     "ballot": "executor",
     "composition": "executor",
+    "guardrail_settings": "config",
+    "held": "egress",
     "panel": "executor",
     "policy_loading": "config",
     "policy_spec": "config",

@@ -19,9 +19,10 @@ from litellm.proxy.utils import ProxyLogging
 from litellm.types.utils import CallTypes
 
 import luthien_litellm_hooks
-from luthien_litellm_hooks import ConfigError, Request, SimplePolicy, ToolCall
+from luthien_litellm_hooks import ConfigError, Policy, Request, SimplePolicy, ToolCall
 from luthien_litellm_hooks.executor import PolicyExecutor
 from luthien_litellm_hooks.hooks.callback import LuthienCallback, UngovernedError
+from luthien_litellm_hooks.hooks.in_force import InForce, LivePolicy
 from luthien_litellm_hooks.hooks.self_check import callbacks_after, check_dispatch
 from luthien_litellm_hooks.policies.all_caps import AllCaps
 from luthien_litellm_hooks.policies.noop import NoOp
@@ -29,6 +30,14 @@ from tests.support.chat import full
 from tests.support.proxy import ROOT, proxy_config, starting_proxy
 
 CONFIG = ROOT / "litellm_config.yaml"
+
+
+def live(policy: Policy) -> LivePolicy:
+    return LivePolicy(InForce(PolicyExecutor(policy)))
+
+
+def callback_of(policy: Policy) -> LuthienCallback:
+    return LuthienCallback(live(policy))
 
 
 @pytest.fixture
@@ -50,7 +59,7 @@ def test_litellms_own_loader_gets_our_one_object_from_our_own_config() -> None:
 
 
 def test_litellm_sees_each_of_our_hooks(monkeypatch: pytest.MonkeyPatch) -> None:
-    callback = LuthienCallback(PolicyExecutor(NoOp()))
+    callback = callback_of(NoOp())
     monkeypatch.setattr(litellm, "callbacks", [callback])
     seen = ProxyLogging.callback_capabilities()
     assert callback in seen.resolved_callbacks
@@ -71,7 +80,7 @@ def test_callbacks_that_come_after_ours_are_found(monkeypatch: pytest.MonkeyPatc
         async def async_log_success_event(self, *arguments: Any) -> None:
             """Changes nothing."""
 
-    callback = LuthienCallback(PolicyExecutor(NoOp()))
+    callback = callback_of(NoOp())
     monkeypatch.setattr(litellm, "callbacks", [Changes(), callback, Watches()])
     assert callbacks_after(callback) == []
     monkeypatch.setattr(litellm, "callbacks", [callback, Watches(), Changes()])
@@ -83,12 +92,12 @@ def test_a_hook_that_litellm_would_skip_stops_the_start() -> None:
         """LiteLLM does not see inherited hooks."""
 
     with pytest.raises(ConfigError, match=r"would not call async_pre_call_hook, .*async_post_call_success_hook"):
-        check_dispatch(Inherits(PolicyExecutor(NoOp())))
+        check_dispatch(Inherits(live(NoOp())))
 
 
 async def test_an_answer_without_a_checked_request_is_withheld() -> None:
     """LiteLLM's hidden route /queue/chat/completions brings a stream without any request hook."""
-    callback = LuthienCallback(PolicyExecutor(NoOp()))
+    callback = callback_of(NoOp())
 
     async def provider() -> Any:
         yield "secret"
@@ -101,7 +110,7 @@ async def test_an_answer_without_a_checked_request_is_withheld() -> None:
 
 async def test_a_step_within_a_governed_request_does_not_open_its_answer() -> None:
     """LiteLLM lists MCP tools, say, in the midst of a request, and calls the same request hook for it."""
-    callback = LuthienCallback(PolicyExecutor(AllCaps()))
+    callback = callback_of(AllCaps())
     data = {"model": "m", "proxy_server_request": {"body": {"model": "m"}}}
     await callback.async_pre_call_hook(UserAPIKeyAuth(), DualCache(), data, "acompletion")
     await callback.async_pre_call_hook(UserAPIKeyAuth(), DualCache(), {}, "list_mcp_tools")
@@ -111,7 +120,7 @@ async def test_a_step_within_a_governed_request_does_not_open_its_answer() -> No
 
 async def test_a_providers_call_passes_without_a_client_and_stops_with_one_whose_request_nobody_checked() -> None:
     """A health check, or a call of a policy's own, has no client's request behind it."""
-    callback = LuthienCallback(PolicyExecutor(NoOp()))
+    callback = callback_of(NoOp())
     assert await callback.async_pre_call_deployment_hook({"model": "m"}, CallTypes.acompletion) is None
     of_a_client = {"model": "m", "proxy_server_request": {"url": "http://127.0.0.1/hidden"}}
     with pytest.raises(ProxyException, match="/hidden"):
@@ -123,7 +132,7 @@ async def test_an_mcp_call_that_cannot_be_checked_is_withheld_without_an_excepti
         async def on_response_tool_call(self, tool_call: ToolCall, request: Request) -> ToolCall:
             return replace(tool_call, arguments="no JSON")
 
-    callback = LuthienCallback(PolicyExecutor(Breaks()))
+    callback = callback_of(Breaks())
     data = {"mcp_tool_name": "echo", "mcp_arguments": {"text": "hello"}}
     with pytest.raises(GuardrailRaisedException, match=r"^The tool call was withheld: it could not be checked\.$"):
         await callback.async_pre_call_hook(UserAPIKeyAuth(), DualCache(), data, "call_mcp_tool")

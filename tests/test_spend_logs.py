@@ -321,6 +321,28 @@ def test_a_client_can_neither_write_nor_read_a_record(
     assert row["metadata"]["spend_logs_metadata"]["own"] == 1
 
 
+HIDING = {
+    "no-log": {"no-log": True},
+    "metadata that is a list": {"metadata": {"spend_logs_metadata": ["x"]}},
+    "metadata that is text": {"litellm_metadata": {"spend_logs_metadata": "x"}},
+}
+
+
+@pytest.mark.parametrize("is_streamed", [True, False], ids=["streamed", "full"])
+@pytest.mark.parametrize("route", ["chat", "messages", "responses"])
+@pytest.mark.parametrize("fields", HIDING)
+@pytest.mark.usefixtures("gates")
+def test_a_client_cannot_hide_from_the_record(
+    proxy: Proxy, postgres_url: str, fields: str, route: RouteName, is_streamed: bool
+) -> None:
+    key = proxy.virtual_key()
+    path, body = request(Cell("allow", route, is_streamed=is_streamed))
+    response = httpx.post(proxy.url + path, json=body | HIDING[fields], headers={"Authorization": f"Bearer {key}"})
+    assert response.status_code == 200, response.text
+    [row] = spend_logs(postgres_url, key)
+    assert record(row)["outcome"] == "complete"
+
+
 @pytest.mark.parametrize(("has_key", "path", "status"), [(True, "/v1/embeddings", 404), (False, "/v1/messages", 401)])
 def test_a_client_cannot_write_a_record_where_none_is_kept(
     proxy: Proxy, postgres_url: str, has_key: bool, path: str, status: int

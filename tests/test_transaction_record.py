@@ -13,8 +13,11 @@ from luthien_litellm_hooks import PolicyContext, Request, ToolCallStreamBlock
 from luthien_litellm_hooks.composition import members_of
 from luthien_litellm_hooks.config import Bodies, build_executor, load_settings
 from luthien_litellm_hooks.events import Chunk, Finish, TextDelta, ToolCallDelta
+from luthien_litellm_hooks.executor import PolicyExecutor
+from luthien_litellm_hooks.hooks.in_force import InForce
 from luthien_litellm_hooks.hooks.logged_answer import as_delivered
 from luthien_litellm_hooks.hooks.spend_logs import Logged, SpendLogs
+from luthien_litellm_hooks.policies.noop import NoOp
 from luthien_litellm_hooks.recorder import DefaultTransactionRecorder
 from luthien_litellm_hooks.transaction_record import MAX_TEXT_CHARACTERS, transaction_record
 
@@ -42,7 +45,7 @@ async def ended() -> tuple[PolicyContext, DefaultTransactionRecorder]:
 
 
 async def test_a_record_tells_who_decided_what_and_why_without_any_text() -> None:
-    record = transaction_record(*await ended(), POLICIES, with_bodies=False)
+    record = transaction_record(*await ended(), "v1", POLICIES, with_bodies=False)
     [decision] = record.pop("decisions")
     assert decision.pop("milliseconds") >= 0
     assert decision == {
@@ -55,6 +58,7 @@ async def test_a_record_tells_who_decided_what_and_why_without_any_text() -> Non
     assert record.pop("milliseconds") > 0
     assert record == {
         "transaction_id": "transaction-1",
+        "version": "v1",
         "policies": [{"name": "noop", "version": "1"}, {"name": "noop", "version": "2"}],
         "outcome": "blocked",
         "changed": {"request": False, "answer": True},
@@ -63,7 +67,7 @@ async def test_a_record_tells_who_decided_what_and_why_without_any_text() -> Non
 
 
 async def test_a_record_with_bodies_tells_both_sides_and_no_credential() -> None:
-    record = transaction_record(*await ended(), POLICIES, with_bodies=True)
+    record = transaction_record(*await ended(), "v1", POLICIES, with_bodies=True)
     call = {"type": "tool_call", "id": "call_a", "name": "delete", "arguments": '{"path": "orchid"}'}
     assert record["original"]["answer"] == {"content": [call], "finish_reason": "tool_calls"}
     notice = {"type": "text", "text": "[luthien] No."}
@@ -78,7 +82,7 @@ async def test_a_picture_in_a_request_is_kept_in_part() -> None:
     ctx, recorder = transaction()
     asked = {"image": "x" * (MAX_TEXT_CHARACTERS + 5)}
     await recorder.record_request(asked, asked)
-    record = transaction_record(ctx, recorder, POLICIES, with_bodies=True)
+    record = transaction_record(ctx, recorder, "v1", POLICIES, with_bodies=True)
     assert record["original"]["request"] == {"image": "x" * MAX_TEXT_CHARACTERS + "[5 more characters]"}
 
 
@@ -87,7 +91,7 @@ async def test_what_litellm_does_to_a_request_later_is_not_in_its_record() -> No
     final = {"messages": [{"content": "changed"}]}
     await recorder.record_request({"messages": [{"content": "came"}]}, final)
     final["messages"][0]["content"] = "LiteLLM's"
-    record = transaction_record(ctx, recorder, POLICIES, with_bodies=True)
+    record = transaction_record(ctx, recorder, "v1", POLICIES, with_bodies=True)
     assert record["final"]["request"] == {"messages": [{"content": "changed"}]}
 
 
@@ -101,8 +105,8 @@ async def test_what_is_left_of_an_answer_when_a_client_leaves_is_no_change() -> 
         assert recorder.is_answer_changed is is_changed
 
 
-def spend_logs() -> SpendLogs:
-    return SpendLogs(POLICIES, "always")
+def in_force(bodies: Bodies = "always") -> InForce:
+    return InForce(PolicyExecutor(NoOp()), bodies=bodies)
 
 
 def kwargs() -> dict[str, Any]:
@@ -113,8 +117,8 @@ def kwargs() -> dict[str, Any]:
 
 async def test_logging_waits_for_the_end_of_the_transaction() -> None:
     ctx, recorder = transaction()
-    logged, given = Logged(ctx, recorder, None), kwargs()
-    logging = asyncio.create_task(spend_logs().complete(logged, given))
+    logged, given = Logged(ctx, recorder, in_force(), None), kwargs()
+    logging = asyncio.create_task(SpendLogs().complete(logged, given))
     await asyncio.sleep(0)
     assert not given["litellm_params"]["metadata"]
     recorder.add_egress_chunk(Chunk((TextDelta(text="one flower"), Finish(reason="stop"))))
@@ -135,7 +139,7 @@ async def test_a_transaction_that_does_not_end_in_litellms_time_is_logged_unfini
     ctx, recorder = transaction()
     recorder.add_ingress_chunk(Chunk((TextDelta(text="one"),)))
     given = kwargs()
-    await spend_logs().complete(Logged(ctx, recorder, None), given)
+    await SpendLogs().complete(Logged(ctx, recorder, in_force(), None), given)
     record = given["litellm_params"]["metadata"]["spend_logs_metadata"]["luthien"]
     assert (record["outcome"], record["changed"]["answer"]) == (None, False)
     assert record["original"]["answer"]["content"] == [{"type": "text", "text": "one"}]
@@ -156,13 +160,13 @@ async def test_texts_are_in_a_record_where_the_operator_wants_them(
     monkeypatch.setitem(proxy_server.general_settings, "store_prompts_in_spend_logs", is_kept)
     ctx, recorder = await ended()
     given = kwargs()
-    await SpendLogs(POLICIES, bodies).complete(Logged(ctx, recorder, None), given)
+    await SpendLogs().complete(Logged(ctx, recorder, in_force(bodies), None), given)
     record = given["litellm_params"]["metadata"]["spend_logs_metadata"]["luthien"]
     assert ("original" in record) is ("tulip" in str(record)) is has_bodies
 
 
 async def test_a_call_of_a_policys_own_is_no_clients_transaction() -> None:
-    logged = Logged(*transaction(), None)
+    logged = Logged(*transaction(), in_force(), None)
     assert not logged.is_of({"litellm_call_id": "of the judge", "litellm_params": {"metadata": {}}})
     assert logged.is_of({"litellm_params": {"proxy_server_request": {"url": "http://127.0.0.1/v1/messages"}}})
 
@@ -226,3 +230,21 @@ def test_a_policys_version_changes_with_its_settings_alone() -> None:
     assert first != second
     both = {"class": "serial", "config": {"policies": [replace, other, {**replace, "timeout_s": 3}]}}
     assert [version for _, version in versions(both)] == [first, second, first]
+
+
+def version(**settings: Any) -> str:
+    given = {"policy": {"class": "noop"}, **settings}
+    return InForce.of(load_settings({"luthien": given}, {}), {}).version
+
+
+def test_the_version_of_the_whole_changes_with_any_setting_and_is_the_same_where_a_default_is_written_out() -> None:
+    assert version() == version(on_block="notice") == version(policy={"class": "noop", "timeout_s": 30})
+    others = [
+        {"on_block": "error"},
+        {"block_status": 451},
+        {"ungoverned_routes": "allow"},
+        {"record": {"bodies": "never"}},
+        {"policy": {"class": "noop", "timeout_s": 3}},
+        {"policy": {"class": "all_caps"}},
+    ]
+    assert len({version(), *(version(**other) for other in others)}) == len(others) + 1

@@ -6,6 +6,9 @@ from typing import Any, cast
 from litellm.proxy import proxy_server
 
 from luthien_litellm_hooks.config import EventsSettings
+from luthien_litellm_hooks.telemetry.fail_open import FailOpen
+from luthien_litellm_hooks.telemetry.metrics import process_metrics
+from luthien_litellm_hooks.telemetry.names import READINGS
 from luthien_litellm_hooks.telemetry.publisher import EventPublisher, Sink
 from luthien_litellm_hooks.telemetry.sinks import JsonLinesSink, RedisClient, RedisSink, redis_client
 from luthien_litellm_hooks.telemetry.spans import Telemetry
@@ -32,3 +35,10 @@ def _own_redis() -> RedisClient:
     if cache is None:
         raise RuntimeError("events.redis: the proxy has no Redis of its own; set REDIS_URL, or write the URL here")
     return cast(RedisClient, cache.redis_client)
+
+
+def count_reading(result: str) -> None:
+    """Counts that the settings were read again while the proxy runs."""
+    metrics = process_metrics()
+    with FailOpen(metrics):
+        metrics.record(READINGS.name, 1, {"result": result})

@@ -72,7 +72,7 @@ WITHOUT_MODEL_TEXT = frozenset(
         *("acreate_file", "create_file", "afile_retrieve", "file_retrieve", "afile_list", "file_list"),
         *("afile_delete", "file_delete", "afile_content", "file_content"),
         *("avector_store_search", "vector_store_search", "avector_store_create", "vector_store_create"),
-        "list_mcp_tools",
+        *("list_mcp_tools", "apply_guardrail"),
     }
 )
 """The routes that bring no model's answer: they stay as they are. All others are refused."""

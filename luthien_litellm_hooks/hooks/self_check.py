@@ -1,6 +1,7 @@
 """Whether LiteLLM would call our hooks: where it would not, it says nothing and serves unguarded."""
 
 import litellm
+from litellm.integrations.custom_guardrail import CustomGuardrail
 from litellm.integrations.custom_logger import CustomLogger
 from litellm.proxy.utils import ProxyLogging
 
@@ -29,6 +30,8 @@ def check_dispatch(callback: CustomLogger) -> None:
         skipped.append("async_pre_call_hook")
     if (callback, "override") not in seen.iterator_overrides:
         skipped.append("async_post_call_streaming_iterator_hook")
+    if isinstance(callback, CustomGuardrail) and not hasattr(CustomGuardrail, "use_native_lifecycle_hooks"):
+        skipped = [*OWN_HOOKS]  # but `apply_guardrail` in their place, with single texts
     if skipped:
         raise ConfigError(
             f"LiteLLM would not call {', '.join(dict.fromkeys(skipped))} of {type(callback).__name__}, "

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, cast
@@ -19,6 +19,7 @@ from litellm.types.utils import Choices, Message, ModelResponse, Usage
 
 from luthien_litellm_hooks.config import Bodies
 from luthien_litellm_hooks.executor import outcome_of
+from luthien_litellm_hooks.hooks.in_force import InForce
 from luthien_litellm_hooks.hooks.logged_answer import as_delivered
 from luthien_litellm_hooks.hooks.ungoverned import path_of
 from luthien_litellm_hooks.policy.context import PolicyContext
@@ -30,7 +31,7 @@ logger = logging.getLogger("luthien_litellm_hooks")
 SLOT = "spend_logs_metadata"
 KEY = "luthien"
 _BUCKETS = ("metadata", "litellm_metadata")
-_SHARE_OF_LITELLMS_TIME = 0.75
+_SHARE_OF_LITELLMS_TIME = 0.5
 """How much of the time that LiteLLM gives to logging an answer the transaction may still take to end."""
 _GRACE_S = 10.0
 """How long after the end of a stream LiteLLM may come to log it; for clients that left, the next."""
@@ -51,19 +52,22 @@ class Logged:
 
     context: PolicyContext
     kept: DefaultTransactionRecorder
+    in_force: InForce
     call: Logging | None
     is_written: bool = False
     withheld: object = None
 
     @classmethod
-    def begin(cls, context: PolicyContext, kept: DefaultTransactionRecorder, data: dict[str, Any]) -> "Logged":
+    def begin(
+        cls, context: PolicyContext, kept: DefaultTransactionRecorder, in_force: InForce, data: dict[str, Any]
+    ) -> "Logged":
         """Of the request that LiteLLM's `data` belong to. LiteLLM writes of a full answer only when the
         policy is done with it, and not at all if that withholds it: then the failure has its row."""
         call: object = data.get("litellm_logging_obj")
         if not isinstance(call, Logging):
-            return cls(context, kept, None)
+            return cls(context, kept, in_force, None)
         call.defer_async_logging = not data.get("stream")
-        return cls(context, kept, call)
+        return cls(context, kept, in_force, call)
 
     def is_of(self, kwargs: dict[str, Any]) -> bool:
         """Whether it is this that LiteLLM logs, not a call that a policy made in the midst of it, which
@@ -73,14 +77,9 @@ class Logged:
 
 
 class SpendLogs:
-    """Puts records where LiteLLM's loggers look, under `spend_logs_metadata.luthien`.
+    """Puts records where LiteLLM's loggers look, under `spend_logs_metadata.luthien`."""
 
-    `policies` are names and versions; `bodies` says whether texts of requests and answers are written.
-    """
-
-    def __init__(self, policies: Sequence[tuple[str, str]], bodies: Bodies) -> None:
-        self._policies = policies
-        self._bodies: Bodies = bodies
+    def __init__(self) -> None:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def complete(self, logged: Logged, kwargs: dict[str, Any]) -> None:
@@ -103,7 +102,7 @@ class SpendLogs:
         if not isinstance(request_data.get("standard_logging_object"), dict):
             information = [_guardrail_information(logged.kept.outcome)]
             request_data["metadata"]["standard_logging_guardrail_information"] = information
-        if logged.withheld is not None and logged.call is not None:
+        if logged.withheld is not None and not isinstance(logged.withheld, list) and logged.call is not None:
             usage, cost = spent_on(logged.withheld, logged.call)
             request_data |= {"combined_usage_object": usage, "response_cost": cost}
 
@@ -112,7 +111,9 @@ class SpendLogs:
         price it does not know. This sees to the row."""
         if logged.is_written:
             return
-        task = asyncio.create_task(self._write_if_missing(logged, request_data, user))
+        task = asyncio.create_task(
+            self._write_if_missing(logged, request_data, user), name=f"luthien-row-{logged.context.transaction_id}"
+        )
         self._tasks.add(task)  # the event loop itself keeps only weak references
         task.add_done_callback(self._tasks.discard)
 
@@ -139,8 +140,10 @@ class SpendLogs:
                 await cast(Any, writer).async_post_call_failure_hook(failed, gone, user)
 
     def _write(self, logged: Logged, kwargs: dict[str, Any]) -> None:
-        with_bodies = self._writes_bodies(kwargs)
-        record = transaction_record(logged.context, logged.kept, self._policies, with_bodies=with_bodies)
+        in_force, with_bodies = logged.in_force, _writes_bodies(logged.in_force.bodies, kwargs)
+        record = transaction_record(
+            logged.context, logged.kept, in_force.version, in_force.policies, with_bodies=with_bodies
+        )
         for bucket in buckets_of(kwargs):
             _put(bucket, record)
         payload: object = kwargs.get("standard_logging_object")
@@ -150,15 +153,16 @@ class SpendLogs:
             if logged.kept.is_answer_changed and not _is_redacted(kwargs):
                 _write_answer(payload, logged.kept.egress)
 
-    def _writes_bodies(self, kwargs: dict[str, Any]) -> bool:
-        return stores_bodies(self._bodies) and (self._bodies == "always" or not _is_redacted(kwargs))
-
 
 def stores_bodies(bodies: Bodies) -> bool:
     """Whether texts of requests and answers may be kept."""
     if bodies == "follow_litellm":
         return should_store_prompts_and_responses_in_spend_logs()
     return bodies == "always"
+
+
+def _writes_bodies(bodies: Bodies, kwargs: dict[str, Any]) -> bool:
+    return stores_bodies(bodies) and (bodies == "always" or not _is_redacted(kwargs))
 
 
 async def _log_answer(call: Logging, kept: DefaultTransactionRecorder) -> None:
@@ -184,11 +188,17 @@ def spent_on(response: object, call: Logging) -> tuple[Usage, float]:
 
 
 def remove_forged(data: dict[str, Any]) -> None:
-    """Takes away what a client put where the record is to stand."""
+    """Takes away what a client put where the record is to stand, and its wish that there be none."""
+    call: object = data.get("litellm_logging_obj")
+    data.pop("no-log", None)
+    if isinstance(call, Logging):
+        cast(Any, call).litellm_params.pop("no-log", None)
     for bucket in buckets_of(data):
         given: object = bucket.get(SLOT)
         if isinstance(given, dict) and KEY in given:
             bucket[SLOT] = {name: value for name, value in cast(dict[str, Any], given).items() if name != KEY}
+        elif given is not None and not isinstance(given, dict):
+            del bucket[SLOT]
 
 
 def buckets_of(data: dict[str, Any]) -> Generator[dict[str, Any]]:

@@ -1,12 +1,10 @@
 """Routes whose answers no policy can see: closed, unless the operator opens them."""
 
 import logging
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, cast
 from urllib.parse import urlsplit
 
-from fastapi import FastAPI
 from litellm.proxy._types import ProxyException
 from starlette.responses import JSONResponse
 from starlette.routing import BaseRoute, Match
@@ -61,14 +59,14 @@ class UngovernedRoutes:
 class ClosedPaths(BaseRoute):
     """Stands before LiteLLM's own routes and answers for those that no hook is called on."""
 
-    def __init__(self, routes: UngovernedRoutes) -> None:
+    def __init__(self, routes: Callable[[], UngovernedRoutes]) -> None:
         self._routes = routes
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         is_ours = scope["type"] in ("http", "websocket") and any(
             _is_at_or_below(_path(scope), closed) for closed in HOOKLESS_PATHS
         )
-        return (Match.FULL, {}) if is_ours and not self._routes.is_open(_path(scope)) else (Match.NONE, {})
+        return (Match.FULL, {}) if is_ours and not self._routes().is_open(_path(scope)) else (Match.NONE, {})
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
@@ -76,14 +74,6 @@ class ClosedPaths(BaseRoute):
         else:
             error = {"message": _closed(_path(scope)), "type": "policy_error", "param": None, "code": "403"}
             await JSONResponse({"error": error}, 403)(scope, receive, send)
-
-
-def close_hookless_paths(routes: UngovernedRoutes) -> None:
-    """Closes them in the proxy that this process runs, if it runs one."""
-    server = sys.modules.get("litellm.proxy.proxy_server")
-    app: object = getattr(server, "app", None)
-    if isinstance(app, FastAPI):
-        app.router.routes.insert(0, ClosedPaths(routes))
 
 
 def refusal(status: int, message: str) -> ProxyException:

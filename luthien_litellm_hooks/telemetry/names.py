@@ -113,6 +113,7 @@ ADDED_LATENCY = Metric(
 INGRESS_CHUNKS = Metric("response.chunks.ingress", "Chunks that came from providers.")
 EGRESS_CHUNKS = Metric("response.chunks.egress", "Chunks that left for clients.")
 EVENTS_DROPPED = Metric("luthien_events_dropped_total", "Events that a sink could not take.", ("sink",))
+READINGS = Metric("luthien_settings_readings_total", "Readings of the settings while the proxy runs.", ("result",))
 OBSERVER_FAILURES = Metric("luthien_observer_failures_total", "Failures of the parts that only observe.")
 
 METRICS = (
@@ -123,5 +124,6 @@ METRICS = (
     INGRESS_CHUNKS,
     EGRESS_CHUNKS,
     EVENTS_DROPPED,
+    READINGS,
     OBSERVER_FAILURES,
 )

@@ -1,5 +1,6 @@
 """A model that judges by a function of the test's, served over real sockets."""
 
+import asyncio
 import json
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
@@ -22,13 +23,14 @@ Opinion = Callable[[str, JSON], object]
 
 class JudgeModel:
     """Answers each request as `opinion` says, which a test may set, when `gate` is open. `asked` is
-    what it was shown."""
+    what it was shown, `cancelled` that of it of which the caller closed the connection before."""
 
     def __init__(self) -> None:
         self.opinion: Opinion = lambda _instructions, _shown: rating(0)
         self.gate = Gate()
         self.gate.open()
         self.asked: Log[tuple[str, JSON]] = Log()
+        self.cancelled: Log[tuple[str, JSON]] = Log()
         self.base = ""
 
     @property
@@ -49,10 +51,26 @@ class JudgeModel:
         assert (system["role"], user["role"]) == ("system", "user")
         asked = system["content"], json.loads(user["content"])
         self.asked.append(asked)
-        await self.gate.passed()
+        if not await _passed(self.gate, request):
+            self.cancelled.append(asked)
         opinion = self.opinion(*asked)
         text = opinion if isinstance(opinion, str) else json.dumps(opinion)
         return JSONResponse(openai_wire.full(Answer([Say(text)]), body))
+
+
+async def _passed(gate: Gate, request: Request) -> bool:
+    """Waits at the gate; False if the caller was gone before it opened."""
+    passing, leaving = asyncio.create_task(gate.passed()), asyncio.create_task(_disconnected(request))
+    await asyncio.wait({passing, leaving}, return_when=asyncio.FIRST_COMPLETED)
+    is_open = passing.done()
+    passing.cancel()
+    leaving.cancel()
+    return is_open
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 def rating(probability: float, explanation: str = "because", **more: Any) -> JSON:

@@ -64,7 +64,7 @@ async def recorded(policy: Policy, answer: Answer = ANSWER, *, with_bodies: bool
     assert isinstance(final, Request)
     await recorder.record_request(REQUEST, final.body)
     await pull(executor.run(way.stream(answer, final.body), GOVERNED[way.call_type](final), ctx))
-    return transaction_record(ctx, recorder, [(type(policy).__name__, "3f2a9c11")], with_bodies=with_bodies)
+    return transaction_record(ctx, recorder, "8c04d5f1", [(type(policy).__name__, "3f2a9c11")], with_bodies=with_bodies)
 
 
 def row(record: Mapping[str, Any] | None, **columns: Any) -> dict[str, Any]:

@@ -1,0 +1,45 @@
+"""The admin's routes: what is in force, and reading the settings again."""
+
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends
+from litellm.proxy._types import LitellmUserRoles, UserAPIKeyAuth
+from litellm.proxy.auth.user_api_key_auth import user_api_key_auth
+from starlette.responses import JSONResponse
+
+from luthien_litellm_hooks.hooks.in_force import LivePolicy
+from luthien_litellm_hooks.hooks.ungoverned import refusal
+
+
+async def _admin(user: Annotated[UserAPIKeyAuth, Depends(user_api_key_auth)]) -> None:
+    if user.user_role != LitellmUserRoles.PROXY_ADMIN:
+        raise refusal(403, "The policy is for the proxy's admins: use the master key.")
+
+
+def policy_routes(live: LivePolicy, reload: Callable[[], Awaitable[None]]) -> APIRouter:
+    """`GET /luthien/policy` and `POST /luthien/reload`. Both answer what is in force; the second first reads the
+    settings again, and answers with status 400 if they are wrong."""
+    router = APIRouter(prefix="/luthien", tags=["luthien"], dependencies=[Depends(_admin)])
+
+    async def show() -> JSONResponse:
+        return JSONResponse(_shown(live))
+
+    async def read_again() -> JSONResponse:
+        await reload()
+        return JSONResponse(_shown(live), 200 if live.complaint is None else 400)
+
+    router.add_api_route("/policy", show, methods=["GET"])
+    router.add_api_route("/reload", read_again, methods=["POST"])
+    return router
+
+
+def _shown(live: LivePolicy) -> dict[str, Any]:
+    current, complaint = live.current, live.complaint
+    error = None if complaint is None else {"message": complaint, "type": "config_error", "param": None, "code": "400"}
+    return {
+        "version": current.version,
+        "policies": [{"name": name, "version": version} for name, version in current.policies],
+        "after_restart": live.after_restart,
+        "error": error,
+    }

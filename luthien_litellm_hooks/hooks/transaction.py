@@ -1,0 +1,59 @@
+"""What the hooks of one request hand on to each other."""
+
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+from litellm.exceptions import GuardrailRaisedException
+
+from luthien_litellm_hooks.hooks.in_force import InForce
+from luthien_litellm_hooks.hooks.spend_logs import Logged
+from luthien_litellm_hooks.policy.context import PolicyContext
+from luthien_litellm_hooks.policy.request import Answer
+
+
+class UngovernedError(GuardrailRaisedException):
+    """An answer is withheld. The only kind of exception that LiteLLM turns into a well-formed error
+    on every route, before and after the first byte; its message says nothing of the cause."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            guardrail_name="luthien",
+            message="The answer was withheld: it could not be checked.",
+            should_wrap_with_default_message=False,
+        )
+
+
+@dataclass(slots=True)
+class Transaction:
+    """A request and its answer, whoever of us LiteLLM asks about them.
+
+    `in_force` are the policies of all that were asked, one behind the other, as they were then. `context`
+    is None on a route without model text, or one that the operator has opened. `in_stead` is what a
+    policy answered, so that the provider is not to be called.
+
+    `asked` are the names of those that LiteLLM asked about the request; `judge` is the one of them that
+    runs all their policies over the answer, None as long as nobody has come to it.
+    """
+
+    route: str
+    in_force: InForce
+    context: PolicyContext | None = None
+    in_stead: Answer | None = None
+    logged: Logged | None = None
+    asked: set[str] = field(default_factory=set[str])
+    judge: str | None = None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether its outcome is known."""
+        return self.logged is not None and self.logged.kept.outcome is not None
+
+    def is_of(self, data: dict[str, Any]) -> bool:
+        """Whether it is surely the one that LiteLLM's `data` belong to."""
+        call = None if self.logged is None else self.logged.call
+        return call is not None and data.get("litellm_logging_obj") is call
+
+
+current: ContextVar[Transaction | None] = ContextVar("luthien_transaction", default=None)
+"""The transaction that the running hook belongs to; None before anyone was asked."""
