@@ -1,0 +1,167 @@
+"""What outlives a worker that is killed, or asked to end, in the midst of a stream."""
+
+import json
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import psycopg
+import pytest
+import redis
+
+from luthien_litellm_hooks.testing.answers import Answer, Gate, Say, Wait
+from luthien_litellm_hooks.testing.provider import ScriptedProvider
+from soak.gauges import PATH
+from tests.support.postgres import spend_logs
+from tests.support.prisma_client import prisma_environment
+from tests.support.proxy import Proxy, proxy_config, running_proxy
+from tests.support.waiting import wait_until
+
+DONE = 5
+"""Requests that are over before the worker is killed."""
+PATIENCE_S = 60
+NEVER_S = 3600
+"""How often LiteLLM writes spend logs, if not within a test."""
+BODY: dict[str, Any] = {"messages": [{"role": "user", "content": "x"}], "stream": True}
+REQUESTED, ANSWERED = "transaction.request_recorded", "transaction.streaming_response_recorded"
+
+
+@contextmanager
+def started(provider_url: str, postgres_url: str, redis_url: str, folder: Path, write_every_s: int) -> Generator[Proxy]:
+    """A proxy that publishes events to a file and to Redis, and writes spend logs so often."""
+    events = {"jsonl": str(folder / "events.jsonl"), "redis": redis_url}
+    config = proxy_config(provider_url, {"policy": {"class": "noop"}, "events": events})
+    intervals = dict.fromkeys(("PROXY_BATCH_WRITE_AT", "SPEND_LOG_QUEUE_POLL_INTERVAL"), str(write_every_s))
+    environment = {"LITELLM_WORKER_STARTUP_HOOKS": "soak.gauges:serve", **intervals}
+    with running_proxy(config, folder / "proxy", prisma_environment(postgres_url) | environment) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def gate(provider: ScriptedProvider, monkeypatch: pytest.MonkeyPatch) -> Generator[Gate]:
+    """Where the model `held` waits, when it has said a word."""
+    gate = Gate()
+    monkeypatch.setitem(provider.answers, "held", Answer([Say("one "), Wait(gate), Say("two")]))
+    monkeypatch.setitem(provider.answers, "says", Answer([Say("one two")]))
+    yield gate
+    gate.open()
+
+
+@pytest.fixture(autouse=True)
+def _empty_stream(redis_url: str) -> None:
+    redis.Redis.from_url(redis_url).delete("luthien:events")
+
+
+def worker(proxy: Proxy) -> psutil.Process:
+    """The process that answers."""
+    return psutil.Process(proxy.http.get(PATH).json()["process"])
+
+
+def ask(proxy: Proxy, key: str) -> None:
+    """One request, to its end."""
+    response = httpx.post(
+        f"{proxy.url}/v1/chat/completions",
+        json={**BODY, "model": "openai/says"},
+        headers={"Authorization": f"Bearer {key}"},
+        timeout=60,
+    )
+    assert response.text.endswith("data: [DONE]\n\n")
+
+
+@contextmanager
+def held_stream(proxy: Proxy, key: str) -> Generator[Iterator[str]]:
+    """What is still to come of an answer whose first word has come."""
+    with httpx.stream(
+        "POST",
+        f"{proxy.url}/v1/chat/completions",
+        json={**BODY, "model": "openai/held"},
+        headers={"Authorization": f"Bearer {key}"},
+        timeout=60,
+    ) as response:
+        items = response.iter_text()
+        while "one" not in next(items):
+            pass
+        yield items
+
+
+def in_file(folder: Path) -> list[str]:
+    """The types of the events in the file, in their order."""
+    file = folder / "events.jsonl"
+    return [json.loads(line)["type"] for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def in_redis(url: str) -> list[str]:
+    """The types of the events in Redis, in their order."""
+    entries: Sequence[Any] = redis.Redis.from_url(url).xrange("luthien:events")
+    return [json.loads(fields[b"event"])["type"] for _, fields in entries]
+
+
+def counted(types: Sequence[str]) -> tuple[int, int]:
+    """How many requests are told of, and how many answers."""
+    return types.count(REQUESTED), types.count(ANSWERED)
+
+
+def rows(url: str, key: str) -> int:
+    with psycopg.connect(url) as connection:
+        query = "SELECT count(*) FROM \"LiteLLM_SpendLogs\" WHERE api_key = encode(sha256(%s::bytea), 'hex')"
+        [count] = connection.execute(query, [key.encode()]).fetchone() or [0]
+    return count
+
+
+def test_a_killed_worker_loses_the_record_of_the_stream_that_ran_and_nothing_else(
+    provider_url: str, postgres_url: str, redis_url: str, tmp_path: Path, gate: Gate
+) -> None:
+    with started(provider_url, postgres_url, redis_url, tmp_path, write_every_s=1) as proxy:
+        key = proxy.virtual_key()
+        for _ in range(DONE):
+            ask(proxy, key)
+        assert len(spend_logs(postgres_url, key, DONE)) == DONE
+        with held_stream(proxy, key) as items:
+            wait_until(lambda: counted(in_file(tmp_path))[0] == counted(in_redis(redis_url))[0] == DONE + 1)
+            process = worker(proxy)
+            process.kill()
+            process.wait()
+            with pytest.raises(httpx.RemoteProtocolError):
+                list(items)
+    assert rows(postgres_url, key) == DONE
+    assert counted(in_file(tmp_path)) == counted(in_redis(redis_url)) == (DONE + 1, DONE)
+
+
+@pytest.mark.usefixtures("gate")
+def test_rows_that_litellm_has_not_written_yet_are_lost_with_a_killed_worker_and_their_events_are_not(
+    provider_url: str, postgres_url: str, redis_url: str, tmp_path: Path
+) -> None:
+    with started(provider_url, postgres_url, redis_url, tmp_path, write_every_s=NEVER_S) as proxy:
+        key = proxy.virtual_key()
+        for _ in range(DONE):
+            ask(proxy, key)
+        wait_until(lambda: counted(in_file(tmp_path)) == counted(in_redis(redis_url)) == (DONE, DONE))
+        process = worker(proxy)
+        process.kill()
+        process.wait()
+    assert rows(postgres_url, key) == 0
+    assert counted(in_file(tmp_path)) == counted(in_redis(redis_url)) == (DONE, DONE)
+
+
+def test_a_worker_that_is_asked_to_end_finishes_its_streams_and_then_writes_what_waits(
+    provider_url: str, postgres_url: str, redis_url: str, tmp_path: Path, gate: Gate
+) -> None:
+    with started(provider_url, postgres_url, redis_url, tmp_path, write_every_s=NEVER_S) as proxy:
+        key = proxy.virtual_key()
+        for _ in range(DONE):
+            ask(proxy, key)
+        with held_stream(proxy, key) as items:
+            process = worker(proxy)
+            proxy.http.close()
+            process.terminate()
+            wait_until(lambda: "Shutting down" in proxy.output)
+            gate.open()
+            rest = "".join(items)
+        process.wait(PATIENCE_S)
+    assert "two" in rest
+    assert rest.endswith("data: [DONE]\n\n")
+    assert rows(postgres_url, key) == DONE + 1
+    assert counted(in_file(tmp_path)) == counted(in_redis(redis_url)) == (DONE + 1, DONE + 1)
