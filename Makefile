@@ -4,18 +4,25 @@ CONFIG      ?= litellm_config.yaml
 PORT        ?= 4000
 PYTHON      ?=
 UV          ?= uv
+MINUTES     ?= 10
+RATE        ?= 4
+FUZZ        ?= 200
+BENCH       ?=
+LITELLM     ?= 1.106.2
 
 BIN         := $(VENV)/bin
 EVAL        := build/eval
+MATRIX      := build/matrix
 EVAL_PYTHON := $(EVAL)/venv/bin/python
 STAMP       := $(VENV)/.installed
+MATRIX_TESTS := tests/test_litellm_contract.py $(wildcard tests/test_proxy_*.py)
 NEW_ENOUGH  := import sys; sys.exit(sys.version_info < (3, 11))
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test eval lint format constraints clean
+.PHONY: help install run test test-matrix eval bench soak fuzz lint format dist release constraints clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 	@echo
 	@echo "  PYTHON=python3.12 chooses the interpreter, PORT=4001 and CONFIG=my.yaml what 'make run' serves."
 
@@ -28,9 +35,28 @@ run: install ## Serve litellm_config.yaml with a scripted model, no key needed
 test: install ## Run the tests
 	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
+test-matrix: ## Run the contract and proxy tests on several releases of LiteLLM; LITELLM="1.106.2 1.106.5" names them
+	@set -eu; mkdir -p $(MATRIX); for version in $(LITELLM); do \
+		test -f $(MATRIX)/$$version.txt || echo "litellm==$$version" >$(MATRIX)/$$version.txt; \
+		$(MAKE) --no-print-directory install VENV=$(MATRIX)/$$version CONSTRAINTS=$(MATRIX)/$$version.txt; \
+		echo "LiteLLM $$version, $$($(MATRIX)/$$version/bin/python --version):"; \
+		$(MATRIX)/$$version/bin/python -m pytest -q -n 2 --dist loadfile $(MATRIX_TESTS); \
+	done
+
 eval: install $(EVAL)/.installed ## Measure the presets on labelled tool calls of agentdojo and control-arena
 	@$(EVAL_PYTHON) -m eval.corpus >$(EVAL)/corpus.jsonl
 	@LITELLM_LOCAL_MODEL_COST_MAP=True $(BIN)/python -m eval.rates $(EVAL)/corpus.jsonl $(if $(VERBOSE),--verbose)
+
+bench: install ## Measure what the plugin costs beside the stock proxy, in 15 minutes; BENCH=--quick in two
+	@LITELLM_LOCAL_MODEL_COST_MAP=True $(BIN)/python -m benchmarks $(BENCH)
+	@LITELLM_LOCAL_MODEL_COST_MAP=True $(BIN)/python -m pytest -o addopts= -q --disable-warnings \
+		--benchmark-timer=time.process_time --benchmark-columns=median,min benchmarks/engine.py
+
+soak: install ## Send mixed traffic with faults through a real proxy; MINUTES=3 and RATE=2 (a second) change the run
+	@LITELLM_LOCAL_MODEL_COST_MAP=True $(BIN)/python -m soak --minutes $(MINUTES) --rate $(RATE)
+
+fuzz: install ## Search for long for what breaks the executor or a decoder; FUZZ=2000 searches ten times as long
+	@FUZZ_FACTOR=$(FUZZ) $(BIN)/python -m pytest -n 2 tests/test_fuzz_executor.py tests/test_fuzz_decoders.py
 
 lint: install ## Check style, formatting and types
 	@$(BIN)/ruff check .
@@ -40,6 +66,21 @@ lint: install ## Check style, formatting and types
 format: install ## Fix what can be fixed, and format
 	@$(BIN)/ruff check --fix-only .
 	@$(BIN)/ruff format .
+
+dist: install ## Build the wheel and the sdist in dist, and the single file for hosted proxies, build/luthien.py
+	@rm -rf dist
+	@mkdir -p build
+	@$(BIN)/python -m hatchling build -d dist
+	@$(BIN)/python deploy/single_file.py dist/*.whl >build/luthien.py
+
+release: install ## Check and build what is to be released, and say how to; nothing is tagged or uploaded
+	@set -eu; version=$$($(BIN)/luthien-hooks --version); \
+	grep -q "^## \[$$version\] - " CHANGELOG.md || { \
+		echo "CHANGELOG.md has no '## [$$version] - DATE': name and date what stands under 'Unreleased'." >&2; exit 1; \
+	}; \
+	$(MAKE) --no-print-directory lint test dist; \
+	if $(BIN)/python -m twine --version >/dev/null 2>&1; then $(BIN)/python -m twine check --strict dist/*; fi; \
+	echo "Built and checked. To release: git tag v$$version && git push origin v$$version && twine upload dist/*"
 
 constraints: ## Pin what a fresh install resolves to, in constraints.txt
 	@set -eu; dir=$$(mktemp -d); trap 'rm -rf "$$dir"' EXIT; \
