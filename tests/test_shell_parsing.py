@@ -66,7 +66,9 @@ def test_a_program_that_is_not_known_has_no_name(script: str) -> None:
     assert (command.name, command.is_name_resolved) == ("", False)
 
 
-@pytest.mark.parametrize("script", ['echo "', "ls; )", "a " * 200_000, "bash -c '" * 3, "typeset{\\-f1a%b", ">>x]\\a#c{"])
+@pytest.mark.parametrize(
+    "script", ['echo "', "ls; )", "a " * 200_000, "bash -c '" * 3, "typeset{\\-f1a%b", ">>x]\\a#c{"]
+)
 def test_a_script_that_cannot_be_read_says_so(script: str) -> None:
     assert parse_shell(script).is_understood is False
 
