@@ -33,7 +33,7 @@ run: install ## Serve litellm_config.yaml with a scripted model, no key needed
 	@exec $(BIN)/luthien-hooks demo --config $(CONFIG) --port $(PORT)
 
 test: install ## Run the tests
-	@$(BIN)/python -m pytest -n 2 --dist loadfile
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-matrix: ## Run the contract and proxy tests on several releases of LiteLLM; LITELLM="1.106.2 1.106.5" names them
 	@set -eu; mkdir -p $(MATRIX); for version in $(LITELLM); do \

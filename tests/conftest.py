@@ -1,6 +1,7 @@
 """Fixtures that every test may use."""
 
 import os
+import signal
 from collections.abc import Generator
 
 import pytest
@@ -11,6 +12,7 @@ from tests.support.postgres import running_postgres
 from tests.support.proxy import Proxies
 from tests.support.redis import running_redis
 
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup ignores it, and a proxy would inherit that
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # LiteLLM would look for it on the network
 
 

@@ -452,6 +452,7 @@ def start(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (litellm, "callbacks", []),
         (litellm, "success_callback", []),
         (litellm, "callback_settings", {}),
+        (litellm, "drop_params", False),
         (proxy_server, "user_config_file_path", None),
     ):
         monkeypatch.setattr(holder, name, value)
@@ -603,7 +604,8 @@ def test_a_finding_in_the_policy_file_has_its_own_line() -> None:
     ],
     ids=["lists and sections", "files of files", "beside the first", "anchors"],
 )
-def test_a_config_is_read_as_litellm_reads_it(files: Mapping[str, str]) -> None:
+def test_a_config_is_read_as_litellm_reads_it(files: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proxy_server, "user_config_file_path", None)  # which LiteLLM sets
     for name, text in files.items():
         Path(name).parent.mkdir(exist_ok=True)
         write(text, name)

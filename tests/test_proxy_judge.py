@@ -191,12 +191,6 @@ def test_the_proxys_own_model_judges_and_is_not_judged(
     assert provider.requests[-1].headers["authorization"] == "Bearer k"
 
 
-def test_a_model_that_the_proxy_does_not_have_blocks_and_says_so_to_the_operator(
-    proxies: Proxies, provider: ScriptedProvider
-) -> None:
-    proxy = governed_by_its_own_model(proxies, "nobody")
-    before = len(provider.requests)
-    said = ROUTES["chat"](proxy, "judged-text", False, {})
-    assert said.text.startswith("[luthien] This answer was stopped because a policy check failed")
-    assert len(provider.requests) == before + 1
-    assert "JudgeError: model_group: the proxy's model_list has no 'nobody'" in proxy.output
+def test_a_model_that_the_proxy_does_not_have_stops_the_start(proxies: Proxies) -> None:
+    with pytest.raises(AssertionError, match=r"config\.model: no entry of model_list has the model_name 'nobody'"):
+        governed_by_its_own_model(proxies, "nobody")
