@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 
-from soak.cases import CASES, HEADER, MODELS, Case, mix
+from soak.cases import HEADER, MODELS, Case, mix
 
 PATIENCE_S = 60.0
 _MAX_AT_ONCE = 16
@@ -35,10 +35,13 @@ class Sent:
 
 
 async def warm_up(client: httpx.AsyncClient) -> None:
-    """Asks once on each route: LiteLLM loads much of itself at the first request."""
-    for route in _PATHS:
-        for is_streamed in (True, False):
-            await _send(client, Sent(CASES[0], route, is_streamed, str(uuid.uuid4())), asyncio.Semaphore())
+    """Asks once for each case on each route: LiteLLM and the policies load much of themselves when it is
+    first used."""
+    slots = asyncio.Semaphore(_MAX_AT_ONCE)
+    async with asyncio.TaskGroup() as group:
+        for case, route, is_streamed in mix():
+            await slots.acquire()
+            group.create_task(_send(client, Sent(case, route, is_streamed, str(uuid.uuid4())), slots))
 
 
 async def send_all(client: httpx.AsyncClient, rate: float, seconds: float) -> list[Sent]:
