@@ -1,9 +1,10 @@
 """The record of a transaction, in the row that LiteLLM writes of it, and in what its loggers get."""
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, cast
 
@@ -46,15 +47,15 @@ _GUARDRAIL_STATUS: dict[Outcome | None, str] = {
 
 @dataclass(slots=True)
 class Logged:
-    """A transaction on its way into the spend logs. `call` is what LiteLLM logs it with; `is_written`
-    says that LiteLLM came to write its row. `withheld` is a full answer of the provider's that nobody
+    """A transaction on its way into the spend logs. `call` is what LiteLLM logs it with; `written`
+    is set when LiteLLM comes to write its row. `withheld` is a full answer of the provider's that nobody
     gets, and that has to be paid for all the same."""
 
     context: PolicyContext
     kept: DefaultTransactionRecorder
     in_force: InForce
     call: Logging | None
-    is_written: bool = False
+    written: asyncio.Event = field(default_factory=asyncio.Event)
     withheld: object = None
 
     @classmethod
@@ -85,14 +86,14 @@ class SpendLogs:
     async def complete(self, logged: Logged, kwargs: dict[str, Any]) -> None:
         """Before LiteLLM logs an answer: waits until the transaction has ended. If it has not when
         LiteLLM's own time for that is nearly up, the record says so: it has no outcome."""
-        logged.is_written = True
+        logged.written.set()
         if not await logged.kept.ended(GLOBAL_LOGGING_WORKER.timeout * _SHARE_OF_LITELLMS_TIME):
             logger.warning("transaction %s is logged unfinished", logged.context.transaction_id)
         self._write(logged, kwargs)
 
     async def fail(self, logged: Logged, request_data: dict[str, Any], error: Exception) -> None:
         """Before LiteLLM logs a failure."""
-        logged.is_written = True
+        logged.written.set()
         has_left = isinstance(error, HTTPException) and error.status_code == _CLIENT_CLOSED_REQUEST
         outcome = "client_disconnected" if has_left else outcome_of(logged.context, error)
         await logged.kept.finalize_non_streaming(outcome)
@@ -109,7 +110,7 @@ class SpendLogs:
     def expect(self, logged: Logged, request_data: dict[str, Any], user: UserAPIKeyAuth) -> None:
         """A stream is over. Of some LiteLLM logs nothing: clients that left, answers of Gemini's whose
         price it does not know. This sees to the row."""
-        if logged.is_written:
+        if logged.written.is_set():
             return
         task = asyncio.create_task(
             self._write_if_missing(logged, request_data, user), name=f"luthien-row-{logged.context.transaction_id}"
@@ -119,9 +120,11 @@ class SpendLogs:
 
     async def _write_if_missing(self, logged: Logged, request_data: dict[str, Any], user: UserAPIKeyAuth) -> None:
         has_left = logged.kept.outcome == "client_disconnected"
-        await asyncio.sleep(_GRACE_OF_LEAVERS_S if has_left else _GRACE_S)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_GRACE_OF_LEAVERS_S if has_left else _GRACE_S):
+                await logged.written.wait()
         call = logged.call
-        if call is None or logged.is_written or call.async_success_log_enqueued:
+        if call is None or logged.written.is_set() or call.async_success_log_enqueued:
             return
         if has_left:
             await self._write_left(logged, call, request_data, user)
