@@ -27,7 +27,7 @@ class Source:
     flush: Flush
     is_framed: bool
     max_items: int
-    put_timeout_s: float
+    put_timeout_s: float | None
     limits: Limits
 
 

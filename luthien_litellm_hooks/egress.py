@@ -76,7 +76,8 @@ class ParcelSink(Protocol):
 
 class EgressQueue:
     """The parcels that the client has not taken yet: one reader, bounded by their number and, beyond
-    the first, by the memory that answers may take in all.
+    the first, by the memory that answers may take in all. `put_timeout_s` is None where the reader is
+    another engine, which has deadlines of its own.
 
     It is closed once. What was in it then is still taken; then `take` returns None, or raises the
     error that it was closed with.
@@ -85,7 +86,7 @@ class EgressQueue:
     def __init__(
         self,
         max_items: int = MAX_ITEMS,
-        put_timeout_s: float = PUT_TIMEOUT_S,
+        put_timeout_s: float | None = PUT_TIMEOUT_S,
         max_held_bytes: int = DEFAULT_LIMITS.max_held_bytes,
     ) -> None:
         self._max_items = max_items
@@ -118,7 +119,7 @@ class EgressQueue:
                     self._writer = asyncio.get_running_loop().create_future()
                     await self._writer
         except TimeoutError:
-            self._put_error = QueueFullError(f"the client read nothing for {self._put_timeout_s:g} s")
+            self._put_error = QueueFullError(f"the client read nothing for {self._put_timeout_s} s")
             self._forget()
             raise self._put_error from None
 

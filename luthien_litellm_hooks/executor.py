@@ -220,8 +220,9 @@ class PolicyExecutor:
         if ctx.answer is not None:
             source, stages = replace(source, decode=_nothing), [(Member(InStead(ctx.answer), "answer"), [ctx])]
         answers: list[Answering] = []
-        for stage, contexts in stages:
-            answer = Answering.start(stage, contexts, ctx, source)
+        for number, (stage, contexts) in enumerate(stages, 1):
+            timeout_s = self.put_timeout_s if number == len(stages) else None  # only the last one feeds the client
+            answer = Answering.start(stage, contexts, ctx, replace(source, put_timeout_s=timeout_s))
             answers.append(answer)
             source = replace(source, stream=hand_on(answer, adapter), decode=_as_it_is, flush=tuple)
         return answers

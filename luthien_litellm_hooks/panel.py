@@ -138,6 +138,8 @@ class Panel:
 
     async def _put_all(self, item: "Feed") -> None:
         for seat in self._seats:
+            if seat.is_closed:
+                continue
             if seat.number in self._voters:
                 await seat.feed.put(item)
             else:
@@ -313,7 +315,7 @@ class Seat:
         """What the member said about no block."""
         self.notice: str | None = None
         """What the member ended the answer with."""
-        self._is_closed = False
+        self.is_closed = False
         self._panel = panel
         self._ctx = ctx
         self.running = RunningAnswer(
@@ -333,13 +335,12 @@ class Seat:
 
     def offer(self, item: Feed) -> None:
         """Feeds a member whose vote does not count. One that is too far behind is left behind."""
-        if self.running.ended.is_set():
-            return
         try:
             self.feed.put_nowait(item)
         except asyncio.QueueFull:
             error = PolicyTimeoutError(f"{FEED_ITEMS} items behind the member that decides")
             note_failure(self._ctx, self.name, "left behind", "the answer", error)
+            self.close()
             self.running.worker.cancel()
 
     def take_words(self, choice: int) -> list[Piece]:
@@ -353,7 +354,7 @@ class Seat:
         return False
 
     async def put(self, parcel: Parcel) -> None:
-        if self._is_closed or self.notice is not None:
+        if self.is_closed or self.notice is not None:
             raise StreamClosedError("the answer was ended")
         parcel.is_taken = True
         try:
@@ -372,8 +373,11 @@ class Seat:
         await self._panel.queue.let_read()
 
     def close(self, error: BaseException | None = None) -> None:
-        """From now on the member can send nothing; the panel itself knows when its members have ended."""
-        self._is_closed = True
+        """From now on the member sends nothing and is fed nothing. The panel itself knows when its members
+        have ended."""
+        self.is_closed = True
+        while not self.feed.empty():  # who waits to feed it goes on
+            self.feed.get_nowait()
 
     def _on_drop(self, block: StreamBlock) -> None:
         self._panel.object(self, block)

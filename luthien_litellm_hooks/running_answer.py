@@ -363,7 +363,7 @@ class RunningAnswer:
 
     async def _policy_failed(self, hook: str, error: Exception) -> None:
         if self._is_abandoned:
-            return
+            raise PolicyError(f"{hook} failed, and the answer was ended for it") from error
         note_failure(self._ctx, self._ctx.policy_name, self._on_policy_error, hook, error)
         if self._on_policy_error == "block":
             raise PolicyError(f"{hook} failed") from error

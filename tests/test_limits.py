@@ -23,6 +23,7 @@ from luthien_litellm_hooks import deadline as deadline_module
 from luthien_litellm_hooks.composition import Composition, Member, Parallel, Serial
 from luthien_litellm_hooks.executor import outcome_of
 from luthien_litellm_hooks.limits import EVENT_BYTES, MEMORY, HoldClock, Limits
+from luthien_litellm_hooks.panel import FEED_ITEMS
 from luthien_litellm_hooks.policies.noop import NoOp
 from tests.support import messages
 from tests.support.chat import (
@@ -147,6 +148,32 @@ async def test_a_hook_that_cannot_be_stopped_ends_the_answer_and_nothing_else(sh
     assert NOTICE in delivered.text
     assert delivered.calls == []
     assert [decision.error for decision in ctx.decisions if decision.error] == ["PolicyTimeoutError"]
+
+
+@pytest.mark.usefixtures("stop_grace")
+async def test_a_voter_that_cannot_be_stopped_holds_up_no_long_answer() -> None:
+    policy, ctx = CannotBeStopped(), context()
+    long = [*call(0, "f", "{}"), *[text("x") for _ in range(3 * FEED_ITEMS)], finish("tool_calls")]
+    async with policy.until_released():
+        delivered = Delivered.of(await deliver(composed("a voter", policy), long, ctx))
+    assert NOTICE in delivered.text
+    assert delivered.calls == []
+
+
+@pytest.mark.usefixtures("stop_grace")
+async def test_no_hook_is_called_after_one_that_could_not_be_stopped() -> None:
+    class Finishes(CannotBeStopped):
+        called = False
+
+        async def on_finish_reason(self, ctx: StreamingResponseContext) -> None:
+            type(self).called = True
+
+    policy = Finishes()
+    async with policy.until_released():
+        await deliver(policy, CALL, timeout_s=0.01)
+    with anyio.fail_after(10):
+        await policy.is_closed.wait()
+    assert not policy.called
 
 
 @pytest.mark.usefixtures("stop_grace")
@@ -394,6 +421,19 @@ async def test_a_client_that_reads_slowly_makes_the_provider_wait() -> None:
     assert Delivered.of([*read, *await pull(stream)]).text == "x" * 20
 
 
+async def test_a_slow_policy_further_on_is_no_client_that_does_not_read() -> None:
+    class Slow(Policy):
+        async def on_content_delta(self, ctx: StreamingResponseContext) -> None:
+            await asyncio.sleep(0.03)
+            await passthrough_last_chunk(ctx)
+
+    ctx = context()
+    chain = Serial([Member(NoOp(), "noop"), Member(Slow(), "slow")])
+    items = [*[text("x") for _ in range(5)], finish()]
+    delivered = Delivered.of(await deliver(chain, items, ctx, max_items=1, put_timeout_s=0.01))
+    assert (delivered.text, ctx.decisions) == ("xxxxx", [])
+
+
 async def test_what_a_client_left_behind_is_forgotten() -> None:
     stream = PolicyExecutor(Holds()).run(Provider(CALL[:3], is_endless=True).stream(), adapter(), context())
     await anext(stream)
@@ -415,7 +455,7 @@ async def test_a_member_that_is_only_heard_holds_up_nobody() -> None:
     with anyio.fail_after(20):
         delivered = Delivered.of(await deliver(panel, [*items, finish()], ctx))
     assert delivered.text == "x" * 3000
-    behind = [decision for decision in ctx.decisions if decision.error]
+    behind = [decision for decision in ctx.decisions if decision.error]  # once, however much came after it
     assert [(decision.policy, decision.error, decision.is_vote) for decision in behind] == [
         ("heard", "PolicyTimeoutError", True)
     ]
