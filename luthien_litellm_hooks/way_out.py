@@ -113,9 +113,6 @@ class WayOut:
     def _unfinished(self) -> list[int]:
         return [number for number, choice in self._choices.items() if choice.finish_reason is None]
 
-    def _has_started(self, number: int) -> bool:
-        return number in self._choices and self._choices[number].has_started
-
     def _choice(self, number: int) -> _ChoiceOut:
         found = self._choices.get(number)
         if found is None:

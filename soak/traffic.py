@@ -62,7 +62,7 @@ async def send_all(client: httpx.AsyncClient, rate: float, seconds: float) -> li
 
 
 def _endless_mix() -> Iterator[tuple[Case, str, bool]]:
-    shuffler = random.Random(6)  # noqa: S311  # the same order for each proxy, and in each run
+    shuffler = random.Random(6)  # the same order for each proxy, and in each run
     while True:
         round_of_all = list(mix())
         shuffler.shuffle(round_of_all)

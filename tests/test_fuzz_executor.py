@@ -330,7 +330,7 @@ class Streaming(RuleBasedStateMachine):
     def _is_as_it_came(self) -> bool:
         left, came = self.run.delivered, self.provider.came
         if all(isinstance(item, bytes) for item in [*left, *came]):
-            left, came = [b"".join(left)], [b"".join(came)]  # type: ignore[arg-type]
+            left, came = [b"".join(left)], [b"".join(came)]
             return left == came
         return [id(item) for item in left] == [id(item) for item in came]
 

@@ -51,7 +51,7 @@ def gate(provider: ScriptedProvider, monkeypatch: pytest.MonkeyPatch) -> Generat
 
 
 @pytest.fixture(autouse=True)
-def _empty_stream(redis_url: str) -> None:
+def empty_stream(redis_url: str) -> None:
     redis.Redis.from_url(redis_url).delete("luthien:events")
 
 

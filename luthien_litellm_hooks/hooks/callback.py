@@ -7,7 +7,6 @@ from contextvars import ContextVar
 from typing import Any
 
 from litellm.caching.dual_cache import DualCache
-from litellm.integrations.custom_logger import CustomLogger
 from litellm.proxy._types import UserAPIKeyAuth
 from litellm.types.mcp import MCPPostCallResponseObject
 from litellm.types.utils import CallTypes
@@ -16,6 +15,7 @@ from luthien_litellm_hooks.executor import PolicyExecutor
 from luthien_litellm_hooks.hooks.governing import Governing, in_stead_of_provider
 from luthien_litellm_hooks.hooks.in_force import LivePolicy
 from luthien_litellm_hooks.hooks.mcp import govern_call, govern_result
+from luthien_litellm_hooks.hooks.records import RecordWriter
 from luthien_litellm_hooks.hooks.request_data import read_identity, read_request
 from luthien_litellm_hooks.hooks.self_check import callbacks_after
 from luthien_litellm_hooks.hooks.spend_logs import remove_forged
@@ -31,16 +31,15 @@ _NAME = ""
 _mcp_call: ContextVar[tuple[PolicyExecutor, PolicyContext] | None] = ContextVar("luthien_mcp_call", default=None)
 
 
-class LuthienCallback(CustomLogger):
+class LuthienCallback(RecordWriter):
     """Runs every request and every answer of the proxy through the policy that is in force.
 
-    Each hook stands in this class itself: LiteLLM does not see inherited ones.
+    Each hook that may change something stands in this class itself: LiteLLM does not see inherited ones.
     """
 
     def __init__(self, live: LivePolicy, governing: Governing | None = None) -> None:
-        super().__init__()  # pyright: ignore[reportUnknownMemberType]  # LiteLLM leaves its **kwargs untyped
+        super().__init__(governing or Governing())
         self._live = live
-        self._governing = governing or Governing()
         self._is_order_checked = False
 
     async def async_pre_call_hook(
@@ -99,23 +98,6 @@ class LuthienCallback(CustomLogger):
         """The client's answer for the provider's full one."""
         self._withhold_unless_open(data)
         return await self._governing.full(_NAME, response)
-
-    async def async_post_call_failure_hook(
-        self,
-        request_data: dict[str, Any],
-        original_exception: Exception,
-        user_api_key_dict: UserAPIKeyAuth,
-        traceback_str: str | None = None,
-    ) -> None:
-        """Before a failure is logged, whoever failed."""
-        await self._governing.failed(request_data, original_exception)
-
-    async def async_logging_hook(
-        self, kwargs: dict[str, Any], result: object, call_type: str
-    ) -> tuple[dict[str, Any], object]:
-        """Before an answer is logged, by anyone."""
-        await self._governing.logged(kwargs)
-        return kwargs, result
 
     def _withhold_unless_open(self, data: dict[str, Any]) -> None:
         """An answer of a request that no policy has seen passes only where the operator, or the

@@ -1,4 +1,4 @@
-"""Records of transactions that only guardrails govern: LiteLLM does not let a guardrail see what is logged."""
+"""What LiteLLM tells its callbacks, and no guardrail, of what it is about to log."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from luthien_litellm_hooks.hooks.governing import Governing
 
 
 class RecordWriter(CustomLogger):
-    """Stands in for the callback where that is not loaded."""
+    """Gives each transaction its record. The callback is one; where only guardrails govern, one of these stands in."""
 
     def __init__(self, governing: Governing) -> None:
         super().__init__()  # pyright: ignore[reportUnknownMemberType]  # LiteLLM leaves its **kwargs untyped

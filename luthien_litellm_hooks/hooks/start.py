@@ -71,7 +71,7 @@ def join(own: Mapping[str, object], where: str) -> tuple[InForce, Governing]:
     check_process_wide(settings, where, process.settings, process.where)
     shared = {key: getattr(process.settings, key) for key in PROCESS_WIDE}
     in_force = InForce.of(settings.model_copy(update=shared), {}, where)
-    if not any(isinstance(callback, LuthienCallback | RecordWriter) for callback in litellm.callbacks):
+    if not any(isinstance(callback, RecordWriter) for callback in litellm.callbacks):
         litellm.callbacks.insert(0, RecordWriter(process.governing))  # before LiteLLM's own writer
     return in_force, process.governing
 

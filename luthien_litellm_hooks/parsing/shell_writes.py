@@ -34,7 +34,6 @@ NETWORK_PROGRAMS = frozenset(
     }
 )
 GIT_NETWORK = frozenset({"clone", "push", "fetch", "pull", "ls-remote"})
-IN_PLACE = re.compile(r"-[a-zA-Z]*i|--in-place")
 URL = re.compile(r"(?:https?|ftp|ftps|ssh|git|sftp|wss?)://[^\s'\"<>|;]+", re.IGNORECASE)
 REMOTE = re.compile(r"(?:[\w.-]+@)?[\w.-]+:(?!//)")
 

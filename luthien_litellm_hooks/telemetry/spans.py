@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 
 from opentelemetry import trace
-from opentelemetry.trace import Span, SpanContext, Status, StatusCode, Tracer, TracerProvider
+from opentelemetry.trace import Span, Status, StatusCode, Tracer, TracerProvider
 
 from luthien_litellm_hooks.events import ContentStreamBlock, ReasoningStreamBlock, StreamBlock, ToolCallStreamBlock
 from luthien_litellm_hooks.telemetry import AttributeValue, HookDecision, ObservabilityContext, names
@@ -46,11 +46,6 @@ class DefaultObservabilityContext(ObservabilityContext):
     @property
     def transaction_id(self) -> str:
         return self._transaction_id
-
-    @property
-    def span_context(self) -> SpanContext:
-        """The ids of the transaction's span; not valid where nobody traces."""
-        return self._span.get_span_context()
 
     async def emit_event(self, event_type: str, data: Mapping[str, object]) -> None:
         """Gives the event to the publisher; the span gets its name, and no data."""
