@@ -8,6 +8,7 @@ import re
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from luthien_litellm_hooks.errors import WireError
 from luthien_litellm_hooks.events import (
@@ -53,8 +54,7 @@ class StreamState:
     last_emission_index: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(NamedTuple):
     """What one event did: the blocks that it completed, in order, then the block that it adds to."""
 
     completed: tuple[StreamBlock, ...] = ()

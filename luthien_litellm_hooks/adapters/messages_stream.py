@@ -4,6 +4,8 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import TypeGuard, cast
 
+import orjson
+
 from luthien_litellm_hooks.adapters.messages_parts import (
     JSON,
     Kind,
@@ -38,6 +40,7 @@ _DELTA_KINDS: dict[object, Kind] = {
     "thinking_delta": "reasoning",
     "input_json_delta": "tool_call",
 }
+_DELTA = '{"type":"content_block_delta","index":'
 _NO_JSON = ("", "[DONE]")  # comments, and how some providers end every stream
 
 
@@ -98,9 +101,20 @@ def _parse(frame: SseFrame) -> JSON:
     if frame.data in _NO_JSON:
         return {}
     try:
-        return fields(json.loads(frame.data), "a frame of a message")
+        return fields(_read_json(frame.data), "a frame of a message")
     except (ValueError, RecursionError) as error:
         raise WireError("a frame of a message was no JSON") from error
+
+
+def _read_json(text: str) -> object:
+    """What `text` says. orjson reads in a fifth of the time, but rounds integers beyond 64 bits and takes no half of a
+    surrogate pair: what may hold such numbers, the input of a call, and what it refuses are read by `json`."""
+    if not text.startswith(_DELTA):
+        return json.loads(text)
+    try:
+        return orjson.loads(text)
+    except ValueError:
+        return json.loads(text)
 
 
 def _index(payload: JSON) -> int:

@@ -78,7 +78,7 @@ class Reader:
         """The events of one unit of a stream."""
         _check(raw)
         position, self._positions = self._positions, self._positions + 1
-        if self._fresh is not None and get(raw, "output_index") != self._fresh.index:
+        if self._fresh is not None and self._index_of(raw) != self._fresh.index:
             self._fresh.is_bare, self._fresh = True, None
         return self._readers.get(get(raw, "type"), self._other)(raw, position)
 
@@ -166,8 +166,9 @@ class Reader:
 
     def _item_done(self, raw: BaseModel, position: int) -> _Events:
         came, index = get(raw, "item"), get(raw, "output_index")
-        item = self._items.setdefault(index, Item(str(get(came, "type")), came, index))
-        if item.type != get(came, "type") and not ACTIONS.keys().isdisjoint((item.type, get(came, "type"))):
+        type = str(get(came, "type"))
+        item = self._items.setdefault(index, Item(type, came, index))
+        if item.type != type and not ACTIONS.keys().isdisjoint((item.type, type)):
             raise WireError("an action began or ended as something else")
         yield from self._catch_up(item, came)
         item.came, origin = came, Origin(item, raw=raw, position=position)
@@ -197,7 +198,7 @@ class Reader:
 
     def _other(self, raw: BaseModel, position: int) -> _Events:
         """A detail of the block that it names, or something of an item that nobody judges."""
-        item = self._items.get(get(raw, "output_index"))
+        item = self._items.get(self._index_of(raw))
         if item is not None and item.type in ACTIONS and not item.parts:
             item.early.append((raw, position))
             return
@@ -214,13 +215,20 @@ class Reader:
 
     def _item_of(self, raw: BaseModel, kind: Kind | None) -> Item | None:
         """The item that `raw` is about. Not every provider announces a message; every one a call."""
-        index = get(raw, "output_index")
+        index = self._index_of(raw)
         if index not in self._items and kind is not None and kind.within:
             self._items[index] = Item(kind.item, {"id": get(raw, "item_id"), "type": kind.item}, index)
         item = self._items.get(index)
         if item is not None and kind is not None and item.type != kind.item:
             raise WireError(f"a {item.type} was given a piece of a {kind.item}")
         return item
+
+    def _index_of(self, raw: BaseModel) -> Any:
+        """The number of the item that `raw` is about; one that has none may have its id."""
+        index, mark = get(raw, "output_index"), get(raw, "item_id")
+        if index is None and mark is not None:
+            return next((item.index for item in self._items.values() if get(item.came, "id") == mark), None)
+        return index
 
     def _find(self, came: object, index: int, taken: dict[Item, object]) -> Item | None:
         """The item that the last event repeats as `came`: the one with its id, or in its place."""

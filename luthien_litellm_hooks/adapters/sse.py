@@ -3,7 +3,8 @@
 from typing import NamedTuple
 
 _BLANK_LINES = (b"\n", b"\r\n", b"\r")
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_LINE_ENDS = (b"\n", b"\r")
+_DATA = (b"data", b"\xef\xbb\xbfdata")  # a stream may begin with a byte order mark
 
 
 class SseFrame(NamedTuple):
@@ -11,7 +12,6 @@ class SseFrame(NamedTuple):
     `data` is "" where there is none (a comment, a stray blank line)."""
 
     raw: bytes
-    event: str | None
     data: str
 
 
@@ -28,45 +28,40 @@ class SseDecoder:
         """The frames that `data` completes."""
         data = self._carry + data
         self._carry = b"\r" if data.endswith(b"\r") else b""
-        frames: list[SseFrame] = []
-        for piece in data.removesuffix(b"\r").splitlines(keepends=True):
-            frames += self._add(piece)
-        return frames
+        lines = data.removesuffix(b"\r").splitlines(keepends=True)
+        rest = lines.pop() if lines and not lines[-1].endswith(_LINE_ENDS) else b""
+        if lines and self._line:
+            lines[0] = b"".join([*self._line, lines[0]])
+            self._line.clear()
+        if rest:
+            self._line.append(rest)
+        return self._frames(lines)
 
     def flush(self) -> list[SseFrame]:
         """The frames in what is left; the last one may lack its end."""
-        frames = [*self._add(self._carry)] if self._carry else []
-        rest = [*self._lines, b"".join(self._line)]
+        last = b"".join([*self._line, self._carry])
+        frames = self._frames([last] if last else [])
+        rest = self._lines
         self._lines, self._line, self._carry = [], [], b""
-        return [*frames, _frame(rest)] if any(rest) else frames
+        return [*frames, _frame(rest)] if rest else frames
 
-    def _add(self, piece: bytes) -> tuple[SseFrame, ...]:
-        if not piece.endswith((b"\n", b"\r")):
-            self._line.append(piece)
-            return ()
-        line = b"".join([*self._line, piece]) if self._line else piece
-        self._line.clear()
-        self._lines.append(line)
-        if line not in _BLANK_LINES:
-            return ()
-        lines, self._lines = self._lines, []
-        return (_frame(lines),)
+    def _frames(self, lines: list[bytes]) -> list[SseFrame]:
+        frames: list[SseFrame] = []
+        for line in lines:
+            self._lines.append(line)
+            if line in _BLANK_LINES:
+                frames.append(_frame(self._lines))
+                self._lines = []
+        return frames
 
 
 def _frame(lines: list[bytes]) -> SseFrame:
-    event: str | None = None
     data: list[str] = []
     for line in lines:
-        name, _, value = line.removeprefix(_BYTE_ORDER_MARK).rstrip(b"\r\n").partition(b":")
-        if name == b"data":
-            data.append(_text(value))
-        elif name == b"event":
-            event = _text(value)
-    return SseFrame(b"".join(lines), event, "\n".join(data))
-
-
-def _text(value: bytes) -> str:
-    return value.removeprefix(b" ").decode("utf-8", errors="replace")
+        name, _, value = line.partition(b":")
+        if name in _DATA:
+            data.append(value.rstrip(b"\r\n").removeprefix(b" ").decode("utf-8", errors="replace"))
+    return SseFrame(b"".join(lines), "\n".join(data))
 
 
 def write_frame(data: str, event: str | None = None) -> bytes:
