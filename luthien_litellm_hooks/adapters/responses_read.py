@@ -336,10 +336,14 @@ class Reader:
 def _check(raw: BaseModel) -> None:
     """Fails if a unit has no type, or is about something that has no number, or brings what is no text."""
     numbers = (get(raw, "output_index"), get(raw, "content_index"), get(raw, "summary_index"))
-    if not isinstance(get(raw, "type"), str) or not all(isinstance(number, int | None) for number in numbers):
+    if not isinstance(get(raw, "type"), str) or not all(map(_is_number, numbers)):
         raise WireError("an event of a response has no type, or a number that is none")
     if not isinstance(get(raw, "delta"), str | None):
         raise WireError("an event of a response brought a piece that is no text")
+
+
+def _is_number(value: object) -> bool:
+    return value is None or (isinstance(value, int) and value >= 0)
 
 
 def _slot(raw: BaseModel, kind: Kind) -> int:
