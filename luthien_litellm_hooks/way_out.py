@@ -7,6 +7,7 @@ from operator import is_
 from luthien_litellm_hooks.adapters.base import Adapter, RepeatingAdapter
 from luthien_litellm_hooks.egress import Parcel
 from luthien_litellm_hooks.events import (
+    DELTAS,
     Chunk,
     DeltaEvent,
     End,
@@ -27,6 +28,9 @@ from luthien_litellm_hooks.events import (
 _Key = StreamBlock | int | None
 """What a block on the way out stands for: one that came; an `other` one, by its index; or text that
 a policy made, in a block of its own."""
+
+_Thread = tuple[type[StreamEvent], StreamBlock, int | None]
+"""What pieces of one block have in common, that only go on."""
 
 
 class _ChoiceOut:
@@ -58,6 +62,7 @@ class WayOut:
         self._on_leave = on_leave
         self._repeating = adapter if isinstance(adapter, RepeatingAdapter) else None
         self._choices: dict[int, _ChoiceOut] = {}
+        self._thread: _Thread | None = None  # of what left last
         self._is_cut = False
         self._is_over = False
 
@@ -82,11 +87,19 @@ class WayOut:
         if parcel.notice is not None:
             for event in self._notice(parcel.notice):
                 parcel.add(event, None)
-        return [
-            admitted
-            for event, block in zip(parcel.events, parcel.blocks, strict=True)
-            for admitted in self._legal(event, block)
-        ]
+        admitted: list[StreamEvent] = []
+        for event, block in zip(parcel.events, parcel.blocks, strict=True):
+            admitted += self._admit(event, block)
+        return admitted
+
+    def _admit(self, event: StreamEvent, block: StreamBlock | None) -> list[StreamEvent]:
+        """`_legal`, which is not asked again about more of what has just left as it came."""
+        thread = _thread_of(event, block)
+        if thread is not None and thread == self._thread:
+            return [event]
+        legal = list(self._legal(event, block))
+        self._thread = thread if len(legal) == 1 and legal[0] is event else None
+        return legal
 
     def finish(self) -> list[StreamEvent]:
         """What is still owed to the client; it gets a finish even if nothing else left."""
@@ -292,6 +305,13 @@ def wire_of(chunk: Chunk | None) -> Chunk | None:
 def is_whole(chunk: Chunk, events: list[StreamEvent]) -> bool:
     """Whether `events` are just what `chunk` said."""
     return len(events) == len(chunk.events) and all(map(is_, events, chunk.events))
+
+
+def _thread_of(event: StreamEvent, block: StreamBlock | None) -> _Thread | None:
+    if block is None or not isinstance(event, DELTAS):
+        return None
+    begins = event.is_apart if isinstance(event, TextDelta) else isinstance(event, ToolCallDelta) and event.name
+    return None if begins else (type(event), block, event.index)
 
 
 def _begin(choice: _ChoiceOut, event: Frame, key: _Key) -> StreamEvent:
