@@ -128,7 +128,7 @@ def _new_id(out: ItemOut) -> dict[str, Any]:
 
 
 def _at(parts: list[Any], slot: int | None) -> Any:
-    return parts[slot] if slot is not None and slot < len(parts) else None
+    return parts[slot] if slot is not None and 0 <= slot < len(parts) else None
 
 
 def _same_reasoning(response: object, output: list[Any]) -> bool:

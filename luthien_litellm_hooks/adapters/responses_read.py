@@ -165,7 +165,7 @@ class Reader:
         yield _end(item, item.parts[kind.within, slot], Origin(raw=raw, position=position))
 
     def _item_done(self, raw: BaseModel, position: int) -> _Events:
-        came, index = get(raw, "item"), get(raw, "output_index")
+        came, index = get(raw, "item"), self._index_of(raw)
         type = str(get(came, "type"))
         item = self._items.setdefault(index, Item(type, came, index))
         if item.type != type and not ACTIONS.keys().isdisjoint((item.type, type)):
@@ -225,8 +225,8 @@ class Reader:
 
     def _index_of(self, raw: BaseModel) -> Any:
         """The number of the item that `raw` is about; one that has none may have its id."""
-        index, mark = get(raw, "output_index"), get(raw, "item_id")
-        if index is None and mark is not None:
+        index = get(raw, "output_index")
+        if index is None and (mark := get(raw, "item_id") or get(get(raw, "item"), "id")) is not None:
             return next((item.index for item in self._items.values() if get(item.came, "id") == mark), None)
         return index
 
@@ -336,14 +336,10 @@ class Reader:
 def _check(raw: BaseModel) -> None:
     """Fails if a unit has no type, or is about something that has no number, or brings what is no text."""
     numbers = (get(raw, "output_index"), get(raw, "content_index"), get(raw, "summary_index"))
-    if not isinstance(get(raw, "type"), str) or not all(map(_is_number, numbers)):
+    if not isinstance(get(raw, "type"), str) or not all(isinstance(number, int | None) for number in numbers):
         raise WireError("an event of a response has no type, or a number that is none")
     if not isinstance(get(raw, "delta"), str | None):
         raise WireError("an event of a response brought a piece that is no text")
-
-
-def _is_number(value: object) -> bool:
-    return value is None or (isinstance(value, int) and value >= 0)
 
 
 def _slot(raw: BaseModel, kind: Kind) -> int:

@@ -365,7 +365,7 @@ class Writer:
             return changed(raw, **{name: value for name, value in changes.items() if _may_change(raw, name)})
         if self._has_numbers and isinstance(get(raw, "sequence_number"), int):
             changes["sequence_number"] = self._next_number()
-        return changed(raw, **{name: value for name, value in changes.items() if get(raw, name) is not None})
+        return changed(raw, **{name: value for name, value in changes.items() if _must_say(raw, name)})
 
     def _next_number(self) -> int:
         """One more than the unit before has, whether it came so or is ours."""
@@ -386,6 +386,10 @@ class Writer:
             return made.model_validate({"type": type, **content})
         except ValidationError:  # what the provider's response says of itself is not as LiteLLM knows it
             return GenericEvent.model_validate({"type": type, **content})
+
+
+def _must_say(raw: BaseModel, name: str) -> bool:
+    return name == "output_index" or get(raw, name) is not None
 
 
 def _may_change(raw: BaseModel, name: str) -> bool:
