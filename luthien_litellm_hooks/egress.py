@@ -10,7 +10,7 @@ from typing import Protocol
 
 from luthien_litellm_hooks.deadline import HookDeadline
 from luthien_litellm_hooks.errors import QueueFullError, StreamClosedError
-from luthien_litellm_hooks.events import Chunk, Frame, Opaque, StreamBlock, StreamEvent
+from luthien_litellm_hooks.events import Chunk, Frame, Opaque, StreamBlock, StreamEvent, ToolCallStreamBlock
 from luthien_litellm_hooks.held import HeldEvents
 from luthien_litellm_hooks.limits import DEFAULT_LIMITS, MEMORY, size_of
 
@@ -206,6 +206,7 @@ class Outbox:
         self._held = HeldEvents(max_held_bytes)
         self._begun: set[StreamBlock] = set()  # of which something has left
         self._changed: set[StreamBlock] = set()  # of which something was replaced or dropped
+        self._withheld: set[StreamBlock] = set()  # the calls whose beginning was dropped
         self.delivered: set[int] = set()
         """The choices of which something that says anything has left."""
         self.has_spoken = False
@@ -219,8 +220,8 @@ class Outbox:
         return bool(self._held)
 
     async def let_out(self, chunk: Chunk, event: StreamEvent, block: StreamBlock | None = None) -> None:
-        """Lets an event out that is not held."""
-        if self.is_touched and isinstance(event, Opaque) and event.repeats:
+        """Lets an event out that is not held; but not the rest of a call whose beginning was dropped."""
+        if block in self._withheld or (self.is_touched and isinstance(event, Opaque) and event.repeats):
             return
         if block is not None:
             self.delivered.add(block.choice)
@@ -299,6 +300,8 @@ class Outbox:
     def drop(self, block: StreamBlock) -> None:
         """Forgets what is held of `block`: it is never delivered."""
         if self._held.take(block):
+            if isinstance(block, ToolCallStreamBlock) and block not in self._begun:
+                self._withheld.add(block)
             self._changed.add(block)
             self.is_touched = True
             if self._on_drop is not None:

@@ -252,6 +252,16 @@ async def test_a_dropped_block_never_comes_back_not_even_when_the_policy_fails_l
     assert len(delivered.calls) == 2, "what was only held is delivered when the policy fails and is to pass"
 
 
+async def test_the_rest_of_a_call_whose_beginning_was_dropped_is_not_delivered_when_the_policy_fails() -> None:
+    class DropsTheFirst(Policy):
+        async def on_tool_call_delta(self, ctx: StreamingResponseContext) -> None:
+            drop_block(ctx)
+            raise RuntimeError("later")
+
+    delivered = Delivered.of(await deliver(DropsTheFirst(), ANSWER, on_policy_error="pass"))
+    assert [name for _, name, _ in delivered.calls] == ["g"], "only the first was dropped"
+
+
 async def test_a_hook_may_add_text_before_what_it_lets_through() -> None:
     class Prefix(Hold):
         async def on_content_complete(self, ctx: StreamingResponseContext) -> None:
