@@ -1,6 +1,6 @@
 """The proxies that are compared: what each adds to the config of the stock proxy."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from benchmarks.streams import REPLACED_WORD
@@ -28,9 +28,13 @@ def _ours(policy: Mapping[str, Any]) -> Config:
     return _callback("luthien_litellm_hooks.luthien", luthien={"policy": policy})
 
 
-def _litellms(guardrail: str, **settings: Any) -> Config:
-    parameters = {"guardrail": guardrail, "mode": "post_call", "default_on": True, **settings}
-    return {"guardrails": [{"guardrail_name": guardrail, "litellm_params": parameters}]}
+def _guardrail(name: str, mode: str | Sequence[str] = "post_call", **settings: Any) -> Config:
+    parameters = {"guardrail": name, "mode": mode, "default_on": True, **settings}
+    return {"guardrails": [{"guardrail_name": name, "litellm_params": parameters}]}
+
+
+def _our_guardrail(policy: Mapping[str, Any]) -> Config:
+    return _guardrail("luthien_litellm_hooks.LuthienGuardrail", ["pre_call", "post_call"], policy=policy)
 
 
 _PERMISSIONS = [{"id": f"rule-{n}", "tool_name": f"^service_{n}$", "decision": "deny"} for n in range(30)]
@@ -40,14 +44,15 @@ VARIANTS: Mapping[str, Config] = {
     STOCK: {},
     "identity": _callback("benchmarks.identity_hook.hook"),
     "noop": _ours(NOOP),
+    "guardrail": _our_guardrail(NOOP),
     "tool_rules": _ours(TOOL_RULES),
     "string_replacement": _ours(_STRING_REPLACEMENT),
     "serial": _ours(_SERIAL),
-    "tool_permission": _litellms("tool_permission", rules=_PERMISSIONS, default_action="allow"),
-    "litellm_content_filter": _litellms("litellm_content_filter", blocked_words=_BLOCKED_WORDS),
+    "tool_permission": _guardrail("tool_permission", rules=_PERMISSIONS, default_action="allow"),
+    "litellm_content_filter": _guardrail("litellm_content_filter", blocked_words=_BLOCKED_WORDS),
 }
-"""`serial` holds `tool_rules`, `string_replacement` and `plain_dashes`; the last two are LiteLLM's own
-guardrails, with as many rules and words as ours."""
+"""`guardrail` is `noop` as a guardrail; `serial` holds `tool_rules`, `string_replacement` and `plain_dashes`; the
+last two are LiteLLM's own guardrails, with as many rules and words as ours."""
 
 
 def proxy_config(variant: str, provider_url: str, loads: Iterable[str]) -> Config:

@@ -17,10 +17,8 @@ from typer.testing import CliRunner
 
 from luthien_litellm_hooks.cli import app
 from tests.support.proxy import ROOT
-from tests.test_readme import blocks
 
 DEPLOY = ROOT / "deploy"
-DEPLOYING = (ROOT / "docs/deploying.md").read_text()
 DOCKERFILES = ("Dockerfile", "Dockerfile.slim")
 
 
@@ -36,7 +34,6 @@ def kubernetes(kind: str) -> dict[str, Any]:
 CONFIGS = {
     "helm": yaml.safe_dump(yaml.safe_load((DEPLOY / "helm-values.yaml").read_text())["proxy_config"]),
     "kubernetes": kubernetes("ConfigMap")["data"]["config.yaml"],
-    **{f"docs {number}": block for number, block in enumerate(blocks("yaml", DEPLOYING))},
 }
 
 
@@ -101,9 +98,3 @@ def test_the_single_files_source_is_python_of_plain_ascii() -> None:
     source = subprocess.run(command, capture_output=True, check=True).stdout.decode("ascii")
     names = [node.names[0].name for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ImportFrom)]
     assert names == ["luthien"]
-
-
-@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "docs/deploying.md"])
-def test_each_make_target_that_is_named_exists(name: str) -> None:
-    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    assert set(re.findall(r"(?:`|\$ )make ([a-z-]+)", (ROOT / name).read_text())) <= targets

@@ -8,6 +8,7 @@ import venv
 import zipfile
 from collections.abc import Generator
 from pathlib import Path
+from shutil import copyfile
 
 import pytest
 from starlette.applications import Starlette
@@ -18,7 +19,6 @@ from starlette.routing import Route
 from luthien_litellm_hooks import __version__
 from luthien_litellm_hooks.testing.serving import serve
 from tests.support.proxy import ROOT, proxy_config, running_proxy, starting_proxy
-from tests.test_readme import README, blocks
 
 POLICY = """
 import luthien_litellm_hooks
@@ -37,6 +37,10 @@ def run(*command: str | Path, folder: Path) -> str:
     return done.stdout
 
 
+def is_source(path: Path) -> bool:
+    return path.is_file() and path.suffix != ".pyc"
+
+
 @pytest.fixture(scope="module")
 def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("dist")
@@ -51,13 +55,19 @@ def wheel(dist: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
+def sdist(dist: Path) -> Path:
+    [sdist] = dist.glob("*.tar.gz")
+    return sdist
+
+
+@pytest.fixture(scope="module")
 def scripts(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The scripts of a new environment with the wheel in it. The dependencies are those of this environment, by a
     path that does not lead to the sources."""
     folder = tmp_path_factory.mktemp("clean")
-    venv.create(folder, symlinks=True)
+    venv.create(folder, symlinks=True, with_pip=True)
     python = folder / "bin" / "python"
-    run(sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--no-index", wheel, folder=folder)
+    run(python, "-m", "pip", "install", "--no-deps", "--no-index", wheel, folder=folder)
     [packages] = folder.glob("lib/python*/site-packages")
     (packages / "dependencies.pth").write_text("\n".join(path for path in sys.path if path.endswith("site-packages")))
     return python.parent
@@ -65,19 +75,24 @@ def scripts(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_wheel_holds_each_file_of_the_package_and_nothing_else(wheel: Path) -> None:
     package = ROOT / "luthien_litellm_hooks"
-    sources = {str(path.relative_to(ROOT)) for path in package.rglob("*") if path.is_file() and path.suffix != ".pyc"}
+    sources = {str(path.relative_to(ROOT)) for path in package.rglob("*") if is_source(path)}
     assert "luthien_litellm_hooks/py.typed" in sources
     packed = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     assert packed == sources
 
 
-def test_the_sdist_brings_what_building_testing_and_deploying_need(dist: Path) -> None:
-    [sdist] = dist.glob("*.tar.gz")
+def test_the_sdist_brings_what_building_testing_and_deploying_need(sdist: Path) -> None:
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     for folder in ("benchmarks", "deploy", "docs", "eval", "soak", "tests"):
-        assert {f"{folder}/{path.name}" for path in (ROOT / folder).iterdir() if path.is_file()} <= names
+        assert {str(path.relative_to(ROOT)) for path in (ROOT / folder).rglob("*") if is_source(path)} <= names
     assert {"CHANGELOG.md", "CONTRIBUTING.md", "Makefile", "constraints.txt", ".pre-commit-config.yaml"} <= names
+
+
+def test_what_pip_installs_from_the_sdist_is_the_wheel(sdist: Path, wheel: Path, scripts: Path, tmp_path: Path) -> None:
+    options = ("--no-deps", "--no-index", "--no-build-isolation")  # hatchling is one of the dependencies at hand
+    run(scripts / "python", "-m", "pip", "wheel", *options, "-w", tmp_path, sdist, folder=tmp_path)
+    assert (tmp_path / wheel.name).read_bytes() == wheel.read_bytes()
 
 
 def test_the_installed_package_comes_from_the_wheel(scripts: Path) -> None:
@@ -87,9 +102,8 @@ def test_the_installed_package_comes_from_the_wheel(scripts: Path) -> None:
 
 def test_the_installed_command_works(scripts: Path, tmp_path: Path) -> None:
     assert run(scripts / "luthien-hooks", "--version", folder=tmp_path).strip() == __version__
-    [config] = blocks("yaml", README)
-    (tmp_path / "config.yaml").write_text(config)
-    run(scripts / "luthien-hooks", "check", "config.yaml", folder=tmp_path)
+    copyfile(ROOT / "litellm_config.yaml", tmp_path / "litellm_config.yaml")
+    run(scripts / "luthien-hooks", "check", "litellm_config.yaml", folder=tmp_path)
 
 
 @pytest.fixture(scope="module")

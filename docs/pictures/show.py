@@ -28,7 +28,8 @@ ANSWER = Answer(
 )
 
 
-def main() -> None:
+def picture() -> str:
+    """The picture as it should be: the same at each call."""
     record = asyncio.run(recorded(BlockDangerousCommands(), ANSWER)) | _settled()
     record["decisions"] = [decision | {"policy": POLICY, "milliseconds": 1.4} for decision in record["decisions"]]
     transaction = read_transaction(
@@ -37,7 +38,7 @@ def main() -> None:
     console = Console(record=True, width=100, file=io.StringIO(), highlight=False, markup=False, emoji=False)
     console.print(Text(f"$ luthien-hooks show {TRANSACTION}\n"))
     print_transaction(console, transaction, Record.model_validate(record), is_full=False)
-    console.save_svg(str(PICTURE), title="luthien-hooks show", unique_id="show")
+    return console.export_svg(title="luthien-hooks show", unique_id="show")
 
 
 def _settled() -> dict[str, Any]:
@@ -50,4 +51,4 @@ def _settled() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main()
+    PICTURE.write_text(picture(), encoding="utf-8")
