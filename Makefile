@@ -8,11 +8,13 @@ MINUTES     ?= 10
 RATE        ?= 4
 FUZZ        ?= 200
 BENCH       ?=
-LITELLM     ?= 1.106.2
+LITELLM     ?= 1.106.2 1.108.11 1.109.1
 
 BIN         := $(VENV)/bin
 EVAL        := build/eval
 MATRIX      := build/matrix
+MATRIX_UV   := $(MATRIX)/uv/bin/uv
+UNPINNED    := certifi litellm-enterprise litellm-proxy-extras
 EVAL_PYTHON := $(EVAL)/venv/bin/python
 STAMP       := $(VENV)/.installed
 MATRIX_TESTS := tests/test_litellm_contract.py $(wildcard tests/test_proxy_*.py)
@@ -35,12 +37,18 @@ run: install ## Serve litellm_config.yaml with a scripted model, no key needed
 test: install ## Run the tests
 	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-test-matrix: ## Run the contract and proxy tests on several releases of LiteLLM; LITELLM="1.106.2 1.106.5" names them
-	@set -eu; mkdir -p $(MATRIX); for version in $(LITELLM); do \
-		test -f $(MATRIX)/$$version.txt || echo "litellm==$$version" >$(MATRIX)/$$version.txt; \
-		$(MAKE) --no-print-directory install VENV=$(MATRIX)/$$version CONSTRAINTS=$(MATRIX)/$$version.txt; \
-		echo "LiteLLM $$version, $$($(MATRIX)/$$version/bin/python --version):"; \
-		$(MATRIX)/$$version/bin/python -m pytest -q -n 2 --dist loadfile $(MATRIX_TESTS); \
+test-matrix: $(MATRIX_UV) ## Run the contract and proxy tests on several releases of LiteLLM; LITELLM="1.106.2 1.106.5" names them
+	@set -eu; printf '%s\n' $(UNPINNED) >$(MATRIX)/unpinned.txt; for version in $(LITELLM); do \
+		venv=$(MATRIX)/$$version; \
+		install="$(MAKE) --no-print-directory install UV=$(MATRIX_UV) VENV=$$venv CONSTRAINTS=$$venv.txt"; \
+		test -f $$venv.txt || echo "litellm==$$version" >$$venv.txt; \
+		$$install || { \
+			echo "Again, with whatever version there is of $(UNPINNED) ..."; \
+			UV_OVERRIDE=$(MATRIX)/unpinned.txt $$install; \
+		}; \
+		echo "$$($$venv/bin/python --version) with" \
+			$$($(MATRIX_UV) pip freeze --python $$venv/bin/python | grep -E '^(certifi|litellm)'); \
+		$$venv/bin/python -m pytest -q -n 2 --dist loadfile $(MATRIX_TESTS); \
 	done
 
 eval: install $(EVAL)/.installed ## Measure the presets on labelled tool calls of agentdojo and control-arena
@@ -103,6 +111,12 @@ $(STAMP): pyproject.toml $(CONSTRAINTS)
 	fi
 	@touch $@
 	@echo "Installed."
+
+# Of the installers only uv can take another version of a dependency than a release of LiteLLM pins.
+$(MATRIX_UV): | $(STAMP)
+	@if uv=$$(command -v $(UV)); then mkdir -p $(@D) && ln -s "$$uv" $@; else \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check --target $(MATRIX)/uv uv; \
+	fi
 
 $(EVAL)/.installed: eval/requirements.txt | $(STAMP)
 	@echo "Installing agentdojo and control-arena into $(EVAL)/venv; this takes a minute ..."

@@ -115,13 +115,17 @@ __all__ = [
 
 def __getattr__(name: str) -> object:
     if name == "luthien":
-        from luthien_litellm_hooks.hooks import start
+        from luthien_litellm_hooks.hooks.versions import fitting_litellm
 
+        with fitting_litellm():
+            from luthien_litellm_hooks.hooks import start
         globals()[name] = built = start.build()
         return built
     if name == "LuthienGuardrail":
-        from luthien_litellm_hooks.hooks.guardrail import LuthienGuardrail
+        from luthien_litellm_hooks.hooks.versions import fitting_litellm
 
+        with fitting_litellm():
+            from luthien_litellm_hooks.hooks.guardrail import LuthienGuardrail
         return LuthienGuardrail
     if name == "DefaultObservabilityContext":  # it brings OpenTelemetry
         from luthien_litellm_hooks.telemetry.spans import DefaultObservabilityContext

@@ -115,7 +115,9 @@ async def test_a_schema_that_speaks_of_credentials_is_shown(caplog: pytest.LogCa
     assert lines(caplog)[0][1]["body"]["tools"][0]["input_schema"] == schema
 
 
-@pytest.mark.parametrize("nested", ["[" * 600 + "]" * 600, '{"a":' * 600 + "1" + "}" * 600], ids=["lists", "objects"])
+@pytest.mark.parametrize(
+    "nested", ["[" * 5_000 + "]" * 5_000, '{"a":' * 5_000 + "1" + "}" * 5_000], ids=["lists", "objects"]
+)
 async def test_json_that_is_too_deep_to_read_is_not_shown_and_harms_nobody(
     nested: str, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -135,7 +135,7 @@ ESCAPED = "".join(f"\\u{ord(character):04x}" for character in SECRET)
 HIDDEN = {
     "a number of many digits": f'{{"n": {"9" * 5_000}, "a": "{ESCAPED}"}}',
     "deep nesting": f'{{"n": {"[" * 2_000 + "]" * 2_000}, "a": "{ESCAPED}"}}',
-    "nesting that is not closed": f'{"[" * 2_000}"{ESCAPED}", {SECRET}',
+    "nesting that is not closed": f'{"[" * 20_000}"{ESCAPED}", {SECRET}',  # deeper than any Python reads
     "a line break in a text": f'{{"n": "a\nb", "a": "{ESCAPED}"}}',
     "an infinite number": f'{{"n": 1e999, "a": "{ESCAPED}"}}',
     "half of a surrogate pair": f'{{"a": "\\ud800 {ESCAPED}"}}',

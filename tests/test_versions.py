@@ -1,15 +1,31 @@
-"""Which versions of LiteLLM are tested is told in one way everywhere, and with others the start warns."""
+"""Which versions of LiteLLM are tested is told in one way everywhere; with others the start warns, or ends."""
 
 import logging
 import re
+import subprocess
+import sys
 import tomllib
 from importlib.metadata import version
 
+import litellm
 import pytest
+from litellm.proxy.utils import ProxyLogging
 
 import luthien_litellm_hooks
-from luthien_litellm_hooks.hooks.versions import TESTED, warn_if_untested
+from luthien_litellm_hooks import ConfigError
+from luthien_litellm_hooks.hooks.governing import Governing
+from luthien_litellm_hooks.hooks.records import RecordWriter
+from luthien_litellm_hooks.hooks.self_check import check_dispatch
+from luthien_litellm_hooks.hooks.versions import TESTED, fitting_litellm, warn_if_untested
 from tests.support.proxy import ROOT
+
+# As 1.105 is: without a class that `hooks/spend_logs.py` takes from it.
+LOAD_WITH_AN_OLD_LITELLM = """
+from litellm.proxy.hooks import proxy_track_cost_callback
+del proxy_track_cost_callback.ProxyDBLogger
+from litellm.proxy.types_utils.utils import get_instance_fn
+get_instance_fn("luthien_litellm_hooks.{name}", config_file_path="config.yaml")
+"""
 
 
 @pytest.mark.parametrize("installed", [*TESTED, "1.106.99", "1.106.3rc1"])
@@ -29,6 +45,28 @@ def test_another_minor_version_is_warned_of(installed: str, caplog: pytest.LogCa
 def test_the_installed_version_is_what_is_looked_at(caplog: pytest.LogCaptureFixture) -> None:
     warn_if_untested()
     assert version("litellm") in (*TESTED, *re.findall(r"and this is (\S+):", caplog.text))
+
+
+@pytest.mark.parametrize("name", ["luthien", "LuthienGuardrail"])
+def test_litellm_ends_with_a_clear_error_where_it_lacks_what_we_import(name: str) -> None:
+    program = LOAD_WITH_AN_OLD_LITELLM.format(name=name)
+    run = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    last = run.stderr.splitlines()[-1]
+    assert last.startswith("luthien_litellm_hooks.errors.ConfigError: cannot import name 'ProxyDBLogger' from "), last
+    assert f"do not fit: installed is LiteLLM {version('litellm')}, tested are {', '.join(TESTED)}" in last
+
+
+def test_the_start_ends_with_a_clear_error_where_litellm_cannot_be_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(ProxyLogging, "callback_capabilities")
+    registered = litellm.callbacks
+    with pytest.raises(ConfigError, match=r"'callback_capabilities'\. This version of LiteLLM and .* do not fit"):
+        check_dispatch(RecordWriter(Governing()))
+    assert litellm.callbacks is registered
+
+
+def test_a_missing_dependency_of_another_name_is_no_matter_of_versions() -> None:
+    with pytest.raises(ModuleNotFoundError, match="No module named 'litellm_of_another_name'"), fitting_litellm():
+        __import__("litellm_of_another_name")
 
 
 def test_the_package_and_the_matrix_agree() -> None:

@@ -5,7 +5,7 @@ from litellm.integrations.custom_guardrail import CustomGuardrail
 from litellm.integrations.custom_logger import CustomLogger
 from litellm.proxy.utils import ProxyLogging
 
-from luthien_litellm_hooks.errors import ConfigError
+from luthien_litellm_hooks.hooks.versions import fitting_litellm, misfit
 
 # LiteLLM dispatches these only where the registered class itself defines them.
 OWN_HOOKS = (
@@ -18,25 +18,31 @@ OWN_HOOKS = (
 
 def check_dispatch(callback: CustomLogger) -> None:
     """Asks this version of LiteLLM what it sees in `callback`. Raises `ConfigError` if a hook of it
-    would be skipped."""
+    would be skipped, or if it cannot be asked."""
+    with fitting_litellm():
+        skipped = _skipped(callback)
+    if skipped:
+        raise misfit(
+            f"LiteLLM would not call {', '.join(dict.fromkeys(skipped))} of {type(callback).__name__}, "
+            "so answers would pass unchecked"
+        )
+
+
+def _skipped(callback: CustomLogger) -> list[str]:
     registered = litellm.callbacks
     litellm.callbacks = [callback]
     try:
         seen = ProxyLogging.callback_capabilities()
     finally:
         litellm.callbacks = registered
+    if isinstance(callback, CustomGuardrail) and not hasattr(CustomGuardrail, "use_native_lifecycle_hooks"):
+        return [*OWN_HOOKS]  # but `apply_guardrail` in their place, with single texts
     skipped = [name for name in OWN_HOOKS if name not in vars(type(callback))]
     if not seen.has_pre_call_override:
         skipped.append("async_pre_call_hook")
     if (callback, "override") not in seen.iterator_overrides:
         skipped.append("async_post_call_streaming_iterator_hook")
-    if isinstance(callback, CustomGuardrail) and not hasattr(CustomGuardrail, "use_native_lifecycle_hooks"):
-        skipped = [*OWN_HOOKS]  # but `apply_guardrail` in their place, with single texts
-    if skipped:
-        raise ConfigError(
-            f"LiteLLM would not call {', '.join(dict.fromkeys(skipped))} of {type(callback).__name__}, "
-            "so answers would pass unchecked; this version of LiteLLM and luthien_litellm_hooks do not fit"
-        )
+    return skipped
 
 
 def callbacks_after(callback: CustomLogger) -> list[str]:

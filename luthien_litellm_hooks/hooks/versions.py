@@ -1,12 +1,16 @@
-"""Which versions of LiteLLM the plugin is tested with."""
+"""Which versions of LiteLLM the plugin is tested with, and what is said where another does not fit."""
 
 import logging
 import re
+from collections.abc import Generator
+from contextlib import contextmanager
 from importlib.metadata import version
+
+from luthien_litellm_hooks.errors import ConfigError
 
 logger = logging.getLogger("luthien_litellm_hooks")
 
-TESTED = ("1.106.2",)
+TESTED = ("1.106.2", "1.108.11", "1.109.1")
 """What `make test-matrix` runs, oldest first. Each stands for all patches of its minor version."""
 
 
@@ -20,6 +24,30 @@ def warn_if_untested(installed: str | None = None) -> None:
             ", ".join(TESTED),
             litellm,
         )
+
+
+@contextmanager
+def fitting_litellm() -> Generator[None]:
+    """Around what takes parts of LiteLLM. Raises `ConfigError` where this version has no such part.
+
+    LiteLLM would take an `ImportError` for a wrong name in its config, and say only that.
+    """
+    try:
+        yield
+    except ImportError as error:
+        if (error.name or "").split(".")[0] != "litellm":
+            raise
+        raise misfit(str(error)) from error
+    except AttributeError as error:
+        raise misfit(str(error)) from error
+
+
+def misfit(what: str) -> ConfigError:
+    """The error for a LiteLLM that is not as the plugin needs it, of which `what` tells."""
+    return ConfigError(
+        f"{what}. This version of LiteLLM and luthien_litellm_hooks do not fit: installed is LiteLLM "
+        f"{version('litellm')}, tested are {', '.join(TESTED)}"
+    )
 
 
 def _minor(litellm: str) -> tuple[str, ...]:
