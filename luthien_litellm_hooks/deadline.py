@@ -13,6 +13,7 @@ STOP_GRACE_S = 2.0
 """How long a hook that is past its deadline may take to stop."""
 
 T = TypeVar("T")
+OnStuck = Callable[[PolicyTimeoutError], None]
 
 
 class HookDeadline:
@@ -21,7 +22,7 @@ class HookDeadline:
     `max_hold_s` in all.
 
     Only the policies' own time counts: the provider is awaited outside, and the wait for a slow
-    client is `paused()`. `on_stuck` is called when a hook goes on though it was cancelled.
+    client is `paused()`.
     """
 
     def __init__(
@@ -29,20 +30,19 @@ class HookDeadline:
         timeout_s: float,
         clock: HoldClock | None = None,
         max_hold_s: float = DEFAULT_LIMITS.max_hold_s,
-        on_stuck: Callable[[PolicyTimeoutError], None] | None = None,
     ) -> None:
         self._timeout_s = timeout_s
         self._clock = clock or HoldClock()
         self._max_hold_s = max_hold_s
-        self._on_stuck = on_stuck
         self._scope: asyncio.Timeout | None = None
+        self._on_stuck: OnStuck | None = None  # only while a hook waits: whom it tells holds this deadline
         self._stuck: asyncio.TimerHandle | None = None
         self._is_paused = self._is_counted = False
         self._moved_at = time.monotonic()
 
-    async def run(self, hook: Awaitable[T]) -> T:
+    async def run(self, hook: Awaitable[T], on_stuck: OnStuck | None = None) -> T:
         """What `hook` returns. Raises `PolicyTimeoutError` when it takes too long, also if the hook
-        itself swallowed the cancellation.
+        itself swallowed the cancellation. `on_stuck` is called when it goes on though it was cancelled.
 
         A hook that waits for nothing costs no more than a call.
         """
@@ -54,13 +54,13 @@ class HookDeadline:
             waits_for: object = next(steps)
         except StopIteration as done:
             return cast(T, done.value)
-        return await self._finish(_Rest(steps, waits_for))
+        return await self._finish(_Rest(steps, waits_for), on_stuck)
 
-    async def _finish(self, rest: Awaitable[T]) -> T:
+    async def _finish(self, rest: Awaitable[T], on_stuck: OnStuck | None) -> T:
         scope = asyncio.timeout(None)
         try:
             async with scope:
-                self._scope = scope
+                self._scope, self._on_stuck = scope, on_stuck
                 self._count()
                 self._reschedule()
                 result = await rest
@@ -69,10 +69,12 @@ class HookDeadline:
                 raise  # the hook's own
             raise self._error() from None
         finally:
-            self._scope = None
+            self._scope = self._on_stuck = None
             self._count()
             self._watch(None)
-        if scope.expired():
+            is_expired = scope.expired()
+            del scope  # it holds the task, and that a cancellation whose traceback holds this frame
+        if is_expired:
             raise self._error()
         return result
 
@@ -149,14 +151,17 @@ class _Rest(Generator[object, Any, T]):
         return self._steps.send(value)
 
     def throw(self, *error: Any) -> object:
-        return self._steps.throw(*error)
+        try:
+            return self._steps.throw(*error)
+        finally:
+            del error  # its traceback holds this frame
 
 
 async def run_apart(hook: Awaitable[T], timeout_s: float, clock: HoldClock, max_hold_s: float) -> T:
     """What `hook` returns, run in a task of its own: one that cannot be stopped is left behind. Raises
     `PolicyTimeoutError` as `HookDeadline` does."""
     stuck: asyncio.Future[PolicyTimeoutError] = asyncio.get_running_loop().create_future()
-    running = asyncio.create_task(HookDeadline(timeout_s, clock, max_hold_s, stuck.set_result).run(hook))
+    running = asyncio.create_task(HookDeadline(timeout_s, clock, max_hold_s).run(hook, stuck.set_result))
     running.add_done_callback(_retrieve)
     try:
         await asyncio.wait((running, stuck), return_when=asyncio.FIRST_COMPLETED)

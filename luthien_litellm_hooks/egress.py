@@ -145,8 +145,12 @@ class EgressQueue:
     async def take(self) -> Parcel | None:
         """The next parcel, or None at the end."""
         while not self._parcels:
-            if self._error is not None:
-                raise self._error
+            error, self._error = self._error, None
+            if error is not None:
+                try:
+                    raise error
+                finally:
+                    del error  # its traceback holds this frame
             if self._is_closed:
                 return None
             self._reader = asyncio.get_running_loop().create_future()

@@ -127,7 +127,8 @@ class PolicyExecutor:
         finally:
             if failure is not None:
                 await stop(answers[-1])
-            await ctx.recorder.finalize_streaming(outcome_of(ctx, failure))
+            outcome, failure = outcome_of(ctx, failure), None  # its traceback holds this frame
+            await ctx.recorder.finalize_streaming(outcome)
 
     async def run_full(self, response: object, adapter: Adapter, ctx: PolicyContext) -> object:
         """The client's answer for a provider's whole `response`: the same object if nothing of it
@@ -151,7 +152,8 @@ class PolicyExecutor:
         finally:
             if failure is not None:
                 await stop(answers[-1])
-            await ctx.recorder.finalize_non_streaming(outcome_of(ctx, failure))
+            outcome, failure = outcome_of(ctx, failure), None  # its traceback holds this frame
+            await ctx.recorder.finalize_non_streaming(outcome)
 
     async def _finish_full(
         self,

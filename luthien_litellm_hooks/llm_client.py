@@ -75,6 +75,8 @@ class LiteLLMClient(LLMClient):
                 return cast("ModelResponse", await self._try(request, limit.when() or 0.0))
         except TimeoutError:
             raise JudgeError(f"{request.model} gave no answer within {self._timeout_s:g} s") from None
+        finally:
+            del limit  # it holds the task, and that a cancellation whose traceback holds this frame
 
     async def stream(self, request: Request) -> AsyncIterator["ModelResponseStream"]:
         """The answer as it comes; it is asked for once."""

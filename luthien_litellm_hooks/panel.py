@@ -331,7 +331,8 @@ class Seat:
 
     def start(self) -> asyncio.Task[None]:
         """Starts the member's own worker."""
-        return self.running.start(self._items(), _unpack, tuple)
+        self._worker = self.running.start(self._items(), _unpack, tuple)
+        return self._worker
 
     def offer(self, item: Feed) -> None:
         """Feeds a member whose vote does not count. One that is too far behind is left behind."""
@@ -341,7 +342,7 @@ class Seat:
             error = PolicyTimeoutError(f"{FEED_ITEMS} items behind the member that decides")
             note_failure(self._ctx, self.name, "left behind", "the answer", error)
             self.close()
-            self.running.worker.cancel()
+            self._worker.cancel()
 
     def take_words(self, choice: int) -> list[Piece]:
         """What the member said about this choice, once."""

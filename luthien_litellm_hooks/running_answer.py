@@ -74,7 +74,7 @@ class RunningAnswer:
     ) -> None:
         self._policy = policy
         self.queue = queue
-        self._deadline = HookDeadline(timeout_s, transaction.hold_clock, limits.max_hold_s, self._abandon)
+        self._deadline = HookDeadline(timeout_s, transaction.hold_clock, limits.max_hold_s)
         self._on_policy_error: OnPolicyError = on_policy_error
         self._assembler = BlockAssembler(is_framed=is_framed)
         self.state = self._assembler.state
@@ -101,10 +101,9 @@ class RunningAnswer:
         return self.outbox.is_touched
 
     def start(self, stream: AsyncIterable[object], decode: Decode, flush: Flush) -> asyncio.Task[None]:
-        """Starts the worker task."""
+        """Starts the worker task. It is not kept here: one that is cancelled holds its frames, and they this."""
         self._stream = stream
-        self.worker = start_worker(self._work(stream, decode, flush), self._ctx.transaction_id)
-        return self.worker
+        return start_worker(self._work(stream, decode, flush), self._ctx.transaction_id)
 
     # The stream
 
@@ -344,7 +343,7 @@ class RunningAnswer:
 
     async def _await(self, hook: str) -> None:
         try:
-            await self._deadline.run(getattr(self._policy, hook)(self._ctx))
+            await self._deadline.run(getattr(self._policy, hook)(self._ctx), self._abandon)
         except asyncio.CancelledError as error:
             if is_cancelled():
                 raise

@@ -82,7 +82,9 @@ class ToolGatePolicy(Policy):
         pending = _pending(ctx)
         for call in pending:
             call.verdict.cancel()
-        await asyncio.gather(*(call.verdict for call in pending), return_exceptions=True)
+        for outcome in await asyncio.gather(*(call.verdict for call in pending), return_exceptions=True):
+            if isinstance(outcome, BaseException):
+                outcome.__traceback__ = None  # its frames hold the calls, and these the outcome
 
 
 async def _timed(judging: Awaitable[Verdict]) -> Verdict:
