@@ -93,8 +93,8 @@ class EgressQueue:
         self._put_timeout_s = put_timeout_s
         self._max_held_bytes = max_held_bytes
         self._parcels: deque[Parcel] = deque()
-        self._reader: asyncio.Future[None] | None = None  # who waits for a parcel, and who for room
-        self._writer: asyncio.Future[None] | None = None
+        self._reader: asyncio.Future[None] | None = None  # who waits for a parcel
+        self._writers: list[asyncio.Future[None]] = []  # who wait for room: the worker, and tasks of a policy
         self._is_closed = False
         self._error: BaseException | None = None
         self._put_error: StreamClosedError | None = None
@@ -116,8 +116,8 @@ class EgressQueue:
         try:
             async with asyncio.timeout(self._put_timeout_s):
                 while not self.put_nowait(parcel):
-                    self._writer = asyncio.get_running_loop().create_future()
-                    await self._writer
+                    self._writers.append(room := asyncio.get_running_loop().create_future())
+                    await room
         except TimeoutError:
             self._put_error = QueueFullError(f"the client read nothing for {self._put_timeout_s} s")
             self._forget()
@@ -139,8 +139,8 @@ class EgressQueue:
         if not self._is_closed:
             self._is_closed = True
             self._error = error
-            _wake(self._reader)
-            _wake(self._writer)
+            self._wake_reader()
+            self._wake_writers()
 
     async def take(self) -> Parcel | None:
         """The next parcel, or None at the end."""
@@ -173,7 +173,7 @@ class EgressQueue:
     def _pop(self) -> Parcel:
         parcel = self._parcels.popleft()
         MEMORY.taken -= parcel.size
-        _wake(self._writer)
+        self._wake_writers()
         return parcel
 
     def _append(self, parcel: Parcel) -> None:
@@ -181,12 +181,18 @@ class EgressQueue:
             parcel.size += size_of(event)
         MEMORY.taken += parcel.size
         self._parcels.append(parcel)
-        _wake(self._reader)
+        self._wake_reader()
 
+    def _wake_reader(self) -> None:
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_result(None)
 
-def _wake(waiting: asyncio.Future[None] | None) -> None:
-    if waiting is not None and not waiting.done():
-        waiting.set_result(None)
+    def _wake_writers(self) -> None:
+        if self._writers:
+            writers, self._writers = self._writers, []
+            for room in writers:
+                if not room.done():
+                    room.set_result(None)
 
 
 class Outbox:

@@ -262,6 +262,16 @@ async def test_the_rest_of_a_call_whose_beginning_was_dropped_is_not_delivered_w
     assert [name for _, name, _ in delivered.calls] == ["g"], "only the first was dropped"
 
 
+async def test_what_a_policy_sends_all_at_once_is_delivered_however_little_the_queue_takes() -> None:
+    class Sends(Hold):
+        async def on_content_complete(self, ctx: StreamingResponseContext) -> None:
+            await asyncio.gather(*(send_text(ctx, f"{number} ") for number in range(5)))
+
+    with anyio.fail_after(10):
+        delivered = Delivered.of(await deliver(Sends(), [text("x"), finish()], max_items=1))
+    assert sorted(delivered.text.split()) == list("01234")
+
+
 async def test_a_hook_may_add_text_before_what_it_lets_through() -> None:
     class Prefix(Hold):
         async def on_content_complete(self, ctx: StreamingResponseContext) -> None:
