@@ -27,7 +27,7 @@ from luthien_litellm_hooks.events import (
     ToolCallStreamBlock,
 )
 
-RAW_CHUNKS_KEPT = 16
+RAW_CHUNKS_KEPT = 8
 
 _JSON_MARK = re.compile(r'\\(?:.|\Z)|["{}\[\]]', re.DOTALL)
 

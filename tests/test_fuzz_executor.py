@@ -313,7 +313,7 @@ class Streaming(RuleBasedStateMachine):
         if not self._is_as_it_came():
             CLIENTS[self.run.route].check([item for item in self.run.delivered if item not in GARBAGE])
         is_cut = self.is_faulty or self.was_left_waiting or self.is_answered
-        is_panel = any(len(panel) > 1 for panel in self.run.heard)
+        is_panel = len(self.run.policies) > len(self.run.heard)
         if not (is_cut or is_panel) and all(_is_harmless(policy) for policy in self.run.policies):
             assert self._is_as_it_came(), "nobody touched it"
         if not is_cut and not any(account.has_ended_answer for account in accounts):
