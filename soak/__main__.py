@@ -22,13 +22,15 @@ from luthien_litellm_hooks.testing.serving import serve
 from soak.accounts import accounts, rows_of
 from soak.cases import scripted, settings
 from soak.report import failures, print_accounts, print_samples
-from soak.samples import Samples, sample, settle
+from soak.samples import Samples, gauges, sample, settle
 from soak.traffic import PATIENCE_S, Sent, send_all, warm_up
 from tests.support.postgres import running_postgres
 from tests.support.prisma_client import prisma_environment
 from tests.support.proxy import ROOT, Proxy, proxy_config, running_proxy
 
 GOVERNED, STOCK = "with luthien", "stock"
+FULL_COLLECTIONS = 2
+"""The first one still has what LiteLLM loaded at its start."""
 FOLDER = ROOT / "build" / "soak"
 
 
@@ -84,6 +86,15 @@ def _proxy(folder: Path, provider_url: str, database_url: str, plugin: Mapping[s
     return running_proxy(config, folder, environment)
 
 
+async def _warm_up(clients: Mapping[str, httpx.AsyncClient], url: str) -> None:
+    """Sends every case to each proxy, again and again until the garbage collector of the one at `url` has gone
+    through a whole round: it looks through everything only when a quarter more objects have lived for a while, and
+    until then memory rises, with and without the plugin."""
+    before = await gauges(url)
+    while (await gauges(url)).full_collections < before.full_collections + FULL_COLLECTIONS:
+        await asyncio.gather(*(warm_up(client) for client in clients.values()))
+
+
 async def _run(
     proxies: Mapping[str, Proxy], keys: Mapping[str, str], samples: Mapping[str, Samples], rate: float, seconds: float
 ) -> dict[str, list[Sent]]:
@@ -100,8 +111,9 @@ async def _run(
             )
             for name, proxy in proxies.items()
         }
-        for client in clients.values():
-            await warm_up(client)
+        await _warm_up(clients, proxies[GOVERNED].url)
+        for name, proxy in proxies.items():
+            samples[name].first = await gauges(proxy.url, is_collected=True)
         readers = [asyncio.create_task(sample(proxy.url, samples[name])) for name, proxy in proxies.items()]
         sent = await asyncio.gather(*(send_all(client, rate, seconds) for client in clients.values()))
         for reader in readers:

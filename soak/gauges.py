@@ -18,7 +18,7 @@ _PACKAGE = "luthien_litellm_hooks"
 class Gauges:
     """`process` is its id. `resident` is in bytes. `tasks` are those of the plugin's that live, `other_tasks` how
     many others do. `connections` are pairs of ports: the process's own, and that at the other end. `objects` are
-    those that Python's garbage collector knows."""
+    those that Python's garbage collector knows, `full_collections` how often it has looked through all of them."""
 
     process: int
     resident: int
@@ -26,6 +26,7 @@ class Gauges:
     other_tasks: int
     connections: list[tuple[int, int]]
     objects: int
+    full_collections: int
 
 
 def serve() -> None:
@@ -43,7 +44,13 @@ async def _read(is_collected: bool = False) -> dict[str, object]:
     open_ones = [one for one in process.net_connections("tcp") if one.raddr]
     connections = [(one.laddr.port, one.raddr.port) for one in open_ones]
     gauges = Gauges(
-        process.pid, process.memory_info().rss, own, len(tasks) - len(own), connections, len(gc.get_objects())
+        process.pid,
+        process.memory_info().rss,
+        own,
+        len(tasks) - len(own),
+        connections,
+        len(gc.get_objects()),
+        gc.get_stats()[-1]["collections"],
     )
     return asdict(gauges)
 

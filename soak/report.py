@@ -35,9 +35,9 @@ def print_samples(samples: Mapping[str, Samples]) -> None:
 def _line(name: str, one: Samples) -> str:
     first, last = one.growth
     most = max(gauges.resident for gauges in one.taken) / 1e6
-    objects = f"{one.taken[len(one.taken) // 3].objects} / {one.taken[-1].objects}"
-    if one.last is None:
-        raise ValueError(f"{name} was not read at the end")
+    if one.first is None or one.last is None:
+        raise ValueError(f"{name} was not read before and at the end")
+    objects = f"{one.first.objects} / {one.last.objects}"
     tasks = f"{max(len(gauges.tasks) for gauges in one.taken)} / {len(one.last.tasks)}"
     sockets = sum(one.sockets(one.last))
     return (

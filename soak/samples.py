@@ -22,12 +22,14 @@ class Samples:
     proxy_port: int
     provider_port: int
     taken: list[Gauges] = field(default_factory=list[Gauges])
+    first: Gauges | None = None
+    """Before the traffic, when all has been collected that can be."""
     last: Gauges | None = None
-    """When all traffic was over."""
+    """When all traffic was over, and collected likewise."""
 
     def resident(self, start: int) -> float:
         """The median of a window of samples, in MB."""
-        return median(gauges.resident for gauges in self.taken[start:][:_WINDOW]) / 1e6
+        return median(one.resident for one in self.taken[start:][:_WINDOW]) / 1e6
 
     @property
     def growth(self) -> tuple[float, float]:
@@ -64,6 +66,13 @@ async def settle(url: str, samples: Samples) -> None:
             if samples.is_quiet(samples.last) or time.monotonic() > deadline:
                 return
             await asyncio.sleep(0.5)
+
+
+async def gauges(url: str, *, is_collected: bool = False) -> Gauges:
+    """What a process holds now; if `is_collected`, what only the garbage collector could free is freed first."""
+    params = {"is_collected": is_collected}
+    async with httpx.AsyncClient(base_url=url, timeout=30, params=params) as client:
+        return await _read(client)
 
 
 async def _read(client: httpx.AsyncClient) -> Gauges:
