@@ -58,7 +58,8 @@ def read(chunk: ModelResponseStream) -> list[StreamEvent]:
 
 def _read_choice(choice: Mapping[str, Any], has_rest: bool, events: list[StreamEvent]) -> bool:
     """Adds the events of a choice, and says whether the chunk's own rest is still nobody's."""
-    number, delta = cast(object, choice.get("index", 0)), chat_parts.set_fields(choice["delta"])
+    number = cast(object, choice.get("index", 0))
+    delta = chat_parts.set_fields(choice["delta"]) if "delta" in choice else {}
     if not isinstance(number, int):
         raise WireError("a choice of a chat completion has a number that is none")
     if "role" in delta:
