@@ -260,8 +260,9 @@ class WayOut:
 
     def _frame(self, choice: _ChoiceOut, event: Frame, key: _Key) -> Iterator[StreamEvent]:
         if event.role == "begin":
-            yield from _end(choice)
-            yield _begin(choice, event, key)
+            if event.kind == "other" or _may_speak(choice, key):
+                yield from _end(choice)
+                yield _begin(choice, event, key)
         elif choice.open is not None and choice.open[0] == key:
             yield _numbered(event, choice.numbers[key])
             if event.role == "end":
@@ -272,8 +273,8 @@ class WayOut:
     ) -> Iterator[StreamEvent]:
         kind = "text" if isinstance(event, TextDelta) else "reasoning"
         if choice.open is None or choice.open[0] is not block or choice.open[1].kind != kind:
-            if block is None and choice.calls:
-                return  # a client that sends text after a call back to its provider is refused
+            if not _may_speak(choice, block):
+                return
             yield from _end(choice)
             yield _begin(choice, Frame(choice=event.choice, role="begin", kind=kind, index=-1), block)
         elif isinstance(event, TextDelta) and event.is_apart:
@@ -305,6 +306,11 @@ def wire_of(chunk: Chunk | None) -> Chunk | None:
 def is_whole(chunk: Chunk, events: list[StreamEvent]) -> bool:
     """Whether `events` are just what `chunk` said."""
     return len(events) == len(chunk.events) and all(map(is_, events, chunk.events))
+
+
+def _may_speak(choice: _ChoiceOut, key: _Key) -> bool:
+    """Not after a call, unless the provider does itself: a client that sends this back to it is refused."""
+    return not choice.calls or (key is not None and not choice.has_made_call)
 
 
 def _thread_of(event: StreamEvent, block: StreamBlock | None) -> _Thread | None:

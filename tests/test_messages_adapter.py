@@ -565,6 +565,17 @@ async def test_a_policy_that_speaks_before_the_provider_starts_the_answer_once()
     assert [block[1] for block in read(sse(*frames)).blocks] == ["first", "some text"]
 
 
+async def test_no_text_follows_a_call_that_a_policy_made() -> None:
+    class CallsFirst(Policy):
+        async def on_chunk_received(self, ctx: StreamingResponseContext) -> None:
+            if ctx.ingress_state.chunk_count == 1:
+                await send_tool_call(ctx, ToolCall("call_1", "look", "{}"))
+
+    left = read(await deliver(CallsFirst(), [sse(*text_and())]))  # which is strict
+    assert [block[0] for block in left.blocks] == ["call"]
+    assert left.stop_reason == "tool_use"
+
+
 @pytest.mark.parametrize("is_released", [True, False])
 async def test_a_call_whose_head_was_held_begins_once_and_whole(is_released: bool) -> None:
     class HoldHead(Policy):
