@@ -54,6 +54,7 @@ FAULTS = {
 
 
 GARBAGE = (object(), None, 1, b"data: {\n\n", b'data: {"type": []}\n\n', b"data: \xff\n\n")
+PUT_SECONDS = 30.0
 RARELY = st.sampled_from([False] * 7 + [True])
 
 
@@ -162,13 +163,13 @@ class Streaming(RuleBasedStateMachine):
         is_answered=st.sampled_from([False] * 9 + [True]),
     )
     def begin(self, data: Any, route: RouteName, stages: Stages, max_items: int, is_answered: bool) -> None:
-        self.run = Run(route, data.draw(answers(route)), stages, max_items=max_items, put_timeout_s=30)
+        self.run = Run(route, data.draw(answers(route)), stages, max_items=max_items, put_timeout_s=PUT_SECONDS)
         self.provider = Provider(self.run.items())
         self.promised = list(self.provider.coming)
         self.provider_error: BaseException | None = None
         self.is_faulty = False
         self.has_begun = self.has_left = False
-        self.was_left_waiting = False
+        self.waited_s = 0.0  # since the client last read
         self.is_answered = is_answered
         if is_answered:
             self.run.ctx.answer = OwnAnswer("Zt8000z")
@@ -212,7 +213,8 @@ class Streaming(RuleBasedStateMachine):
 
     @rule(seconds=st.sampled_from([1, HOOK_SECONDS, 31]))
     def time_passes(self, seconds: float) -> None:
-        self.was_left_waiting = self.was_left_waiting or (self.read is None and seconds > 30)
+        if self.read is None and self.waited_s < PUT_SECONDS:
+            self.waited_s += seconds
         self.run.loop.pass_time(seconds)
         self._take()
 
@@ -222,6 +224,8 @@ class Streaming(RuleBasedStateMachine):
             if self.is_over or self.has_left:
                 return
             self.has_begun = True
+            if self.waited_s < PUT_SECONDS:
+                self.waited_s = 0.0
             if self.read is None:
                 self.read = self.run.loop.start(_next(self.stream))
             self._take()
@@ -312,7 +316,7 @@ class Streaming(RuleBasedStateMachine):
         assert isinstance(self.run.ending, StopAsyncIteration), self.run.ending
         if not self._is_as_it_came():
             CLIENTS[self.run.route].check(_without_garbage(self.run.delivered))
-        is_cut = self.is_faulty or self.was_left_waiting or self.is_answered
+        is_cut = self.is_faulty or self.waited_s >= PUT_SECONDS or self.is_answered
         is_panel = len(self.run.policies) > len(self.run.heard)
         if not (is_cut or is_panel) and all(_is_harmless(policy) for policy in self.run.policies):
             assert self._is_as_it_came(), "nobody touched it"
