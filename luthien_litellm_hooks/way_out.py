@@ -45,6 +45,7 @@ class _ChoiceOut:
         self.blocks = 0
         self.numbers: dict[_Key, int] = {}  # of the calls, or on a framed wire of all blocks
         self.open: tuple[_Key, Frame] | None = None  # the open block, and what ends it
+        self.ended: set[_Key] = set()  # on a wire whose blocks may overlap
         self.finish_reason: str | None = None
 
 
@@ -217,6 +218,8 @@ class WayOut:
 
     def _overlapping(self, choice: _ChoiceOut, event: StreamEvent, block: StreamBlock | None) -> Iterator[StreamEvent]:
         kind = "text" if isinstance(event, TextDelta) else "reasoning" if isinstance(event, ReasoningDelta) else None
+        if block in choice.ended and kind is not None:
+            block = None  # a policy says more of it, too late
         goes_on = choice.open is not None and block is None and choice.open[1].kind == kind
         if not goes_on:
             yield from _end(choice)
@@ -231,6 +234,8 @@ class WayOut:
                 event = _set_apart(event)
             yield _numbered(event, choice.numbers[block])
         elif isinstance(event, Frame) and block in choice.numbers:
+            if event.role == "end":
+                choice.ended.add(block)
             yield _numbered(event, choice.numbers[block])
         if block is not None:
             choice.open = None  # it ends where its own end leaves
