@@ -179,7 +179,8 @@ class WayOut:
             reason = self._adapter.stop_reason
         elif reason == self._adapter.stop_reason and choice.has_made_call and not self._is_cut:
             reason = self._adapter.tool_reasons[0]
-        if choice.finish_reason not in (None, reason):
+        is_providers_own = event.part is not None and not self._is_cut
+        if choice.finish_reason is not None and not (is_providers_own and choice.finish_reason == reason):
             return  # some providers repeat themselves, which is harmless; but not contradict
         yield from _end(choice)
         choice.finish_reason = reason

@@ -34,11 +34,13 @@ from luthien_litellm_hooks import (
 )
 from luthien_litellm_hooks.adapters.sse import SseDecoder, write_frame
 from luthien_litellm_hooks.assembler import BlockAssembler
+from luthien_litellm_hooks.egress import Parcel
 from luthien_litellm_hooks.errors import WireError
-from luthien_litellm_hooks.events import Chunk
+from luthien_litellm_hooks.events import Chunk, End, Finish, Start, StreamEvent
 from luthien_litellm_hooks.policies.all_caps import AllCaps, AllCapsConfig
 from luthien_litellm_hooks.policies.noop import NoOp
 from luthien_litellm_hooks.running_answer import WITHHELD_CALLS
+from luthien_litellm_hooks.way_out import WayOut
 from tests.support.messages import (
     JSON,
     Reading,
@@ -574,6 +576,19 @@ async def test_no_text_follows_a_call_that_a_policy_made() -> None:
     left = read(await deliver(CallsFirst(), [sse(*text_and())]))  # which is strict
     assert [block[0] for block in left.blocks] == ["call"]
     assert left.stop_reason == "tool_use"
+
+
+def test_an_answer_that_two_policies_end_has_one_end() -> None:
+    way_out = WayOut(adapter())
+
+    def ended() -> list[StreamEvent]:
+        parcel = Parcel(None)
+        parcel.add(Finish(reason="end_turn"), None)
+        parcel.add(End(), None)
+        return way_out.admit(parcel)
+
+    assert [type(event) for event in ended()] == [Start, Finish, End]
+    assert ended() == []
 
 
 @pytest.mark.parametrize("is_released", [True, False])
