@@ -348,6 +348,8 @@ class RunningAnswer:
             if is_cancelled():
                 raise
             raise PolicyError("something that the hook awaited was cancelled") from error
+        if is_cancelled():  # which the hook kept to itself
+            raise asyncio.CancelledError
 
     def _settle(self, hook: str, block: StreamBlock | None) -> None:
         """Drops what the hook has replaced by words of its own."""

@@ -3,7 +3,7 @@ becomes of a hook that cannot be stopped."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import anyio
@@ -174,6 +174,34 @@ async def test_no_hook_is_called_after_one_that_could_not_be_stopped() -> None:
     with anyio.fail_after(10):
         await policy.is_closed.wait()
     assert not policy.called
+
+
+@pytest.mark.parametrize("shape", ["alone", "first of a serial", "last of a serial", "a voter"])
+async def test_a_client_that_leaves_ends_a_hook_that_keeps_its_cancellation_to_itself(shape: str) -> None:
+    class Swallows(Policy):
+        def __init__(self) -> None:
+            self.is_called = asyncio.Event()
+
+        async def on_chunk_received(self, ctx: StreamingResponseContext) -> None:
+            self.is_called.set()
+            with suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+
+    policy, provider = Swallows(), Provider(CALL[:1], is_endless=True)
+    member = Member(policy, "swallows")
+    shapes = {
+        "alone": member,
+        "first of a serial": Serial([member, Member(NoOp(), "noop")]),
+        "last of a serial": Serial([Member(NoOp(), "noop"), member]),
+        "a voter": Parallel([member, Member(NoOp(), "noop")]),
+    }
+    stream = PolicyExecutor(shapes[shape]).run(provider.stream(), adapter(), context())
+    reading = asyncio.ensure_future(anext(stream))
+    with anyio.fail_after(10):
+        await policy.is_called.wait()
+        reading.cancel()
+        await asyncio.wait([reading])
+        await provider.is_closed.wait()
 
 
 @pytest.mark.usefixtures("stop_grace")
