@@ -46,6 +46,7 @@ class _ChoiceOut:
         self.numbers: dict[_Key, int] = {}  # of the calls, or on a framed wire of all blocks
         self.open: tuple[_Key, Frame] | None = None  # the open block, and what ends it
         self.ended: set[_Key] = set()  # on a wire whose blocks may overlap
+        self.headed: set[StreamBlock] = set()  # the calls that began with another piece than their head
         self.finish_reason: str | None = None
 
 
@@ -204,10 +205,11 @@ class WayOut:
     def _call(self, choice: _ChoiceOut, event: ToolCallDelta, block: StreamBlock | None) -> ToolCallDelta:
         """`event`, with the id and name of its call if it is the first piece of it to leave."""
         if isinstance(block, ToolCallStreamBlock):
-            if block in choice.numbers:
-                return event
+            if block in choice.numbers:  # a head that was held while its call began without it is not said again
+                return replace(event, id=None, name=None) if event.name and block in choice.headed else event
             choice.numbers[block] = choice.blocks if self._adapter.is_framed else choice.calls
             if not event.name:
+                choice.headed.add(block)
                 event = from_wire(replace(event, id=block.id, name=block.name, extra=dict(block.extra)), event.part)
         else:
             choice.has_made_call = True

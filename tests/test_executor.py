@@ -262,6 +262,19 @@ async def test_the_rest_of_a_call_whose_beginning_was_dropped_is_not_delivered_w
     assert [name for _, name, _ in delivered.calls] == ["g"], "only the first was dropped"
 
 
+async def test_a_head_that_is_released_after_its_call_began_is_not_said_again() -> None:
+    class HoldsTheHead(Policy):
+        async def on_tool_call_delta(self, ctx: StreamingResponseContext) -> None:
+            if ctx.delta:
+                await passthrough_last_chunk(ctx)
+
+        async def on_tool_call_complete(self, ctx: StreamingResponseContext) -> None:
+            await passthrough_accumulated_chunks(ctx)
+
+    items = [*call(0, "f", '{"a": ', "1}"), finish("tool_calls")]
+    assert Delivered.of(await deliver(HoldsTheHead(), items)).calls == [("call_0", "f", '{"a": 1}')]
+
+
 async def test_what_a_policy_sends_all_at_once_is_delivered_however_little_the_queue_takes() -> None:
     class Sends(Hold):
         async def on_content_complete(self, ctx: StreamingResponseContext) -> None:
