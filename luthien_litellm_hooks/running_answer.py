@@ -342,13 +342,14 @@ class RunningAnswer:
             self._ctx.observability.record_metric("luthien_policy_seconds", spent_ns / 1e9, labels)
 
     async def _await(self, hook: str) -> None:
+        was_cancelled = is_cancelled()  # before on_stream_closed, when the client has left
         try:
             await self._deadline.run(getattr(self._policy, hook)(self._ctx), self._abandon)
         except asyncio.CancelledError as error:
             if is_cancelled():
                 raise
             raise PolicyError("something that the hook awaited was cancelled") from error
-        if is_cancelled():  # which the hook kept to itself
+        if is_cancelled() and not was_cancelled:  # which the hook kept to itself
             raise asyncio.CancelledError
 
     def _settle(self, hook: str, block: StreamBlock | None) -> None:

@@ -2,7 +2,7 @@
 becomes of a hook that cannot be stopped."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -25,6 +25,7 @@ from luthien_litellm_hooks.executor import outcome_of
 from luthien_litellm_hooks.limits import EVENT_BYTES, MEMORY, HoldClock, Limits
 from luthien_litellm_hooks.panel import FEED_ITEMS
 from luthien_litellm_hooks.policies.noop import NoOp
+from luthien_litellm_hooks.telemetry import NoOpObservabilityContext
 from tests.support import messages
 from tests.support.chat import (
     Delivered,
@@ -202,6 +203,26 @@ async def test_a_client_that_leaves_ends_a_hook_that_keeps_its_cancellation_to_i
         reading.cancel()
         await asyncio.wait([reading])
         await provider.is_closed.wait()
+
+
+async def test_what_the_hooks_took_is_told_of_a_client_that_left_too() -> None:
+    class Closes(Policy):
+        async def on_content_delta(self, ctx: StreamingResponseContext) -> None:
+            await passthrough_last_chunk(ctx)
+
+        async def on_stream_closed(self, ctx: StreamingResponseContext) -> None:
+            await asyncio.sleep(0)
+
+    class Told(NoOpObservabilityContext):
+        def record_metric(self, name: str, value: float, labels: Mapping[str, str] | None = None) -> None:
+            told.append((name, (labels or {}).get("hook")))
+
+    told: list[tuple[str, str | None]] = []
+    ctx = PolicyContext("transaction-1", Request({}), observability=Told("transaction-1"))
+    stream = PolicyExecutor(Closes()).run(Provider([text("x")], is_endless=True).stream(), adapter(), ctx)
+    await anext(stream)
+    await stream.aclose()
+    assert told == [("luthien_policy_seconds", "on_content_delta")]
 
 
 @pytest.mark.usefixtures("stop_grace")
