@@ -13,8 +13,9 @@ from luthien_litellm_hooks.events import Chunk
 from luthien_litellm_hooks.limits import Limits
 from luthien_litellm_hooks.panel import Panel
 from luthien_litellm_hooks.policy.context import PolicyContext
-from luthien_litellm_hooks.running_answer import CLOSE_GRACE_S, Decode, Flush, RunningAnswer
+from luthien_litellm_hooks.running_answer import Decode, Flush, RunningAnswer
 from luthien_litellm_hooks.way_out import WayOut, is_whole
+from luthien_litellm_hooks.worker import CLOSE_GRACE_S
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from luthien_litellm_hooks.failures import OnPolicyError
 from luthien_litellm_hooks.policy.base import Policy
 from luthien_litellm_hooks.policy.context import PolicyContext
 from luthien_litellm_hooks.policy.selection import When
-from luthien_litellm_hooks.running_answer import OnPolicyError
 
 HOOK_TIMEOUT_S = 30.0
 Strategy = Literal["any_blocks", "majority", "unanimous", "first"]

@@ -20,6 +20,7 @@ from luthien_litellm_hooks.errors import (
     WireError,
 )
 from luthien_litellm_hooks.events import Chunk, Finish, StreamEvent, TextDelta, text_of
+from luthien_litellm_hooks.failures import OnPolicyError, failure_notice, note_failure
 from luthien_litellm_hooks.limits import DEFAULT_LIMITS, Limits
 from luthien_litellm_hooks.policy.base import Policy
 from luthien_litellm_hooks.policy.context import PolicyContext
@@ -27,15 +28,9 @@ from luthien_litellm_hooks.policy.in_stead import InStead
 from luthien_litellm_hooks.policy.request import Answer, Request
 from luthien_litellm_hooks.recorder import Outcome, TransactionRecorder
 from luthien_litellm_hooks.request_round import ask
-from luthien_litellm_hooks.running_answer import (
-    Decode,
-    Flush,
-    OnPolicyError,
-    failure_notice,
-    is_cancelled,
-    note_failure,
-)
+from luthien_litellm_hooks.running_answer import Decode, Flush
 from luthien_litellm_hooks.way_out import WayOut, is_whole
+from luthien_litellm_hooks.worker import is_cancelled
 
 logger = logging.getLogger("luthien_litellm_hooks")
 

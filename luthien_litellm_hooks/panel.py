@@ -9,7 +9,7 @@ from luthien_litellm_hooks.assembler import BlockAssembler
 from luthien_litellm_hooks.ballot import Ballot, Motion, Piece
 from luthien_litellm_hooks.composition import Member, Parallel
 from luthien_litellm_hooks.deadline import HookDeadline
-from luthien_litellm_hooks.egress import EgressQueue, Outbox, Parcel
+from luthien_litellm_hooks.egress import EgressQueue, Parcel
 from luthien_litellm_hooks.errors import (
     LimitExceededError,
     PolicyTimeoutError,
@@ -28,19 +28,12 @@ from luthien_litellm_hooks.events import (
     ToolCallStreamBlock,
     Usage,
 )
+from luthien_litellm_hooks.failures import note_failure
 from luthien_litellm_hooks.limits import MEMORY, Limits, size_of
+from luthien_litellm_hooks.outbox import Outbox
 from luthien_litellm_hooks.policy.context import PolicyContext
-from luthien_litellm_hooks.running_answer import (
-    CLOSE_GRACE_S,
-    WITHHELD_CALLS,
-    Decode,
-    Flush,
-    RunningAnswer,
-    close_stream,
-    note_failure,
-    read_items,
-    start_worker,
-)
+from luthien_litellm_hooks.running_answer import WITHHELD_CALLS, Decode, Flush, RunningAnswer
+from luthien_litellm_hooks.worker import CLOSE_GRACE_S, close_stream, read_items, start_worker
 
 FEED_ITEMS = 1000
 """How many items the quickest member may be ahead of the slowest."""

@@ -8,10 +8,10 @@ from pydantic import Field
 
 from luthien_litellm_hooks.composition import HOOK_TIMEOUT_S, Composition, Member, Parallel, Serial, Strategy
 from luthien_litellm_hooks.errors import ConfigError
+from luthien_litellm_hooks.failures import OnPolicyError
 from luthien_litellm_hooks.policy.base import Policy
 from luthien_litellm_hooks.policy.selection import When
 from luthien_litellm_hooks.policy_loading import COMPOSITIONS, config_model, load_policy
-from luthien_litellm_hooks.running_answer import OnPolicyError
 from luthien_litellm_hooks.validation import Section, validate
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]

@@ -8,10 +8,10 @@ from luthien_litellm_hooks.ballot import Vote
 from luthien_litellm_hooks.composition import Member, Parallel, Stage
 from luthien_litellm_hooks.deadline import run_apart
 from luthien_litellm_hooks.errors import PolicyBlockedError, PolicyError
+from luthien_litellm_hooks.failures import failure_notice, note_failure
 from luthien_litellm_hooks.policy.base import Policy
 from luthien_litellm_hooks.policy.context import PolicyContext
 from luthien_litellm_hooks.policy.request import Answer, Request
-from luthien_litellm_hooks.running_answer import failure_notice, note_failure
 
 Reply = Request | Answer | PolicyBlockedError
 

@@ -3,12 +3,11 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Sequence
-from typing import Literal
+from collections.abc import AsyncIterable, Awaitable, Callable, Sequence
 
 from luthien_litellm_hooks.assembler import BlockAssembler
 from luthien_litellm_hooks.deadline import HookDeadline
-from luthien_litellm_hooks.egress import Outbox, ParcelSink
+from luthien_litellm_hooks.egress import ParcelSink
 from luthien_litellm_hooks.errors import (
     LimitExceededError,
     PolicyBlockedError,
@@ -34,22 +33,20 @@ from luthien_litellm_hooks.events import (
     ToolCallStreamBlock,
     Usage,
 )
+from luthien_litellm_hooks.failures import OnPolicyError, failure_notice, note_failure, unread_notice
 from luthien_litellm_hooks.limits import Limits
+from luthien_litellm_hooks.outbox import Outbox
 from luthien_litellm_hooks.policy.base import Policy
 from luthien_litellm_hooks.policy.context import Engine, PolicyContext, StreamingResponseContext
 from luthien_litellm_hooks.policy.notices import NOTICE_MARK
+from luthien_litellm_hooks.worker import close_stream, is_cancelled, read_items, start_worker
 
 logger = logging.getLogger("luthien_litellm_hooks")
 
-OnPolicyError = Literal["block", "pass"]
 WITHHELD_CALLS = f"{NOTICE_MARK} The tool calls of this answer were withheld."
 Hook = Callable[[StreamingResponseContext], Awaitable[None]]
 Decode = Callable[[object], Sequence[Chunk]]
 Flush = Callable[[], Sequence[Chunk]]
-
-CLOSE_GRACE_S = 5.0
-"""How long a worker that is cancelled may take to clean up."""
-_workers: set[asyncio.Task[None]] = set()  # the event loop itself keeps only weak references
 
 
 class RunningAnswer:
@@ -399,70 +396,3 @@ _COMPLETE_HOOKS: dict[type[StreamBlock], str] = {
     ReasoningStreamBlock: "on_reasoning_complete",
     ToolCallStreamBlock: "on_tool_call_complete",
 }
-
-
-def failure_notice(ctx: PolicyContext) -> str:
-    """What a client is told when something of ours failed."""
-    return f"{NOTICE_MARK} This answer was stopped because a policy check failed (transaction {ctx.transaction_id})."
-
-
-def unread_notice(ctx: PolicyContext) -> str:
-    """What a client is told that reads again after it was given up."""
-    return f"{NOTICE_MARK} This answer was stopped because it was not read (transaction {ctx.transaction_id})."
-
-
-def note_failure(ctx: PolicyContext, policy: str, on_policy_error: str, hook: str, error: Exception) -> None:
-    """Tells the operator, and nobody else, how a policy failed."""
-    ctx.note_error(hook, error)
-    logger.error(
-        "transaction %s: policy %s failed in %s (on_policy_error: %s)",
-        ctx.transaction_id,
-        policy,
-        hook,
-        on_policy_error,
-        exc_info=error,
-    )
-
-
-def is_cancelled() -> bool:
-    """Whether it is this task that is cancelled, not something that it waits for."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
-
-
-def start_worker(work: Coroutine[None, None, None], transaction_id: str) -> asyncio.Task[None]:
-    """Runs `work` in a task that lives until it is done."""
-    task = asyncio.create_task(work, name=f"luthien-{transaction_id}")
-    _workers.add(task)
-    task.add_done_callback(_workers.discard)
-    return task
-
-
-async def read_items(stream: AsyncIterable[object], take: Callable[[object], Awaitable[bool]]) -> BaseException | None:
-    """Reads a provider's stream to its end, or until `take` wants no more, and returns the error that
-    it ended with."""
-    items = aiter(stream)
-    while True:
-        try:
-            raw = await anext(items)
-        except StopAsyncIteration:
-            return None
-        except asyncio.CancelledError as error:
-            if is_cancelled():
-                raise
-            return error
-        except Exception as error:
-            return error
-        if not await take(raw):
-            return None
-
-
-async def close_stream(stream: AsyncIterable[object]) -> None:
-    """Closes a provider's stream, if it can be closed."""
-    close = getattr(stream, "aclose", None)
-    if close is None:
-        return
-    try:
-        await close()
-    except Exception as error:
-        logger.warning("closing the provider's stream failed", exc_info=error)

@@ -213,6 +213,7 @@ class Streaming(RuleBasedStateMachine):
 
     @rule(seconds=st.sampled_from([1, HOOK_SECONDS, 31]))
     def time_passes(self, seconds: float) -> None:
+        self._take()
         if self.read is None and self.waited_s < PUT_SECONDS:
             self.waited_s += seconds
         self.run.loop.pass_time(seconds)

@@ -9,7 +9,7 @@ from litellm.proxy._types import UserAPIKeyAuth
 from litellm.proxy.common_request_processing import ProxyBaseLLMRequestProcessing
 
 from luthien_litellm_hooks.recorder import DefaultTransactionRecorder
-from luthien_litellm_hooks.running_answer import close_stream
+from luthien_litellm_hooks.worker import close_stream
 
 
 class PaidFor:

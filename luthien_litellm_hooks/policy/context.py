@@ -6,9 +6,9 @@ from typing import Any, Literal
 
 from luthien_litellm_hooks.assembler import StreamState
 from luthien_litellm_hooks.deadline import HookDeadline
-from luthien_litellm_hooks.egress import Outbox
 from luthien_litellm_hooks.events import StreamBlock, StreamEvent
 from luthien_litellm_hooks.limits import HoldClock
+from luthien_litellm_hooks.outbox import Outbox
 from luthien_litellm_hooks.policy.request import Answer, Request
 from luthien_litellm_hooks.recorder import NoOpTransactionRecorder, TransactionRecorder
 from luthien_litellm_hooks.telemetry import NoOpObservabilityContext, ObservabilityContext

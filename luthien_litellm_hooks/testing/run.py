@@ -22,12 +22,12 @@ from luthien_litellm_hooks.events import (
     ToolCallStreamBlock,
 )
 from luthien_litellm_hooks.executor import HOOK_TIMEOUT_S, PolicyExecutor
+from luthien_litellm_hooks.failures import OnPolicyError
 from luthien_litellm_hooks.hooks.routes import GOVERNED
 from luthien_litellm_hooks.policy.base import Policy
 from luthien_litellm_hooks.policy.context import Decision, PolicyContext
 from luthien_litellm_hooks.policy.request import Answer, Request
 from luthien_litellm_hooks.recorder import DefaultTransactionRecorder
-from luthien_litellm_hooks.running_answer import OnPolicyError
 from luthien_litellm_hooks.testing.answers import Answer as ScriptedAnswer
 from luthien_litellm_hooks.testing.answers import Say, Step
 from luthien_litellm_hooks.testing.routes import ROUTES, Route, RouteName
