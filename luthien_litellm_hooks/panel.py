@@ -189,12 +189,13 @@ class Panel:
             self._ballots[motion.block].note(seat.number, Piece(motion))
         if self.notice is not None or motion.has_left:
             return
-        passes = sum(number in motion.passed_by for number in self._voters)
         if isinstance(motion.event, _ENDING):
-            if passes == len(self._voters):
-                await self._end_choice(motion)
-        elif passes > len(self._voters) - self._needed and self._may_leave_now(motion):
+            await self._let_out_endings()
+        elif self._passes(motion) > len(self._voters) - self._needed and self._may_leave_now(motion):
             await self._let_out(motion)
+
+    def _passes(self, motion: Motion) -> int:
+        return sum(number in motion.passed_by for number in self._voters)
 
     def _may_leave_now(self, motion: Motion) -> bool:
         block = motion.block
@@ -205,6 +206,14 @@ class Panel:
     async def _let_out(self, motion: Motion) -> None:
         motion.has_left = True
         await self.outbox.let_out(motion.chunk, motion.event, motion.block)
+
+    async def _let_out_endings(self) -> None:
+        """Lets out, in the order that they came, those that all voters let out: one that has ended the
+        answer does so when the others may have already."""
+        for motion in list(self._motions.values()):
+            is_due = isinstance(motion.event, _ENDING) and not motion.has_left
+            if is_due and self._passes(motion) == len(self._voters):
+                await self._end_choice(motion)
 
     async def _end_choice(self, motion: Motion) -> None:
         if isinstance(motion.event, Finish):

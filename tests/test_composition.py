@@ -501,6 +501,18 @@ async def test_an_answer_ended_between_its_finish_and_its_end_still_ends_in_orde
     messages.check(messages.payloads(left))
 
 
+async def test_an_answer_that_one_ends_while_another_waits_for_the_client_ends_in_order() -> None:
+    class HasTheLastWord(Policy):
+        async def on_stream_complete(self, ctx: StreamingResponseContext) -> None:
+            raise AssertionError("the answer never is complete")
+
+    start, *_, ending, stop = [messages.sse(frame) for frame in messages.streamed(messages.message([]))]
+    stream = [start, messages.sse({"type": "ping"}), ending, stop, b"data: {\n\n"]
+    panel = PolicyExecutor(parallel("majority", NoOp(), HasTheLastWord()), max_items=1)
+    left = b"".join(await pull(panel.run(provide(stream), messages.adapter(), context())))
+    messages.check(messages.payloads(left))
+
+
 async def test_a_member_can_send_nothing_once_its_answer_is_over() -> None:
     class SaysMoreWhenClosed(Policy):
         async def on_stream_closed(self, ctx: StreamingResponseContext) -> None:
