@@ -346,8 +346,9 @@ class RunningAnswer:
             if is_cancelled():
                 raise
             raise PolicyError("something that the hook awaited was cancelled") from error
-        if is_cancelled() and not was_cancelled:  # which the hook kept to itself
-            raise asyncio.CancelledError
+        finally:
+            if is_cancelled() and not was_cancelled:  # which the hook may have kept to itself
+                raise asyncio.CancelledError
 
     def _settle(self, hook: str, block: StreamBlock | None) -> None:
         """Drops what the hook has replaced by words of its own."""

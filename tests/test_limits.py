@@ -18,6 +18,7 @@ from luthien_litellm_hooks import (
     StreamingResponseContext,
     passthrough_accumulated_chunks,
     passthrough_last_chunk,
+    send_text,
 )
 from luthien_litellm_hooks import deadline as deadline_module
 from luthien_litellm_hooks.composition import Composition, Member, Parallel, Serial
@@ -177,8 +178,9 @@ async def test_no_hook_is_called_after_one_that_could_not_be_stopped() -> None:
     assert not policy.called
 
 
+@pytest.mark.parametrize("then", ["returns", "fails", "refuses", "sends"])
 @pytest.mark.parametrize("shape", ["alone", "first of a serial", "last of a serial", "a voter"])
-async def test_a_client_that_leaves_ends_a_hook_that_keeps_its_cancellation_to_itself(shape: str) -> None:
+async def test_a_client_that_leaves_ends_a_hook_that_keeps_its_cancellation_to_itself(shape: str, then: str) -> None:
     class Swallows(Policy):
         def __init__(self) -> None:
             self.is_called = asyncio.Event()
@@ -187,6 +189,12 @@ async def test_a_client_that_leaves_ends_a_hook_that_keeps_its_cancellation_to_i
             self.is_called.set()
             with suppress(asyncio.CancelledError):
                 await asyncio.Event().wait()
+            if then == "fails":
+                raise RuntimeError
+            if then == "refuses":
+                raise PolicyBlockedError("no")
+            if then == "sends":
+                await send_text(ctx, "more")
 
     policy, provider = Swallows(), Provider(CALL[:1], is_endless=True)
     member = Member(policy, "swallows")
