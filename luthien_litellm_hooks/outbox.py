@@ -44,6 +44,10 @@ class Outbox:
         """Whether anything is held."""
         return bool(self._held)
 
+    def holds_of(self, choice: int) -> bool:
+        """Whether anything of `choice` is held."""
+        return any(block.choice == choice for block in self._held)
+
     async def let_out(self, chunk: Chunk, event: StreamEvent, block: StreamBlock | None = None) -> None:
         """Lets an event out that is not held; but not the rest of a call whose beginning was dropped."""
         if block in self._withheld or (self.is_touched and isinstance(event, Opaque) and event.repeats):

@@ -244,7 +244,7 @@ class RunningAnswer:
             self._finished.add(event.choice)
             self._ctx.choice = event.choice
             await self._call("on_finish_reason")
-            if not self._has_last_word:
+            if not self._must_wait(event):
                 await self._mind_withheld_calls(event.choice)
         await self._let_out_repeats()
         await self._let_out_in_order(chunk, event)
@@ -282,10 +282,16 @@ class RunningAnswer:
 
     async def _let_out_in_order(self, chunk: Chunk, event: StreamEvent) -> None:
         """Lets `event` out now, or, if it ends the answer, when the policy has had its last word."""
-        if self._has_last_word and (self._tail or isinstance(event, Finish)):
+        if self._must_wait(event):
             self._tail.append((chunk, event))
         else:
             await self.outbox.let_out(chunk, event)
+
+    def _must_wait(self, event: StreamEvent) -> bool:
+        """Nothing of a choice may follow its finish: not what is held, nor what may be said when all has come."""
+        if self._tail:
+            return True
+        return isinstance(event, Finish) and (self._has_last_word or self.outbox.holds_of(event.choice))
 
     async def _let_out_repeats(self) -> None:
         if not self.outbox.holds_any:

@@ -341,6 +341,19 @@ async def test_a_chunk_passed_before_it_is_judged_is_only_watched() -> None:
     assert "delta Content 'two'" in policy.calls
 
 
+async def test_what_is_let_out_when_the_finish_came_leaves_before_it() -> None:
+    class WaitsForTheUsage(Policy):
+        async def on_content_delta(self, ctx: StreamingResponseContext) -> None:
+            pass
+
+        async def on_chunk_received(self, ctx: StreamingResponseContext) -> None:
+            if ctx.ingress_state.finish_reason:
+                await passthrough_accumulated_chunks(ctx)
+
+    items = [text("a"), text("b"), finish(), chunk(usage=USAGE)]
+    assert [id(item) for item in await deliver(WaitsForTheUsage(), items)] == [id(item) for item in items]
+
+
 async def test_a_made_chunk_is_like_the_providers_and_says_no_finish() -> None:
     class Shout(Policy):
         async def on_content_delta(self, ctx: StreamingResponseContext) -> None:
