@@ -9,8 +9,15 @@ import pytest
 from litellm.litellm_core_utils.logging_worker import GLOBAL_LOGGING_WORKER
 from litellm.proxy import proxy_server
 
-from luthien_litellm_hooks import PolicyContext, Request, ToolCallStreamBlock
-from luthien_litellm_hooks.composition import members_of
+from luthien_litellm_hooks import (
+    Policy,
+    PolicyContext,
+    Request,
+    StreamingResponseContext,
+    ToolCallStreamBlock,
+    drop_block,
+)
+from luthien_litellm_hooks.composition import Member, Parallel, members_of
 from luthien_litellm_hooks.config import Bodies, build_executor, load_settings
 from luthien_litellm_hooks.events import Chunk, Finish, TextDelta, ToolCallDelta
 from luthien_litellm_hooks.executor import PolicyExecutor
@@ -20,6 +27,7 @@ from luthien_litellm_hooks.hooks.spend_logs import Logged, SpendLogs
 from luthien_litellm_hooks.policies.noop import NoOp
 from luthien_litellm_hooks.recorder import DefaultTransactionRecorder
 from luthien_litellm_hooks.transaction_record import MAX_TEXT_CHARACTERS, transaction_record
+from tests.support.chat import Delivered, deliver, finish, text
 
 POLICIES = (("noop", "1"), ("noop", "2"))
 
@@ -130,6 +138,29 @@ async def test_logging_waits_for_the_end_of_the_transaction() -> None:
     assert payload["metadata"]["spend_logs_metadata"] == {"own": 1, "luthien": record}
     assert payload["response"]["choices"][0]["message"]["content"] == "one flower"
     assert payload["response"]["usage"] == {"n": 1}
+
+
+async def test_logging_waits_for_the_votes_of_members_that_the_client_does_not_wait_for() -> None:
+    gate = asyncio.Event()
+
+    class Slow(Policy):
+        async def on_content_complete(self, ctx: StreamingResponseContext) -> None:
+            await gate.wait()
+            drop_block(ctx)
+
+        async def on_content_delta(self, ctx: StreamingResponseContext) -> None:
+            pass
+
+    ctx, recorder = transaction()
+    panel = Parallel((Member(NoOp(), "noop"), Member(Slow(), "slow")), "first")
+    delivered = Delivered.of(await deliver(panel, [text("one"), finish()], ctx))
+    assert (delivered.text, ctx.decisions) == ("one", [])
+    given = kwargs()
+    logging = asyncio.create_task(SpendLogs().complete(Logged(ctx, recorder, in_force(), None), given))
+    gate.set()
+    await logging
+    [decision] = given["litellm_params"]["metadata"]["spend_logs_metadata"]["luthien"]["decisions"]
+    assert decision["reason"] == "votes: 0: noop allow, 1: slow block"
 
 
 async def test_a_transaction_that_does_not_end_in_litellms_time_is_logged_unfinished(

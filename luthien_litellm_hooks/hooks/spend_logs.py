@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Generator
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -26,6 +27,7 @@ from luthien_litellm_hooks.hooks.ungoverned import path_of
 from luthien_litellm_hooks.policy.context import PolicyContext
 from luthien_litellm_hooks.recorder import AnswerRecord, DefaultTransactionRecorder, Outcome
 from luthien_litellm_hooks.transaction_record import transaction_record
+from luthien_litellm_hooks.worker import are_done
 
 logger = logging.getLogger("luthien_litellm_hooks")
 
@@ -84,10 +86,13 @@ class SpendLogs:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def complete(self, logged: Logged, kwargs: dict[str, Any]) -> None:
-        """Before LiteLLM logs an answer: waits until the transaction has ended. If it has not when
-        LiteLLM's own time for that is nearly up, the record says so: it has no outcome."""
+        """Before LiteLLM logs an answer: waits until the transaction has ended, and those of its policies
+        that the client does not wait for. If it has not when LiteLLM's own time for that is nearly up,
+        the record says so: it has no outcome, or not all votes."""
         logged.written.set()
-        if not await logged.kept.ended(GLOBAL_LOGGING_WORKER.timeout * _SHARE_OF_LITELLMS_TIME):
+        gives_up_at = time.monotonic() + GLOBAL_LOGGING_WORKER.timeout * _SHARE_OF_LITELLMS_TIME
+        has_ended = await logged.kept.ended(gives_up_at - time.monotonic())
+        if not (has_ended and await are_done(logged.context.workers, gives_up_at - time.monotonic())):
             logger.warning("transaction %s is logged unfinished", logged.context.transaction_id)
         self._write(logged, kwargs)
 

@@ -1,8 +1,10 @@
 """What hooks are given: one context for a request and its answer, and the view of a running answer."""
 
+import asyncio
 import time
 from dataclasses import dataclass
 from typing import Any, Literal
+from weakref import WeakSet
 
 from luthien_litellm_hooks.assembler import StreamState
 from luthien_litellm_hooks.deadline import HookDeadline
@@ -86,6 +88,8 @@ class PolicyContext:
         """How long policies have kept the transaction waiting; for the engine, not for policies."""
         self.is_voter = False
         """The policy is one of several that vote."""
+        self.workers: WeakSet[asyncio.Task[None]] = WeakSet()
+        """The tasks that work on the answer; for the engine, not for policies."""
         self._first: object = None
         self._of_members: dict[object, PolicyContext] = {}
 
