@@ -8,9 +8,9 @@ from luthien_litellm_hooks.errors import QueueFullError, StreamClosedError
 from luthien_litellm_hooks.events import Chunk, StreamBlock, StreamEvent
 from luthien_litellm_hooks.limits import DEFAULT_LIMITS, MEMORY, size_of
 
-UNREAD_PARCELS = 1
-"""How many parcels may wait for a reader that was given no turn since: a provider whose chunks are all there
-already gives it none."""
+READER_TURNS = 5
+"""How many turns of the event loop a reader gets to deliver what there is, before more is read of a provider whose
+chunks are all there already: LiteLLM and the server need a few for each item, and work on the next one delays it."""
 MAX_ITEMS = 10_000
 PUT_TIMEOUT_S = 30.0
 
@@ -59,8 +59,8 @@ class ParcelSink(Protocol):
         ...
 
     async def let_read(self) -> None:
-        """Gives the reader its turn, if there is something for it: a provider whose chunks are all
-        there already would leave it none."""
+        """Gives the reader time, if there is something for it: a provider whose chunks are all there
+        already would leave it none."""
         ...
 
     def close(self, error: BaseException | None = None) -> None:
@@ -124,9 +124,15 @@ class EgressQueue:
             self._append(parcel)
 
     async def let_read(self) -> None:
-        """Gives the reader its turn, if it has had none for some parcels."""
-        if len(self._parcels) > UNREAD_PARCELS:
+        """Gives the reader time to deliver what there is; one that is back for more needs none."""
+        for _ in range(READER_TURNS):
+            if self._is_wanted:
+                return
             await asyncio.sleep(0)
+
+    @property
+    def _is_wanted(self) -> bool:
+        return not self._parcels and self._reader is not None and not self._reader.done()
 
     def close(self, error: BaseException | None = None) -> None:
         """Ends the stream, with the provider's own error if there was one."""

@@ -128,6 +128,12 @@ class Account:
         """A chunk with these is let out: what is held of it, and what of it is yet to be judged."""
         self.out.update(mark for mark in marks if mark not in self.dropped)
 
+    def release_chunk(self, chunk: Chunk) -> None:
+        """What is let out of a call brings the head of the call along."""
+        choices = {event.choice for event in chunk.events if isinstance(event, ToolCallDelta)}
+        heads = [mark for block, head in self.heads.items() if block.choice in choices for mark in head]
+        self.release_marks([*marks_of(chunk), *heads])
+
     def drop(self, block: StreamBlock) -> None:
         self.dropped.update(mark for piece in self.held.pop(block, ()) for mark in piece)
         self.dropped -= self.out
@@ -247,7 +253,7 @@ async def _release_first(policy: Scripted, ctx: StreamingResponseContext) -> Non
 async def _release_chunk(policy: Scripted, ctx: StreamingResponseContext) -> None:
     chunk = get_last_ingress_chunk(ctx)
     if chunk is not None:
-        policy.account.release_marks(marks_of(chunk))
+        policy.account.release_chunk(chunk)
         await send_chunk(ctx, chunk)
 
 
