@@ -60,8 +60,10 @@ def _sample(proxy: MeasuredProxy, provider: Provider, route: Route, load: Load) 
     while not provider.marks.empty():  # of an answer that was broken
         provider.marks.get()
     began = proxy.cpu_s
-    answers = [Asked(proxy, route, load).read_all() for _ in range(load.repeats)]
-    proxy.settle()
+    answers: list[Received] = []
+    for _ in range(load.repeats):
+        answers.append(Asked(proxy, route, load).read_all())
+        proxy.settle()  # or what LiteLLM logs of an answer would delay the next
     cpu_s = (proxy.cpu_s - began) / load.repeats
     reads = median(len(answer.pieces) for answer in answers)
     if load.calls:
