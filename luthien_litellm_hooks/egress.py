@@ -126,12 +126,12 @@ class EgressQueue:
     async def let_read(self) -> None:
         """Gives the reader time to deliver what there is; one that is back for more needs none."""
         for _ in range(READER_TURNS):
-            if self._is_wanted:
+            if self._is_reader_waiting:
                 return
             await asyncio.sleep(0)
 
     @property
-    def _is_wanted(self) -> bool:
+    def _is_reader_waiting(self) -> bool:
         return not self._parcels and self._reader is not None and not self._reader.done()
 
     def close(self, error: BaseException | None = None) -> None:
