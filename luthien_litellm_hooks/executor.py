@@ -221,7 +221,6 @@ class PolicyExecutor:
             timeout_s = self.put_timeout_s if number == len(stages) else None  # only the last one feeds the client
             answer = Answering.start(stage, contexts, ctx, replace(source, put_timeout_s=timeout_s))
             answers.append(answer)
-            ctx.workers.add(answer.worker)
             source = replace(source, stream=hand_on(answer, adapter), decode=_as_it_is, flush=tuple)
         return answers
 

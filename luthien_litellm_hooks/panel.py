@@ -74,6 +74,8 @@ class Panel:
         self._ballots: dict[StreamBlock, Ballot] = {}
         self._waiting: set[int] = set()  # choices of which enough members object to something
         self._lock = asyncio.Lock()
+        self._voted = asyncio.Event()
+        ctx.polls.append(self._voted)
 
     @property
     def is_touched(self) -> bool:
@@ -98,6 +100,7 @@ class Panel:
             self.queue.close(None if self.notice is not None else error)
             for seat in self._seats:
                 await seat.running.ended.wait()
+            self._record_votes()
         finally:
             for worker in workers:
                 worker.cancel()
@@ -286,6 +289,9 @@ class Panel:
     # For the operator
 
     def _record_votes(self) -> None:
+        if self._voted.is_set():
+            return
+        self._voted.set()
         started_ns, decided = time.time_ns(), len(self._ctx.decisions)
         for block, ballot in self._ballots.items():
             ballot.close(range(len(self._seats)))

@@ -192,14 +192,9 @@ class DefaultTransactionRecorder(TransactionRecorder):
             }
             await self._emit("transaction.non_streaming_response_recorded", reasons)
 
-    async def ended(self, timeout_s: float) -> bool:
-        """Waits for the end, for at most so long; False if it did not come."""
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._ended.wait()
-        except TimeoutError:
-            return False
-        return True
+    async def wait_for_end(self) -> None:
+        """Returns when the transaction is over."""
+        await self._ended.wait()
 
     @property
     def milliseconds(self) -> float:

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine
 
 logger = logging.getLogger("luthien_litellm_hooks")
 
@@ -53,9 +53,3 @@ async def close_stream(stream: AsyncIterable[object]) -> None:
         await close()
     except Exception as error:
         logger.warning("closing the provider's stream failed", exc_info=error)
-
-
-async def are_done(workers: Iterable[asyncio.Task[None]], timeout_s: float) -> bool:
-    """Waits for `workers`, for at most so long in all; False if some still work."""
-    at_work = [worker for worker in workers if not worker.done()]
-    return not (at_work and (await asyncio.wait(at_work, timeout=timeout_s))[1])

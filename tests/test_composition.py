@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+import anyio
 import pytest
 
 from luthien_litellm_hooks import (
@@ -28,7 +29,6 @@ from luthien_litellm_hooks.policies.noop import NoOp
 from luthien_litellm_hooks.policy.selection import When
 from luthien_litellm_hooks.policy.tool_gate import ALLOW, ToolGatePolicy, Verdict
 from luthien_litellm_hooks.policy_spec import PolicySpec, load_composition
-from luthien_litellm_hooks.worker import are_done
 from tests.support import messages
 from tests.support.chat import (
     USAGE,
@@ -324,7 +324,8 @@ async def test_the_votes_on_a_full_answer_are_the_same(
 async def test_disagreement_is_recorded_and_agreement_to_pass_is_not() -> None:
     ctx = context()
     await deliver(parallel("first", NoOp(), NoDeletes()), ANSWER, ctx)
-    assert await are_done(ctx.workers, timeout_s=10)
+    with anyio.fail_after(10):
+        await ctx.polls[0].wait()
     (vote,) = [decision for decision in ctx.decisions if decision.policy == "parallel"]
     assert (vote.action, vote.reason) == ("allow", "votes: 0: NoOp allow, 1: NoDeletes block")
     assert vote.block is not None

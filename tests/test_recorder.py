@@ -208,10 +208,12 @@ async def test_events_tell_without_any_text(is_streamed: bool) -> None:
 async def test_the_first_ending_counts() -> None:
     observed = Watches()
     recorder = DefaultTransactionRecorder(observed)
-    assert not await recorder.ended(0)
+    ending = asyncio.create_task(recorder.wait_for_end())
+    await asyncio.sleep(0)
+    assert not ending.done()
     await recorder.finalize_streaming("blocked")
     await recorder.finalize_non_streaming("complete")
-    assert await recorder.ended(0)
+    await ending
     assert recorder.outcome == "blocked"
     assert len(observed.events) == 1
 

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import logging
-import time
 from collections.abc import Generator
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -27,7 +26,6 @@ from luthien_litellm_hooks.hooks.ungoverned import path_of
 from luthien_litellm_hooks.policy.context import PolicyContext
 from luthien_litellm_hooks.recorder import AnswerRecord, DefaultTransactionRecorder, Outcome
 from luthien_litellm_hooks.transaction_record import transaction_record
-from luthien_litellm_hooks.worker import are_done
 
 logger = logging.getLogger("luthien_litellm_hooks")
 
@@ -86,13 +84,14 @@ class SpendLogs:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def complete(self, logged: Logged, kwargs: dict[str, Any]) -> None:
-        """Before LiteLLM logs an answer: waits until the transaction has ended, and those of its policies
-        that the client does not wait for. If it has not when LiteLLM's own time for that is nearly up,
-        the record says so: it has no outcome, or not all votes."""
+        """Before LiteLLM logs an answer: waits until the transaction has ended, and for members of panels that
+        the client does not wait for. If it has not when LiteLLM's own time for that is nearly up, the
+        record says so: it has no outcome, or not all votes."""
         logged.written.set()
-        gives_up_at = time.monotonic() + GLOBAL_LOGGING_WORKER.timeout * _SHARE_OF_LITELLMS_TIME
-        has_ended = await logged.kept.ended(gives_up_at - time.monotonic())
-        if not (has_ended and await are_done(logged.context.workers, gives_up_at - time.monotonic())):
+        try:
+            async with asyncio.timeout(GLOBAL_LOGGING_WORKER.timeout * _SHARE_OF_LITELLMS_TIME):
+                await _wait_for_end(logged)
+        except TimeoutError:
             logger.warning("transaction %s is logged unfinished", logged.context.transaction_id)
         self._write(logged, kwargs)
 
@@ -160,6 +159,13 @@ class SpendLogs:
             _write_metadata(payload, record)
             if logged.kept.is_answer_changed and not _is_redacted(kwargs):
                 _write_answer(payload, logged.kept.egress)
+
+
+async def _wait_for_end(logged: Logged) -> None:
+    await logged.kept.wait_for_end()
+    if logged.kept.outcome != "client_disconnected":  # whose panels are told to stop when this is written
+        for poll in logged.context.polls:
+            await poll.wait()
 
 
 def stores_bodies(bodies: Bodies) -> bool:

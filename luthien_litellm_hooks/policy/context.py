@@ -4,7 +4,6 @@ import asyncio
 import time
 from dataclasses import dataclass
 from typing import Any, Literal
-from weakref import WeakSet
 
 from luthien_litellm_hooks.assembler import StreamState
 from luthien_litellm_hooks.deadline import HookDeadline
@@ -88,8 +87,8 @@ class PolicyContext:
         """How long policies have kept the transaction waiting; for the engine, not for policies."""
         self.is_voter = False
         """The policy is one of several that vote."""
-        self.workers: WeakSet[asyncio.Task[None]] = WeakSet()
-        """The tasks that work on the answer; for the engine, not for policies."""
+        self.polls: list[asyncio.Event] = []
+        """Each is set when all members of a panel have voted; for the engine, not for policies."""
         self._first: object = None
         self._of_members: dict[object, PolicyContext] = {}
 
