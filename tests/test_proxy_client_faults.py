@@ -167,6 +167,7 @@ def leave(setting: Setting, cell: Cell, id: str) -> Seconds:
         match fault.waits_for:
             case "provider":
                 gate.wait_reached()
+                tasks(setting.proxy)  # asked later than that, so the proxy has read what the provider wrote
             case "judge":
                 judge.asked.wait_for(asked + 1)
             case "end":

@@ -58,9 +58,7 @@ async def test_it_tells_what_was_delivered(route: RouteName, full: bool) -> None
 async def test_a_text_is_an_answer(route: RouteName, full: bool) -> None:
     outcome = await run_policy(AllCaps(), "hello", route=route, full=full)
     assert outcome.text == "HELLO"
-    assert (
-        len(outcome.chunks) == 1 if full or route == "gemini" else len(outcome.chunks) > 1
-    )  # whose bytes may be joined
+    assert (len(outcome.chunks) == 1) is full
 
 
 @each_mode
