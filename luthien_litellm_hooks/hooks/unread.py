@@ -37,7 +37,7 @@ class PaidFor:
             await cast(Any, ProxyBaseLLMRequestProcessing).finalize_streaming_generator_cleanup(
                 None,
                 self._request_data,
-                self._response,
+                _unwrapped(self._response),
                 client_disconnected=True,
                 user_api_key_dict=self._user,
                 proxy_logging_obj=cast(Any, proxy_server).proxy_logging_obj,
@@ -46,3 +46,10 @@ class PaidFor:
         connection: object = getattr(self._response, "response", None)
         if isinstance(connection, httpx.Response):
             await connection.aclose()
+
+
+def _unwrapped(response: object) -> object:
+    """The stream in LiteLLM's own wrapper, through which LiteLLM does not see on Python 3.12 and newer: there a
+    protocol's check no longer asks `__getattr__`."""
+    is_wrapped = type(response).__name__ == "_UpstreamStreamBoundary"
+    return getattr(response, "_source", response) if is_wrapped else response
