@@ -48,7 +48,7 @@ def _read_content(message: Mapping[str, Any], number: int) -> Iterator[tuple[Del
         yield ReasoningDelta(choice=number, text=reasoning), None
     if text := chat_parts.read_text(message):
         yield TextDelta(choice=number, text=text), None
-    for index, tool in enumerate(message.get("tool_calls", ())):
+    for index, tool in enumerate(chat_parts.tool_calls_of(message)):
         yield chat_parts.read_tool_call(tool, number, index), tool
     if "function_call" in message:
         yield chat_parts.read_function_call(message["function_call"], number), None

@@ -1,6 +1,6 @@
 """The parts of a chat message that streamed and full answers share: reasoning and tool calls."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
 from litellm.types.utils import (
@@ -77,6 +77,14 @@ def reasoning_fields(event: ReasoningDelta, came: Mapping[str, Any] | None) -> d
     return fields or {"reasoning_content": event.text}
 
 
+def tool_calls_of(fields: Mapping[str, Any]) -> Sequence[Any]:
+    """The entries of `tool_calls` in a delta's or message's fields: LiteLLM checks each of a list, and nothing else."""
+    calls: object = fields.get("tool_calls", ())
+    if not isinstance(calls, list | tuple):
+        raise WireError("the tool calls of a chat completion are no list")
+    return cast(Sequence[Any], calls)
+
+
 def read_tool_delta(tool: ToolDelta, choice: int) -> ToolCallDelta:
     """The event of one entry of a delta's `tool_calls`."""
     return _read_tool(tool, choice, tool.index)
@@ -89,6 +97,8 @@ def read_tool_call(tool: MessageToolCall, choice: int, index: int) -> ToolCallDe
 
 def read_function_call(call: FunctionCall, choice: int) -> ToolCallDelta:
     """The event of a `function_call`, of which an answer has one at most."""
+    if not isinstance(cast(object, call), FunctionCall):
+        raise WireError("the function call of a chat completion is none")
     return ToolCallDelta(choice=choice, name=call.name, arguments=call.arguments or "", form="legacy_function")
 
 

@@ -82,7 +82,7 @@ def _read_content(delta: Mapping[str, Any], number: int) -> Iterator[tuple[Delta
         yield ReasoningDelta(choice=number, text=reasoning), None
     if text := chat_parts.read_text(delta):
         yield TextDelta(choice=number, text=text), None
-    for tool in delta.get("tool_calls", ()):
+    for tool in chat_parts.tool_calls_of(delta):
         yield chat_parts.read_tool_delta(tool, number), tool
     if "function_call" in delta:
         yield chat_parts.read_function_call(delta["function_call"], number), None
