@@ -17,6 +17,7 @@ from luthien_litellm_hooks import (
     Request,
     StreamClosedError,
     StreamingResponseContext,
+    WireError,
     drop_block,
     get_last_ingress_chunk,
     passthrough_accumulated_chunks,
@@ -347,6 +348,12 @@ async def test_what_is_let_out_when_the_finish_came_leaves_before_it() -> None:
 
     items = [text("a"), text("b"), finish(), chunk(usage=USAGE)]
     assert [id(item) for item in await deliver(WaitsForTheUsage(), items)] == [id(item) for item in items]
+
+
+@pytest.mark.parametrize("delta", [{"tool_calls": True}, {"tool_calls": {"a": 1}}, {"function_call": "f"}], ids=str)
+def test_calls_that_are_none_are_the_wires_fault(delta: dict[str, Any]) -> None:
+    with pytest.raises(WireError):
+        adapter().decode(chunk(**delta))
 
 
 async def test_a_made_chunk_is_like_the_providers_and_says_no_finish() -> None:
