@@ -122,6 +122,7 @@ class BlockAssembler:
 
     def _open(self, of_choice: "_OpenBlocks", event: DeltaEvent | Frame) -> StreamBlock:
         block = of_choice.open(event)
+        block.place = len(self.state.blocks)
         self.state.blocks.append(block)
         self.state.current_block = of_choice.current = block
         return block

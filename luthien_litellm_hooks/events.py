@@ -188,13 +188,15 @@ class StreamBlock:
     """A part of an answer that policies judge as a whole.
 
     `choice` is the number of the answer it belongs to (0 unless the client asked for several),
+    `place` its number among the blocks of all choices, in the order in which they began,
     `is_complete` whether all of it came.
     """
 
-    __slots__ = ("_joined", "_pieces", "choice", "is_complete")
+    __slots__ = ("_joined", "_pieces", "choice", "is_complete", "place")
 
     def __init__(self, choice: int = 0) -> None:
         self.choice = choice
+        self.place = 0
         self.is_complete = False
         self._pieces: list[str] = []
         self._joined = ""

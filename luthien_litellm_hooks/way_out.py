@@ -42,6 +42,7 @@ class _ChoiceOut:
         self.is_apart = False  # of the text that left last
         self.has_made_call = False
         self.calls = 0
+        self.last_call = -1  # its place among the blocks that came
         self.blocks = 0
         self.numbers: dict[_Key, int] = {}  # of the calls, or on a framed wire of all blocks
         self.open: tuple[_Key, Frame] | None = None  # the open block, and what ends it
@@ -208,6 +209,7 @@ class WayOut:
             if block in choice.numbers:  # a head that was held while its call began without it is not said again
                 return replace(event, id=None, name=None) if event.name and block in choice.headed else event
             choice.numbers[block] = choice.blocks if self._adapter.is_framed else choice.calls
+            choice.last_call = block.place
             if not event.name:
                 choice.headed.add(block)
                 event = from_wire(replace(event, id=block.id, name=block.name, extra=dict(block.extra)), event.part)
@@ -318,7 +320,8 @@ def is_whole(chunk: Chunk, events: list[StreamEvent]) -> bool:
 
 def _may_speak(choice: _ChoiceOut, key: _Key) -> bool:
     """Not after a call, unless the provider does itself: a client that sends this back to it is refused."""
-    return not choice.calls or (key is not None and not choice.has_made_call)
+    is_providers_own = isinstance(key, StreamBlock) and key.place > choice.last_call and not choice.has_made_call
+    return not choice.calls or is_providers_own
 
 
 def _thread_of(event: StreamEvent, block: StreamBlock | None) -> _Thread | None:

@@ -608,6 +608,19 @@ async def test_a_call_whose_head_was_held_begins_once_and_whole(is_released: boo
     assert read(await deliver(HoldHead(), [raw])) == read(raw)
 
 
+async def test_no_text_follows_a_call_that_it_came_before() -> None:
+    class LetsTextOutLate(Policy):
+        async def on_content_delta(self, ctx: StreamingResponseContext) -> None:
+            pass
+
+        async def on_finish_reason(self, ctx: StreamingResponseContext) -> None:
+            await passthrough_accumulated_chunks(ctx)
+
+    came = message([{"type": "text", "text": "y"}, CALL])
+    left = read(await deliver(LetsTextOutLate(), [sse(*streamed(came))]))
+    assert left == reading({**came, "content": [CALL]})
+
+
 async def test_a_thought_that_was_emptied_leaves_no_block_in_a_full_answer() -> None:
     class Empty(SimplePolicy):
         async def on_response_reasoning(self, content: str, request: Request) -> str | None:
