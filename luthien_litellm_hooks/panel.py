@@ -71,6 +71,7 @@ class Panel:
         self._voters = range(len(parallel.voters))
         self._assembler = BlockAssembler(is_framed=is_framed)
         self._motions: dict[int, Motion] = {}
+        self._endings: list[Motion] = []  # of the motions those that end an answer, and have not left
         self._ballots: dict[StreamBlock, Ballot] = {}
         self._waiting: set[int] = set()  # choices of which enough members object to something
         self._lock = asyncio.Lock()
@@ -152,6 +153,8 @@ class Panel:
             motion = self._motions[id(event)] = Motion(chunk, event, block)
             if block is not None:
                 self._ballots.setdefault(block, Ballot(block)).motions.append(motion)
+            if isinstance(event, _ENDING):
+                self._endings.append(motion)
 
     def block_like(self, seat: "Seat", block: StreamBlock) -> StreamBlock:
         """The block here that is `block` to a member: all of them see the same blocks in one order."""
@@ -213,10 +216,10 @@ class Panel:
     async def _let_out_endings(self) -> None:
         """Lets out, in the order that they came, those that all voters let out: one that has ended the
         answer does so when the others may have already."""
-        for motion in list(self._motions.values()):
-            is_due = isinstance(motion.event, _ENDING) and not motion.has_left
-            if is_due and self._passes(motion) == len(self._voters):
+        for motion in self._endings:
+            if not motion.has_left and self._passes(motion) == len(self._voters):
                 await self._end_choice(motion)
+        self._endings = [motion for motion in self._endings if not motion.has_left]
 
     async def _end_choice(self, motion: Motion) -> None:
         if isinstance(motion.event, Finish):
