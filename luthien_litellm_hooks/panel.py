@@ -156,9 +156,9 @@ class Panel:
             if isinstance(event, _ENDING):
                 self._endings.append(motion)
 
-    def block_like(self, seat: "Seat", block: StreamBlock) -> StreamBlock:
+    def _own(self, block: StreamBlock) -> StreamBlock:
         """The block here that is `block` to a member: all of them see the same blocks in one order."""
-        return self._assembler.state.blocks[seat.running.state.blocks.index(block)]
+        return self._assembler.state.blocks[block.place]
 
     # What the members say
 
@@ -176,12 +176,12 @@ class Panel:
         if about is None:
             seat.words.append(piece)
         else:
-            self._ballots[self.block_like(seat, about)].note(seat.number, piece)
-            self._mind_objections(self.block_like(seat, about))
+            self._ballots[self._own(about)].note(seat.number, piece)
+            self._mind_objections(self._own(about))
 
     def object(self, seat: "Seat", block: StreamBlock) -> None:
         """A member withholds something of a block."""
-        own = self.block_like(seat, block)
+        own = self._own(block)
         self._ballots[own].objectors.add(seat.number)
         self._mind_objections(own)
 
@@ -232,8 +232,8 @@ class Panel:
             return
         for choice in dict.fromkeys(block.choice for block in self._ballots):
             await self._let_out_blocks(choice)
-        for motion in self._motions.values():
-            if not motion.has_left and isinstance(motion.event, _ENDING):
+        for motion in self._endings:
+            if not motion.has_left:
                 await self._let_out(motion)
 
     async def _let_out_blocks(self, choice: int) -> None:

@@ -331,16 +331,20 @@ class Streaming(RuleBasedStateMachine):
         makes_calls = any(mark[1] == "n" for policy in self.run.policies for mark in policy.account.made)
         if self.run.route == "messages" and makes_calls:
             return  # after which nothing may be said
-        came = [mark for item in self.promised for mark in marks_in(text_of(item)) if mark[1] in self._kept_kinds()]
+        promised = [mark for item in self.promised for mark in marks_in(text_of(item))]
+        kinds = self._kept_kinds(has_calls=any(mark[1] == "n" for mark in promised))
+        came = [mark for mark in promised if mark[1] in kinds]
         left = set(marks_in("".join(map(text_of, self.run.delivered))))
         lost = [mark for mark in came if self.run.may_leave(mark) and mark not in left]
         assert not lost, f"let out, and not delivered: {lost}"
 
-    def _kept_kinds(self) -> str:
+    def _kept_kinds(self, *, has_calls: bool) -> str:
         """The kinds of pieces that leave if they are let out at all: on messages what is let out later than
         a call that it came before does not."""
+        if self.run.route != "messages" or not has_calls:
+            return "tr"
         hooks = {hook for policy in self.run.policies for hook in policy.account.hooks}
-        return "".join(kind for kind in "tr" if self.run.route != "messages" or DELTA_HOOKS[kind] not in hooks)
+        return "".join(kind for kind in "tr" if DELTA_HOOKS[kind] not in hooks)
 
     def _is_as_it_came(self) -> bool:
         left, came = self.run.delivered, self.provider.came
