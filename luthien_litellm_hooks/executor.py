@@ -122,6 +122,8 @@ class PolicyExecutor:
         finally:
             if failure is not None:
                 await stop(answers[-1])
+            if _is_leaving(failure) and way_out.has_finished:
+                failure = None  # some clients do not wait for a stream to end when the answer has
             outcome, failure = outcome_of(ctx, failure), None  # its traceback holds this frame
             await ctx.recorder.finalize_streaming(outcome)
 
@@ -284,9 +286,7 @@ def _unsayable() -> WireError:
 def outcome_of(ctx: PolicyContext, failure: BaseException | None) -> Outcome:
     """How a transaction ended, of which `failure` is what its answer was broken off with."""
     errors = {decision.error for decision in ctx.decisions if decision.error is not None and not decision.is_vote}
-    if isinstance(failure, GeneratorExit) or "QueueFullError" in errors:
-        return "client_disconnected"
-    if isinstance(failure, asyncio.CancelledError) and is_cancelled():  # otherwise it is the provider's own
+    if isinstance(failure, GeneratorExit) or _is_leaving(failure) or "QueueFullError" in errors:
         return "client_disconnected"
     if failure is not None and not isinstance(failure, LuthienError):
         return "provider_error"
@@ -294,6 +294,11 @@ def outcome_of(ctx: PolicyContext, failure: BaseException | None) -> Outcome:
         return "timeout" if "PolicyTimeoutError" in errors else "policy_error"
     is_blocked = any(decision.action == "block" and not decision.is_vote for decision in ctx.decisions)
     return "blocked" if is_blocked else "complete"
+
+
+def _is_leaving(failure: BaseException | None) -> bool:
+    """Whether the client left while it waited for more; otherwise a cancellation is the provider's own."""
+    return isinstance(failure, asyncio.CancelledError) and is_cancelled()
 
 
 def _as_it_is(chunk: object) -> Sequence[Chunk]:

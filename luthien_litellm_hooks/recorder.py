@@ -213,10 +213,16 @@ class DefaultTransactionRecorder(TransactionRecorder):
     def _end(self, outcome: Outcome) -> bool:
         if self.outcome is not None:
             return False
-        self.outcome = "provider_error" if outcome == "complete" and self.ingress.has_failed else outcome
+        self.outcome = "provider_error" if self._has_provider_failed(outcome) else outcome
         self._end_time = time.monotonic()
         self._ended.set()
         return True
+
+    def _has_provider_failed(self, outcome: Outcome) -> bool:
+        """Clients leave as soon as they are told so, which may be before the stream has ended."""
+        if outcome == "client_disconnected":
+            return self.egress.has_failed
+        return outcome == "complete" and self.ingress.has_failed
 
     async def _emit(self, event: str, data: Mapping[str, object]) -> None:
         bodies = (

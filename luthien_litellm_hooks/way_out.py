@@ -69,6 +69,11 @@ class WayOut:
         self._is_cut = False
         self._is_over = False
 
+    @property
+    def has_finished(self) -> bool:
+        """Whether each choice that began has left to its finish."""
+        return bool(self._choices) and not self._unfinished()
+
     def encode(self, parcel: Parcel) -> Iterable[object]:
         """The items of the client's stream for `parcel`, which is closed by this."""
         chunk = parcel.chunk

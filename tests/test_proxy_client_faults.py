@@ -34,6 +34,7 @@ PIECE = 40_000
 MUCH = Say("".join(f"{number:07}".ljust(PIECE) for number in range(150)))
 """More than the sockets between provider and client take in; of equal chunks LiteLLM makes an error."""
 LAST: Mapping[RouteName, bytes] = {"chat": b"[DONE]", "messages": b"message_stop", "responses": b"response.completed"}
+FAILURE = b'event: error\ndata: {"type": "error", "error": {"type": "overloaded_error", "message": "busy"}}\n\n'
 TEXT = "Early words."
 WORDS, CALL, OTHER_CALL = Say(TEXT), Call("look", "{}", id="call_a"), Call("look", "{}", id="call_b")
 Steps = Callable[[Gate], Sequence[Step]]
@@ -242,6 +243,22 @@ def test_of_an_answer_that_was_read_to_its_end_all_is_paid_for(leavers: Leavers,
     left = leavers[Cell("at the last chunk", route)]
     assert left.record["outcome"] in ("complete", "client_disconnected")
     assert (left.row["prompt_tokens"], left.row["completion_tokens"]) == (11, 7)
+
+
+def test_a_client_that_leaves_when_it_is_told_of_the_providers_failure_has_not_ended_the_answer(
+    setting: Setting, postgres_url: str
+) -> None:
+    silence, key = setting.silence, setting.proxy.virtual_key()
+    silence.is_silent = silence.has_head = True
+    silence.first_words = FAILURE
+    with asking(setting.proxy, key, *Cell("told of a failure", "messages").request()) as client:
+        client.read_until(b"busy")
+        gone = len(silence.gone)
+        client.leave()
+    silence.gone.wait_for(gone + 1)
+    silence.is_silent, silence.first_words = False, b""
+    [row] = spend_logs(postgres_url, key, 1)
+    assert row["metadata"]["spend_logs_metadata"]["luthien"]["outcome"] == "provider_error"
 
 
 @dataclass(frozen=True)

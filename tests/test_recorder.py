@@ -192,6 +192,52 @@ async def test_the_providers_failure_and_a_client_that_leaves_are_endings_too() 
     assert recorder.egress.chunks == 1
 
 
+async def test_a_client_that_leaves_when_it_is_told_of_the_providers_failure_has_not_ended_the_answer() -> None:
+    failure = b'event: error\ndata: {"type": "error", "error": {"type": "overloaded_error", "message": "busy"}}\n\n'
+    started, *_ = [item async for item in ROUTES["messages"].stream(ANSWER, {})]
+
+    async def failing() -> AsyncIterator[Any]:
+        yield started
+        yield failure
+        await asyncio.Event().wait()
+
+    recorder = DefaultTransactionRecorder()
+    ctx = PolicyContext("t", Request({}), recorder=recorder)
+    stream = PolicyExecutor(NoOp()).run(failing(), GOVERNED["anthropic_messages"](ctx.request), ctx)
+    async for item in stream:
+        if item.endswith(failure):
+            break
+    await stream.aclose()
+    assert recorder.outcome == "provider_error"
+
+
+@pytest.mark.parametrize(("left_out", "outcome"), [(0, "complete"), (2, "client_disconnected")])
+async def test_a_client_that_leaves_when_it_has_got_all_has_not_ended_the_answer(left_out: int, outcome: str) -> None:
+    items = [item async for item in ROUTES["responses"].stream(ANSWER, {})]
+    items = items[: len(items) - left_out]
+    recorder = DefaultTransactionRecorder()
+    ctx = PolicyContext("t", Request({}), recorder=recorder)
+    got, has_all = [], asyncio.Event()
+
+    async def goes_on() -> AsyncIterator[Any]:
+        for item in items:
+            yield item
+        await asyncio.Event().wait()
+
+    async def read() -> None:
+        async for item in PolicyExecutor(NoOp()).run(goes_on(), GOVERNED["aresponses"](ctx.request), ctx):
+            got.append(item)
+            if len(got) == len(items):
+                has_all.set()
+
+    reading = asyncio.create_task(read())
+    await has_all.wait()
+    reading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    assert recorder.outcome == outcome
+
+
 @each_mode
 async def test_events_tell_without_any_text(is_streamed: bool) -> None:
     observed = Watches()

@@ -63,11 +63,12 @@ def asking(proxy: Proxy, key: str, path: str, body: Mapping[str, Any], **headers
 
 class SilentProvider:
     """The ASGI app of a provider that, when it `is_silent`, takes a request and says nothing until its caller
-    is gone, or no more than the head of an answer if it `has_head`; else it is `talking`. `asked` and `gone`
-    are the paths of the requests that it met with silence."""
+    is gone, or no more than the head of an answer if it `has_head`, and its `first_words`; else it is `talking`.
+    `asked` and `gone` are the paths of the requests that it met with silence."""
 
     def __init__(self, talking: ASGIApp) -> None:
         self.is_silent = self.has_head = False
+        self.first_words = b""
         self.asked: Log[str] = Log()
         self.gone: Log[str] = Log()
         self._talking = talking
@@ -80,6 +81,8 @@ class SilentProvider:
         if self.has_head:
             kind = b"text/event-stream" if body.get("stream") else b"application/json"
             await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", kind)]})
+            if self.first_words:
+                await send({"type": "http.response.body", "body": self.first_words, "more_body": True})
         self.asked.append(scope["path"])
         while (await receive())["type"] != "http.disconnect":
             pass
