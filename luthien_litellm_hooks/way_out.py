@@ -45,6 +45,7 @@ class _ChoiceOut:
         self.last_call = -1  # its place among the blocks that came
         self.blocks = 0
         self.numbers: dict[_Key, int] = {}  # of the calls, or on a framed wire of all blocks
+        self.spoken: set[_Key] = set()  # the blocks, on a framed wire, in which something was said
         self.open: tuple[_Key, Frame] | None = None  # the open block, and what ends it
         self.ended: set[_Key] = set()  # on a wire whose blocks may overlap
         self.headed: set[StreamBlock] = set()  # the calls that began with another piece than their head
@@ -240,9 +241,7 @@ class WayOut:
         elif isinstance(event, TextDelta | ReasoningDelta):
             if block not in choice.numbers or (block is None and not goes_on):
                 yield _begin(choice, Frame(choice=event.choice, role="begin", kind=kind or "text", index=-1), block)
-            elif isinstance(event, TextDelta) and event.is_apart:
-                event = _set_apart(event)
-            yield _numbered(event, choice.numbers[block])
+            yield _said(choice, event, block)
         elif isinstance(event, Frame) and block in choice.numbers:
             if event.role == "end":
                 choice.ended.add(block)
@@ -292,10 +291,7 @@ class WayOut:
                 return
             yield from _end(choice)
             yield _begin(choice, Frame(choice=event.choice, role="begin", kind=kind, index=-1), block)
-        elif isinstance(event, TextDelta) and event.is_apart:
-            event = _set_apart(event)
-        choice.has_text = choice.has_text or kind == "text"
-        yield _numbered(event, choice.numbers[block])
+        yield _said(choice, event, block)
 
     def _framed_call(
         self, choice: _ChoiceOut, event: ToolCallDelta, block: StreamBlock | None
@@ -339,6 +335,7 @@ def _thread_of(event: StreamEvent, block: StreamBlock | None) -> _Thread | None:
 def _begin(choice: _ChoiceOut, event: Frame, key: _Key) -> StreamEvent:
     number, choice.blocks = choice.blocks, choice.blocks + 1
     choice.numbers[key] = number
+    choice.spoken.discard(key)
     choice.open = key, Frame(choice=event.choice, role="end", kind=event.kind, index=number)
     return _numbered(event, number)
 
@@ -349,8 +346,12 @@ def _end(choice: _ChoiceOut) -> Iterator[StreamEvent]:
         choice.open = None
 
 
-def _set_apart(event: TextDelta) -> TextDelta:
-    return replace(event, text=f"\n\n{event.text}", is_apart=False)
+def _said(choice: _ChoiceOut, event: TextDelta | ReasoningDelta, key: _Key) -> StreamEvent:
+    """`event` in its block; after a blank line if it is apart from what was said in that before."""
+    if isinstance(event, TextDelta) and event.is_apart:
+        event = replace(event, text=f"\n\n{event.text}" if key in choice.spoken else event.text, is_apart=False)
+    choice.spoken.add(key)
+    return _numbered(event, choice.numbers[key])
 
 
 def _numbered(event: DeltaEvent | Frame, number: int) -> StreamEvent:

@@ -21,14 +21,20 @@ from luthien_litellm_hooks import (
     StreamingResponseContext,
     ToolCall,
     passthrough_last_chunk,
+    send_notice,
     send_text,
 )
 from luthien_litellm_hooks.composition import Composition, Member, Parallel, Serial, Strategy
+from luthien_litellm_hooks.hooks.routes import GOVERNED
 from luthien_litellm_hooks.policies.all_caps import AllCaps
 from luthien_litellm_hooks.policies.noop import NoOp
 from luthien_litellm_hooks.policy.selection import When
 from luthien_litellm_hooks.policy.tool_gate import ALLOW, ToolGatePolicy, Verdict
 from luthien_litellm_hooks.policy_spec import PolicySpec, load_composition
+from luthien_litellm_hooks.recorder import DefaultTransactionRecorder
+from luthien_litellm_hooks.testing.answers import Answer as ScriptedAnswer
+from luthien_litellm_hooks.testing.answers import Call, Say
+from luthien_litellm_hooks.testing.routes import ROUTES, RouteName
 from tests.support import messages
 from tests.support.chat import (
     USAGE,
@@ -172,6 +178,35 @@ async def test_a_notice_of_one_is_text_to_the_next() -> None:
     got = await delivered(serial(NoDeletes(), AllCaps()))
     assert got.text == "ONE SECRET\n\n[LUTHIEN] NO DELETIONS."
     assert got.calls == [READ]
+
+
+class Tells(Policy):
+    """Gives a notice in place of each text."""
+
+    async def on_content_delta(self, ctx: StreamingResponseContext) -> None:
+        pass
+
+    async def on_content_complete(self, ctx: StreamingResponseContext) -> None:
+        await send_notice(ctx, "No texts.")
+
+
+@pytest.mark.parametrize("route", ["messages", "responses"])
+@pytest.mark.parametrize(
+    ("policies", "blocks"),
+    [
+        ((NoDeletes(), NoOp()), ["one secret", "[luthien] No deletions."]),
+        ((NoOp(), NoDeletes()), ["one secret", "[luthien] No deletions."]),
+        ((Tells(), NoDeletes()), ["[luthien] No texts.", "[luthien] No deletions."]),
+    ],
+)
+async def test_a_notice_that_begins_a_block_has_no_blank_line_before_it(
+    route: RouteName, policies: Sequence[Policy], blocks: list[str]
+) -> None:
+    way, recorder = ROUTES[route], DefaultTransactionRecorder()
+    answer = ScriptedAnswer([Say("one secret"), Call("delete", "{}")])
+    ctx = PolicyContext("transaction-1", Request({"model": "m"}), recorder=recorder)
+    await pull(PolicyExecutor(serial(*policies)).run(way.stream(answer, {}), GOVERNED[way.call_type](ctx.request), ctx))
+    assert [block["text"] for block in recorder.egress.content()] == blocks
 
 
 @pytest.mark.parametrize(
