@@ -140,6 +140,22 @@ def test_the_demo_shows_each_step_and_nothing_that_a_terminal_obeys(tmp_path: Pa
     ]
 
 
+@pytest.mark.parametrize(
+    ("request_body", "asked"),
+    [
+        ({"messages": [{"role": "user", "content": [{"type": "text", "text": "hi"}]}], "system": "be kind"}, "hi"),
+        ({"input": "hi"}, "hi"),
+        ({"input": [{"role": "user", "content": "hi"}, {"type": "function_call_output", "output": "done"}]}, "done"),
+        ({}, "m"),
+    ],
+)
+def test_the_demo_shows_what_was_said_last(request_body: dict[str, Any], asked: str) -> None:
+    output = io.StringIO()
+    with LiveView(Console(file=output, width=60, highlight=False), "the heading") as view:
+        view.show(json.loads(event("transaction.request_recorded", final_model="m", final_request=request_body)))
+    assert output.getvalue().splitlines()[-1] == f"0123  asked  {asked}"
+
+
 def test_an_event_that_is_half_written_waits(tmp_path: Path) -> None:
     feed, line = Feed(tmp_path / "events"), event("demo.block", side="came", text="x")
     assert list(feed.take()) == []

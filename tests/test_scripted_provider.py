@@ -382,6 +382,23 @@ def test_last_user_message_counts(served: Served) -> None:
     assert served.message(messages=messages).content[0].text == "new"
 
 
+def test_after_its_tools_the_script_is_over(served: Served) -> None:
+    asked = {"role": "user", "content": 'call: look {"at": "it"}'}
+    called = served.chat(messages=[asked]).choices[0].message
+    [call] = called.tool_calls
+    told = {"role": "tool", "tool_call_id": call.id, "content": "green"}
+    assert served.chat(messages=[asked, called, told]).choices[0].message.content == "The tool said: green"
+
+    used = served.message(messages=[asked]).content
+    result = {"type": "tool_result", "tool_use_id": used[0].id, "content": "green"}
+    turns = [asked, {"role": "assistant", "content": used}, {"role": "user", "content": [result]}]
+    assert served.message(messages=turns).content[0].text == "The tool said: green"
+
+    [call] = served.openai.responses.create(model="m", input=[asked]).output
+    turns = [asked, call.model_dump(), {"type": "function_call_output", "call_id": call.call_id, "output": "green"}]
+    assert served.openai.responses.create(model="m", input=turns).output_text == "The tool said: green"
+
+
 @pytest.mark.parametrize(
     ("script", "steps"),
     [

@@ -13,6 +13,10 @@ from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias, cast
 
+from luthien_litellm_hooks.policy.request import Request
+from luthien_litellm_hooks.policy.request_texts import iter_texts
+from luthien_litellm_hooks.policy.turns import turn_of
+
 JSON: TypeAlias = dict[str, Any]
 
 SCRIPT_SIGNATURE = "scripted-signature"
@@ -160,7 +164,11 @@ def replay(raw: bytes) -> Iterator[Emission]:
 
 
 def answer_to(body: JSON) -> Answer:
-    """Read the last user message as a script; without script lines, repeat it."""
+    """Read the last user message as a script; without script lines, repeat it. After the tools that it had
+    called, say what they gave back."""
+    if turn_of(body) == "tool":
+        *_, result = ["", *(text.text for text in iter_texts(Request(body)) if text.role == "tool")]
+        return Answer([Say(f"The tool said: {result}")])
     message = _last_user_text(body.get("messages", []))
     return Answer(parse_script(message) or [Say(f"You said: {message}")])
 

@@ -11,6 +11,8 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
+from luthien_litellm_hooks.policy.request import Request
+from luthien_litellm_hooks.policy.request_texts import iter_texts
 from luthien_litellm_hooks.testing.watching import BLOCK, DECISION
 
 _STYLES = {"came": "yellow", "left": "green", "block": "red", "modify": "magenta", "error": "bold red"}
@@ -90,10 +92,10 @@ def _line(event: dict[str, Any]) -> Text | None:
 
 
 def _question(data: dict[str, Any]) -> str:
-    """What was asked last, of a conversation; else the model."""
-    request: dict[str, Any] = data.get("final_request") or {}
-    messages: list[dict[str, Any]] = request.get("messages") or []
-    return str(messages[-1].get("content") if messages else data["final_model"])
+    """What the user, or a tool, said last; else the model."""
+    texts = iter_texts(Request(data.get("final_request") or {}))
+    *_, last = [str(data["final_model"]), *(text.text for text in texts if text.role in ("user", "tool"))]
+    return last
 
 
 def _text(number: str, what: str, said: str, style: str) -> Text:
