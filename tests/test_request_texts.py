@@ -112,7 +112,7 @@ BODIES: dict[str, tuple[dict[str, Any], list[tuple[str, str]], list[str]]] = {
     "completions, tokens": ({"prompt": [[1, 2], [3]]}, [], []),
     "gemini": (
         {
-            "systemInstruction": {"parts": [{"text": "be brief"}]},
+            "systemInstruction": {"role": "user", "parts": [{"text": "be brief"}]},
             "contents": [
                 {"role": "user", "parts": [{"text": "look"}, {"inlineData": {"data": "text"}}]},
                 {

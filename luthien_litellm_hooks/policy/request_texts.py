@@ -118,7 +118,9 @@ def _role(part: Mapping[str, object], role: str) -> str:
     kind, own = part.get("type"), part.get("role")
     if isinstance(kind, str) and kind.endswith(_RESULT_ENDINGS):
         return "tool"
-    return _ROLES.get(own, own) if isinstance(own, str) else role
+    if role == "system" or not isinstance(own, str):  # Gemini CLI calls its system instruction a user's
+        return role
+    return _ROLES.get(own, own)
 
 
 def _map_source(source: dict[str, object], role: str, change: _Change) -> object:
