@@ -23,6 +23,7 @@ from luthien_litellm_hooks.cli import app
 from luthien_litellm_hooks.hooks.policy_routes import policy_routes
 from luthien_litellm_hooks.policy_loading import ENTRY_POINTS, config_model, load_policy
 from luthien_litellm_hooks.testing import Call, Say, run_policy
+from luthien_litellm_hooks.testing.routes import ROUTES
 from tests.support.pages import PAGES, Block, anchors, blocks, code_in_lines, commands, targets
 from tests.support.proxy import ROOT
 
@@ -85,10 +86,16 @@ def is_policy_of(module: ModuleType, value: object) -> bool:
 
 
 @each("toml")
-def test_each_entry_point_is_of_the_group_that_is_read(block: Block) -> None:
-    [(group, entries)] = tomllib.loads(block.text)["project"]["entry-points"].items()
-    assert group == ENTRY_POINTS
-    assert {entry.partition(":")[2] for entry in entries.values()} <= EXAMPLES.keys()
+def test_each_setting_in_toml_is_one_that_is_read(block: Block) -> None:
+    """An entry point, or a provider in the config of Codex."""
+    values = tomllib.loads(block.text)
+    for group, entries in values.get("project", {}).get("entry-points", {}).items():
+        assert group == ENTRY_POINTS
+        assert {entry.partition(":")[2] for entry in entries.values()} <= EXAMPLES.keys()
+    for name, provider in values.get("model_providers", {}).items():
+        assert values["model_provider"] == name
+        assert urlparse(f"{provider['base_url']}/{provider['wire_api']}").path == ROUTES["responses"].path
+    assert values.keys() & {"project", "model_providers"}
 
 
 @each("text")
