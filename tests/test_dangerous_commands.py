@@ -314,9 +314,21 @@ DANGEROUS = (
     "sudo su <<E\nrm -rf /\nE\n",
     "ls\r\nrm -rf /\r\n",
     "$(" * 70 + "rm -rf /" + ")" * 70,
+    "((kill -9 -1))",
+    "((((kill -9 -1))))",
+    "((x = 1, y)); (( $(rm -rf /) ))",
+    "if ((kill -9 -1)); then ls; fi",
 )
 
 HARMLESS = (
+    "((i++))",
+    "((count += 1)); ((count > 5)) && ls",
+    "(( (a + b) * 2 ))",
+    "((a && (b || c)))",
+    "((a = (b + 1)))",
+    "((x = a ? 1 : 2))",
+    "((flags & 1))",
+    "for ((i = 0; i < 3; i++)); do ls; done",
     "rm file.txt",
     "rm -f a b c",
     "rm -rf build",

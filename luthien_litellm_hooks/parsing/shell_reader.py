@@ -11,7 +11,7 @@ from luthien_litellm_hooks.parsing.shell_feeds import Input, printed_by, redirec
 from luthien_litellm_hooks.parsing.shell_model import Command, Redirect, Script, Word
 from luthien_litellm_hooks.parsing.shell_nodes import Redirections, parts_of_list
 from luthien_litellm_hooks.parsing.shell_runner import MAX_WORDS, Runner
-from luthien_litellm_hooks.parsing.shell_syntax import text_of
+from luthien_litellm_hooks.parsing.shell_syntax import is_whole, syntax_tree, text_of
 from luthien_litellm_hooks.parsing.shell_variables import assigned_values
 from luthien_litellm_hooks.parsing.shell_words import TooMuchError, Value, alternatives_of, plain_words, words_of
 
@@ -122,6 +122,8 @@ class ShellReader:
                 self._read_declaration(node)
             case "for_statement":
                 self._read_for(node)
+            case "compound_statement" if text_of(node).startswith("(("):
+                self._read_arithmetic(node)
             case _:
                 self._read_block(node)
 
@@ -137,6 +139,15 @@ class ShellReader:
                 self._read_children(node.children)
         else:
             self._read_children(node.children)
+
+    def _read_arithmetic(self, node: Node) -> None:
+        """`((...))`, which is arithmetic to bash, and to other shells a command in two subshells."""
+        self._read_children(node.children)
+        script = text_of(node)[2:-2]
+        root = syntax_tree(script)
+        if root is None or not root.has_error or is_whole(root):
+            with self._environment.isolated():
+                self._runner.run_script(script)
 
     def _read_children(self, children: Sequence[Node]) -> None:
         for child, following in pairwise((*children, None)):
