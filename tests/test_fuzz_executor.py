@@ -287,7 +287,7 @@ class Streaming(RuleBasedStateMachine):
     def _finish_reading(self) -> None:
         self.provider.give(len(self.provider.coming))
         self.provider.end(self.provider_error)
-        for _ in range(200):
+        for _ in range(1_000):  # a hook may take three rounds for each piece of an answer
             if self.is_over:
                 break
             self.run.makings.gate.set()
