@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from luthien_litellm_hooks.adapters import gemini_payload
 from luthien_litellm_hooks.adapters.gemini_payload import Json
-from luthien_litellm_hooks.adapters.sse import SseDecoder, SseFrame, write_frame
+from luthien_litellm_hooks.adapters.sse import SseDecoder, data_of, write_frame
 from luthien_litellm_hooks.errors import WireError
 from luthien_litellm_hooks.events import Chunk, Opaque, StreamEvent, from_wire
 
@@ -58,12 +58,13 @@ class GeminiAdapter:
             return fields
         return _copy(response, fields)
 
-    def _chunk(self, frame: SseFrame) -> Chunk:
-        if not frame.data:
-            return Chunk.from_wire(frame.raw, (from_wire(Opaque(), frame),))
-        payload = _payload(frame.data)
+    def _chunk(self, frame: bytes) -> Chunk:
+        data = data_of(frame)
+        if not data:
+            return Chunk.from_wire(frame, (from_wire(Opaque(), frame),))
+        payload = _payload(data)
         self._like = payload
-        return Chunk.from_wire(frame.raw, self._reader.read(payload))
+        return Chunk.from_wire(frame, self._reader.read(payload))
 
 
 def _payload(text: str) -> Json:

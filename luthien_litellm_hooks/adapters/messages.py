@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from luthien_litellm_hooks.adapters import messages_full
 from luthien_litellm_hooks.adapters.messages_parts import fields
 from luthien_litellm_hooks.adapters.messages_stream import MessageReader, MessageWriter
-from luthien_litellm_hooks.adapters.sse import SseDecoder, SseFrame
+from luthien_litellm_hooks.adapters.sse import SseDecoder
 from luthien_litellm_hooks.errors import WireError
 from luthien_litellm_hooks.events import Chunk, StreamEvent
 
@@ -35,16 +35,16 @@ class MessagesAdapter:
 
     def flush(self) -> Sequence[Chunk]:
         """A last frame that the provider did not end; it is ended, because others may follow it."""
-        return self._chunks([frame._replace(raw=frame.raw + b"\n\n") for frame in self._decoder.flush()])
+        return self._chunks([frame + b"\n\n" for frame in self._decoder.flush()])
 
-    def _chunks(self, frames: Sequence[SseFrame]) -> Sequence[Chunk]:
+    def _chunks(self, frames: Sequence[bytes]) -> Sequence[Chunk]:
         """The chunks up to a frame that cannot be read, which is an error only when they are out."""
         if self._error is not None:
             raise self._error
         chunks: list[Chunk] = []
         for frame in frames:
             try:
-                chunks.append(Chunk.from_wire(frame.raw, self._reader.read(frame)))
+                chunks.append(Chunk.from_wire(frame, self._reader.read(frame)))
             except WireError as error:
                 self._error = error
                 break

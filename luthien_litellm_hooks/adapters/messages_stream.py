@@ -19,7 +19,7 @@ from luthien_litellm_hooks.adapters.messages_parts import (
     text_of,
     write_call,
 )
-from luthien_litellm_hooks.adapters.sse import SseFrame, write_frame
+from luthien_litellm_hooks.adapters.sse import data_of, write_frame
 from luthien_litellm_hooks.errors import WireError
 from luthien_litellm_hooks.events import (
     End,
@@ -40,7 +40,8 @@ _DELTA_KINDS: dict[object, Kind] = {
     "thinking_delta": "reasoning",
     "input_json_delta": "tool_call",
 }
-_DELTA = '{"type":"content_block_delta","index":'
+_DELTA_EVENT = b"event: content_block_delta\ndata: "
+_DELTA = _DELTA_EVENT + b'{"type":"content_block_delta","index":'
 _NO_JSON = ("", "[DONE]")  # comments, and how some providers end every stream
 
 
@@ -50,14 +51,14 @@ class MessageReader:
     def __init__(self) -> None:
         self._kinds: dict[int, Kind] = {}
 
-    def read(self, frame: SseFrame) -> tuple[StreamEvent, ...]:
+    def read(self, frame: bytes) -> tuple[StreamEvent, ...]:
         """The events of `frame`. There is always at least one."""
         payload = _parse(frame)
         if payload.get("type") == "content_block_delta":
             return (self._read_delta(payload, _index(payload)),)
         return tuple(self._read_other(payload, frame))
 
-    def _read_other(self, payload: JSON, frame: SseFrame) -> Iterator[StreamEvent]:
+    def _read_other(self, payload: JSON, frame: bytes) -> Iterator[StreamEvent]:
         match payload.get("type"):
             case "message_start":
                 yield from_wire(Start(), payload)
@@ -71,9 +72,9 @@ class MessageReader:
             case "message_stop":
                 yield from_wire(End(), payload)
             case "error":
-                yield from_wire(Failure(), frame.raw)
+                yield from_wire(Failure(), frame)
             case _:
-                yield from_wire(Opaque(), frame.raw)
+                yield from_wire(Opaque(), frame)
 
     def _read_start(self, payload: JSON, index: int) -> Iterator[StreamEvent]:
         block = fields(payload.get("content_block"), "a content block")
@@ -97,24 +98,23 @@ class MessageReader:
         return from_wire(_delta_event(delta, brings, kind, index), payload)
 
 
-def _parse(frame: SseFrame) -> JSON:
-    if frame.data in _NO_JSON:
-        return {}
+def _parse(frame: bytes) -> JSON:
     try:
-        return fields(_read_json(frame.data), "a frame of a message")
+        return fields(_read_json(frame), "a frame of a message")
     except (ValueError, RecursionError) as error:
         raise WireError("a frame of a message was no JSON") from error
 
 
-def _read_json(text: str) -> object:
-    """What `text` says. orjson reads in a fifth of the time, but rounds integers beyond 64 bits and takes no half of a
+def _read_json(frame: bytes) -> object:
+    """What `frame` says. orjson reads in a fifth of the time, but rounds integers beyond 64 bits and takes no half of a
     surrogate pair: what may hold such numbers, the input of a call, and what it refuses are read by `json`."""
-    if not text.startswith(_DELTA):
-        return json.loads(text)
-    try:
-        return orjson.loads(text)
-    except ValueError:
-        return json.loads(text)
+    if frame.startswith(_DELTA):
+        try:
+            return orjson.loads(frame.removeprefix(_DELTA_EVENT))
+        except ValueError:
+            pass
+    data = data_of(frame)
+    return {} if data in _NO_JSON else json.loads(data)
 
 
 def _index(payload: JSON) -> int:

@@ -10,7 +10,7 @@ from litellm.llms.openai.responses.transformation import OpenAIResponsesAPIConfi
 from litellm.types.llms.openai import ResponsesAPIResponse
 from litellm.types.utils import ModelResponse, ModelResponseStream, TextCompletionResponse
 
-from luthien_litellm_hooks.adapters.sse import SseDecoder
+from luthien_litellm_hooks.adapters.sse import SseDecoder, data_of
 from luthien_litellm_hooks.testing import anthropic_wire, completions_wire, gemini_wire, openai_wire, responses_wire
 from luthien_litellm_hooks.testing.answers import JSON, Answer, Cut, Wait, replay
 from luthien_litellm_hooks.testing.provider import Wire
@@ -55,7 +55,7 @@ class Route:
 def _payloads(frame: bytes) -> list[JSON]:
     decoder = SseDecoder()
     frames = [*decoder.feed(frame), *decoder.flush()]
-    return [json.loads(frame.data) for frame in frames if frame.data and frame.data != "[DONE]"]
+    return [json.loads(data) for data in map(data_of, frames) if data and data != "[DONE]"]
 
 
 def _chat_items(frame: bytes) -> Sequence[object]:
