@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
-from luthien_litellm_hooks.assembler import BlockAssembler
+from luthien_litellm_hooks.assembler import RAW_CHUNKS_KEPT, BlockAssembler
 from luthien_litellm_hooks.errors import WireError
 from luthien_litellm_hooks.events import (
     Chunk,
@@ -75,37 +75,59 @@ class AnswerRecord:
 
     def __init__(self, max_characters: int = MAX_ANSWER_CHARACTERS) -> None:
         self.chunks = 0
-        self.is_truncated = False
-        self.has_failed = False
-        """The provider said so."""
+        self._new: list[Chunk] = []
+        self._has_failed = self._is_truncated = False
         self._left = max_characters
         self._assembler = BlockAssembler(is_framed=True)  # nothing is judged, so no block has to end early
 
     @property
+    def is_truncated(self) -> bool:
+        """Whether there is more than what is kept."""
+        self._read_new()
+        return self._is_truncated
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether the provider said so."""
+        self._read_new()
+        return self._has_failed
+
+    @property
     def finish_reason(self) -> str | None:
         """Why the answer ended, in the words of its wire."""
+        self._read_new()
         return self._assembler.state.finish_reason
-
-    def add(self, chunk: Chunk) -> None:
-        """Notes what a chunk says."""
-        self.chunks += 1
-        for event in chunk.events:
-            self._add(event)
 
     def content(self) -> list[dict[str, Any]]:
         """The blocks, in the order in which they began."""
+        self._read_new()
         return [_shown(block) for block in self._assembler.state.blocks]
 
+    def add(self, chunk: Chunk) -> None:
+        """Notes a chunk. What it says is read with that of others: between two chunks a process does so much else
+        that reading each by itself takes several times as long."""
+        self.chunks += 1
+        self._new.append(chunk)
+        if len(self._new) == RAW_CHUNKS_KEPT:  # which are kept anyway
+            self._read_new()
+
+    def _read_new(self) -> None:
+        new, self._new = self._new, []
+        for chunk in new:
+            for event in chunk.events:
+                self._add(event)
+
     def _add(self, event: StreamEvent) -> None:
-        self.has_failed = self.has_failed or isinstance(event, Failure)
+        if isinstance(event, Failure):
+            self._has_failed = True
         self._left -= len(text_of(event))
         if self._left < 0:
-            self.is_truncated = True
+            self._is_truncated = True
             return
         try:
             self._assembler.feed(event)
         except WireError:  # which ends the answer; nothing follows that could be noted
-            self.is_truncated = True
+            self._is_truncated = True
 
 
 _BROKEN_OFF = (None, "client_disconnected", "provider_error")
