@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from luthien_litellm_hooks.errors import WireError
 from luthien_litellm_hooks.events import (
-    DELTAS,
+    TEXTS,
     Chunk,
     ContentStreamBlock,
     DeltaEvent,
@@ -62,6 +62,8 @@ class Step(NamedTuple):
 
 
 _NOTHING = Step()
+_Thread = tuple[type[StreamEvent], int, int | None]
+"""What pieces of one text have in common: its kind, its choice and its number."""
 
 
 class BlockAssembler:
@@ -78,6 +80,8 @@ class BlockAssembler:
         self.state = StreamState()
         self._is_framed = is_framed
         self._choices: dict[int, _OpenBlocks] = {}
+        self._thread: _Thread | None = None  # of the text that the latest event was a piece of
+        self._more = _NOTHING  # what another piece of it does
 
     def begin(self, chunk: Chunk) -> None:
         """Notes that `chunk` came; its events follow, one by one, through `feed`."""
@@ -86,7 +90,16 @@ class BlockAssembler:
 
     def feed(self, event: StreamEvent) -> Step:
         """Takes one event in."""
-        if isinstance(event, DELTAS):
+        if isinstance(event, TEXTS):
+            thread = type(event), event.choice, event.index
+            if thread == self._thread and (block := self._more.block) is not None:
+                block.append(event.text)  # more of the text that came last, which ends nothing
+                return self._more
+            step = self._feed_delta(event)
+            self._thread, self._more = thread, Step(block=step.block)
+            return step
+        self._thread = None
+        if isinstance(event, ToolCallDelta):
             return self._feed_delta(event)
         if isinstance(event, Finish):
             self.state.finish_reason = event.reason

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import deque
+from collections.abc import Iterable
 from typing import Protocol
 
 from luthien_litellm_hooks.errors import QueueFullError, StreamClosedError
@@ -28,12 +29,20 @@ class Parcel:
 
     __slots__ = ("about", "blocks", "chunk", "events", "is_taken", "notice", "size")
 
-    def __init__(self, chunk: Chunk | None, notice: str | None = None, about: StreamBlock | None = None) -> None:
+    def __init__(
+        self,
+        chunk: Chunk | None,
+        events: Iterable[StreamEvent] = (),
+        block: StreamBlock | None = None,
+        *,
+        notice: str | None = None,
+        about: StreamBlock | None = None,
+    ) -> None:
         self.chunk = chunk
+        self.events = [*events]
+        self.blocks = [block] * len(self.events)
         self.notice = notice
         self.about = about
-        self.events: list[StreamEvent] = []
-        self.blocks: list[StreamBlock | None] = []
         self.is_taken = False
         self.size = 0
         """What it counts for in the memory of the process while it is in a queue."""
@@ -177,9 +186,9 @@ class EgressQueue:
         return parcel
 
     def _append(self, parcel: Parcel) -> None:
-        for event in parcel.events:
-            parcel.size += size_of(event)
-        MEMORY.taken += parcel.size
+        if self._parcels:  # the first may always wait
+            parcel.size = sum(map(size_of, parcel.events))
+            MEMORY.taken += parcel.size
         self._parcels.append(parcel)
         self._wake_reader()
 

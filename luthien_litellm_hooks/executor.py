@@ -195,11 +195,13 @@ class PolicyExecutor:
 
         def take_in(raw: object) -> Sequence[Chunk]:
             nonlocal came
+            is_counted = isinstance(raw, bytes)
             came += len(raw) if isinstance(raw, bytes) else 0
             chunks = decode(raw) if came <= limit else ()
             for chunk in chunks:
                 recorder.add_ingress_chunk(chunk)
-                came += 0 if isinstance(raw, bytes) else sum(len(text_of(event)) for event in chunk.events)
+                if not is_counted:
+                    came += sum(map(len, map(text_of, chunk.events)))
             if came > limit:
                 raise LimitExceededError(f"an answer brought {came} bytes (limits.max_stream_bytes: {limit})")
             return chunks

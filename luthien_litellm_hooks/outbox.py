@@ -60,7 +60,7 @@ class Outbox:
         if parcel is not None and parcel.chunk is chunk and not parcel.is_taken:
             parcel.add(event, block)
         else:
-            await self._put(chunk, event, block)
+            await self._put(Parcel(chunk, (event,), block))
 
     async def send(
         self, event: StreamEvent, block: StreamBlock | None = None, about: StreamBlock | None = None
@@ -72,7 +72,7 @@ class Outbox:
             self._changed.add(block)
             if block not in self._begun:
                 await self._begin(block)
-        await self._put(None, event, block, about)
+        await self._put(Parcel(None, (event,), block, about=about))
 
     def hold(self, chunk: Chunk, event: StreamEvent, block: StreamBlock) -> None:
         """Holds an event until its block is released or dropped. Raises `LimitExceededError`."""
@@ -150,13 +150,11 @@ class Outbox:
         """Ends the answer with `notice`; what is held is dropped."""
         self.drop_all()
         self.is_touched = True
-        self._queue.put_last(Parcel(None, notice))
+        self._queue.put_last(Parcel(None, notice=notice))
 
     def let_out_ending(self, chunk: Chunk, events: Iterable[StreamEvent]) -> None:
         """Lets out how an answer ends that was ended with a notice."""
-        parcel = Parcel(chunk)
-        for event in events:
-            parcel.add(event, None)
+        parcel = Parcel(chunk, events)
         if parcel.events:
             self._queue.put_last(parcel)
 
@@ -175,11 +173,7 @@ class Outbox:
             chunk, event = self._held.take_first(block)
             await self.let_out(chunk, event, block)
 
-    async def _put(
-        self, chunk: Chunk | None, event: StreamEvent, block: StreamBlock | None, about: StreamBlock | None = None
-    ) -> None:
-        parcel = Parcel(chunk, about=about)
-        parcel.add(event, block)
+    async def _put(self, parcel: Parcel) -> None:
         if not self._queue.put_nowait(parcel):
             with self._deadline.paused():
                 await self._queue.put(parcel)

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterable, Awaitable, Callable, Sequence
+from functools import partial
 
 from luthien_litellm_hooks.assembler import BlockAssembler
 from luthien_litellm_hooks.deadline import HookDeadline
@@ -82,14 +83,15 @@ class RunningAnswer:
         """What the answer was ended with; then nothing may follow but how answers end."""
         self.ended = asyncio.Event()
         """Nothing of the answer follows; the worker may still have to clean up."""
-        self._is_policy_out = False  # the policy failed and is to be passed over
         self._is_abandoned = False
         self._is_unread = False  # the client was given up
         self._untold_ns: dict[str, int] = {}  # what the hooks took of which nobody was told
         self._finished: set[int] = set()
         self._tail: list[tuple[Chunk, StreamEvent]] = []  # what must leave after on_stream_complete
         self._repeats: list[tuple[Chunk, StreamEvent]] = []  # what must wait for what is held
+        # Those of `Policy` let pass, which needs no call.
         self._own_hooks = frozenset(hook for hook in HOOKS if getattr(type(policy), hook) is not getattr(Policy, hook))
+        self._called = self._own_hooks  # none when the policy has failed and is to be passed over
         self._has_last_word = "on_stream_complete" in self._own_hooks
 
     @property
@@ -107,7 +109,7 @@ class RunningAnswer:
     async def _work(self, stream: AsyncIterable[object], decode: Decode, flush: Flush) -> None:
         error: BaseException | None = None
         try:
-            error = await read_items(stream, lambda raw: self._take(lambda: decode(raw)))
+            error = await read_items(stream, lambda raw: self._take(partial(decode, raw)))
             if self.notice is not None:
                 error = None  # the client has been told how this answer ends
             if error is None:
@@ -181,7 +183,7 @@ class RunningAnswer:
     async def _judge(self, chunk: Chunk) -> None:
         self._assembler.begin(chunk)
         self._engine.passes_chunk = False
-        if self._is_called("on_chunk_received"):
+        if "on_chunk_received" in self._called:
             await self._call("on_chunk_received")
         for event in chunk.events:
             if isinstance(event, DELTAS):
@@ -203,7 +205,7 @@ class RunningAnswer:
         if block is None:
             return
         hook = _DELTA_HOOKS[type(block)]
-        if not self._is_called(hook):
+        if hook not in self._called:
             await self.outbox.let_out(chunk, event, block)
             return
         if self._engine.passes_chunk:
@@ -223,10 +225,10 @@ class RunningAnswer:
         elif event.role == "detail":
             await self.outbox.let_out_detail(chunk, event, block)
         elif event.role == "end":
-            if not self._is_called(_COMPLETE_HOOKS[type(block)]):
+            if _COMPLETE_HOOKS[type(block)] not in self._called:
                 await self.outbox.release_empty(block)
             await self.outbox.let_out_end(chunk, event, block)
-        elif self._engine.passes_chunk or not self._is_called(_DELTA_HOOKS[type(block)]):
+        elif self._engine.passes_chunk or _DELTA_HOOKS[type(block)] not in self._called:
             await self.outbox.let_out(chunk, event, block)
         else:
             await self._hold(chunk, event, block)
@@ -302,7 +304,7 @@ class RunningAnswer:
     # One hook
 
     async def _call(self, hook: str, block: StreamBlock | None = None, delta: str | None = None) -> None:
-        if not self._is_called(hook):
+        if hook not in self._called:
             return
         self._ctx.block, self._ctx.delta = block, delta
         if block is not None:
@@ -373,21 +375,17 @@ class RunningAnswer:
         note_failure(self._ctx, self._ctx.policy_name, self._on_policy_error, hook, error)
         if self._on_policy_error == "block":
             raise PolicyError(f"{hook} failed") from error
-        self._is_policy_out = True
+        self._called = frozenset[str]()
         await self.outbox.release_all()
 
     async def _say_closed(self) -> None:
-        self._is_policy_out = False
+        self._called = self._own_hooks
         try:
             await self._call("on_stream_closed")
         except Exception as error:
             if not isinstance(error, PolicyError):
                 logger.warning("on_stream_closed failed", exc_info=error)
         self._tell_rest()
-
-    def _is_called(self, hook: str) -> bool:
-        """Whether the policy has its own `hook`; those of `Policy` let pass, which needs no call."""
-        return hook in self._own_hooks and not self._is_policy_out
 
 
 _ENDING = (Finish, Usage, End)

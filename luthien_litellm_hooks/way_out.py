@@ -78,17 +78,30 @@ class WayOut:
     def encode(self, parcel: Parcel) -> Iterable[object]:
         """The items of the client's stream for `parcel`, which is closed by this."""
         chunk = parcel.chunk
+        if chunk is not None and self._only_goes_on(parcel, chunk):
+            parcel.is_taken = True
+            return self._leave(chunk)
         # Some providers start a choice again with each chunk, which only a whole chunk may repeat.
         starts = [
             event for event in parcel.events if isinstance(event, Start) and self._choice(event.choice).has_started
         ]
         events = self.admit(parcel)
         if chunk is not None and chunk.raw is not None and is_whole(chunk, events):
-            self._note(chunk)
-            return self._repeating.pass_on(chunk) if self._repeating else (chunk.raw,)
+            return self._leave(chunk)
         events = [event for event in events if event not in starts]
         self._note(Chunk(tuple(events)))
         return self._adapter.encode(events, wire_of(chunk)) if events else ()
+
+    def _only_goes_on(self, parcel: Parcel, chunk: Chunk) -> bool:
+        """Whether it is nothing but more of what has just left as it came, like nearly all of a long answer."""
+        if chunk.raw is None or len(parcel.events) != 1 or len(chunk.events) != 1:
+            return False
+        thread = _thread_of(parcel.events[0], parcel.blocks[0])
+        return thread is not None and thread == self._thread
+
+    def _leave(self, chunk: Chunk) -> Iterable[object]:
+        self._note(chunk)
+        return self._repeating.pass_on(chunk) if self._repeating else (chunk.raw,)
 
     def admit(self, parcel: Parcel) -> list[StreamEvent]:
         """The events of `parcel` as they may leave; the same objects where nothing had to change."""

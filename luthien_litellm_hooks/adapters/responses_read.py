@@ -1,6 +1,6 @@
 """What events of the responses wire, and whole responses, say."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from pydantic import BaseModel
@@ -43,6 +43,7 @@ from luthien_litellm_hooks.events import (
     from_wire,
 )
 
+_PLACE = ("type", "output_index", "content_index", "summary_index", "item_id")
 _CALL_FIELDS = frozenset({"type", "status", "name", "call_id", "arguments", "input"})
 _Events = Iterator[StreamEvent]
 
@@ -63,6 +64,7 @@ class Reader:
         self._blocks = 0
         self._positions = 0
         self._has_started = False
+        self._thread: _Thread | None = None  # of the block that the latest unit brought a piece of
         self._readers: dict[str, Callable[[Any, int], _Events]] = {
             ITEM_ADDED: self._item_added,
             ITEM_DONE: self._item_done,
@@ -74,10 +76,13 @@ class Reader:
             **dict.fromkeys(PART_DONE, self._part_done),
         }
 
-    def read(self, raw: BaseModel) -> _Events:
+    def read(self, raw: BaseModel) -> Iterable[StreamEvent]:
         """The events of one unit of a stream."""
-        _check(raw)
         position, self._positions = self._positions, self._positions + 1
+        if self._thread is not None and self._thread.goes_on(raw):
+            return (self._piece(*self._thread.of, raw.__dict__["delta"], Origin(raw=raw, position=position)),)
+        self._thread = None
+        _check(raw)
         if self._fresh is not None and self._index_of(raw) != self._fresh.index:
             self._fresh.is_bare, self._fresh = True, None
         return self._readers.get(get(raw, "type"), self._other)(raw, position)
@@ -143,6 +148,7 @@ class Reader:
             part.announced = part.announced.removeprefix(piece)
             yield _frame("detail", item, part, origin)
         else:
+            self._thread = None if part.announced else _Thread(raw, item, part)
             yield self._piece(item, part, piece, origin)
 
     def _done(self, raw: BaseModel, position: int) -> _Events:
@@ -331,6 +337,20 @@ class Reader:
         else:
             event = (TextDelta if part.kind.brings == "text" else ReasoningDelta)(index=part.block, text=text)
         return from_wire(event, Origin(item, part, origin.raw, origin.position))
+
+
+class _Thread:
+    """Pieces of one block, one after the other: units that are alike but for the piece."""
+
+    def __init__(self, raw: BaseModel, item: Item, part: Part) -> None:
+        self.of = item, part
+        self._place = [raw.__dict__.get(name) for name in _PLACE]
+
+    def goes_on(self, raw: BaseModel) -> bool:
+        """Whether `raw` is the next of them, and brings something."""
+        said = raw.__dict__
+        delta = said.get("delta")
+        return isinstance(delta, str) and delta != "" and self._place == [said.get(name) for name in _PLACE]
 
 
 def _check(raw: BaseModel) -> None:

@@ -35,6 +35,7 @@ from luthien_litellm_hooks.adapters.responses_parts import (
 from luthien_litellm_hooks.errors import WireError
 from luthien_litellm_hooks.events import (
     DELTAS,
+    TEXTS,
     Finish,
     Frame,
     Opaque,
@@ -84,6 +85,8 @@ class Writer:
     def whole(self, events: Sequence[StreamEvent]) -> list[BaseModel]:
         """The units for all that one unit of the provider's said."""
         self._is_whole = True
+        if len(events) == 1 and (unit := self._go_on(events[0])) is not None:
+            return [unit]
         return [unit for event in events for unit in self._write(event)]
 
     def apart(self, events: Sequence[StreamEvent]) -> list[BaseModel]:
@@ -98,6 +101,17 @@ class Writer:
 
     def _output(self) -> list[Any]:
         return [final_item(out, out.base) for out in self._items]
+
+    def _go_on(self, event: StreamEvent) -> BaseModel | None:
+        """The unit of a piece of a text that has begun to leave, while all leaves as it came: as `_write` would."""
+        origin = event.part
+        if self._is_own or self._held_back or not isinstance(event, TEXTS) or not isinstance(origin, Origin):
+            return None
+        part, raw = self._blocks.get(event.index), origin.raw
+        if part is None or raw is None or origin.position != self._count or get(raw, "type") not in BY_DELTA:
+            return None
+        part.said.append(event.text)
+        return self._emit(raw)
 
     def _write(self, event: StreamEvent) -> _Units:
         origin = event.part if isinstance(event.part, Origin) else _NOTHING
