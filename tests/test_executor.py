@@ -26,6 +26,7 @@ from luthien_litellm_hooks import (
     send_text,
     send_tool_call,
 )
+from luthien_litellm_hooks.egress import EAGER_READS, MAX_AHEAD
 from luthien_litellm_hooks.policies.noop import NoOp
 from luthien_litellm_hooks.running_answer import WITHHELD_CALLS
 from tests.support.chat import (
@@ -166,7 +167,8 @@ async def test_a_chunk_that_carries_several_things_leaves_whole_when_all_of_it_p
 
 
 @pytest.mark.parametrize("turns", [0, 3])
-async def test_chunks_that_are_all_there_already_leave_before_the_next_are_judged(turns: int) -> None:
+async def test_chunks_that_are_all_there_already_do_not_wait_for_the_rest(turns: int) -> None:
+    """The first leave before the next are judged, later ones when a few are."""
     judged: list[str | None] = []
 
     class Watches(Policy):
@@ -174,13 +176,14 @@ async def test_chunks_that_are_all_there_already_leave_before_the_next_are_judge
             judged.append(ctx.delta)
             await passthrough_last_chunk(ctx)
 
-    items, ahead = [*[text("x") for _ in range(20)], finish()], list[int]()
+    items, ahead = [*[text("x") for _ in range(100)], finish()], list[int]()
     async for _ in PolicyExecutor(Watches()).run(provide(items), adapter(), context()):
         for _ in range(turns):  # that LiteLLM and the server need to deliver it
             await asyncio.sleep(0)
         ahead.append(len(judged) - len(ahead))
-    assert len(ahead) == 21
-    assert max(ahead) == 1
+    assert len(ahead) == 101
+    assert max(ahead[:EAGER_READS]) == 1
+    assert MAX_AHEAD <= max(ahead) <= MAX_AHEAD + 1  # and the one that leaves
 
 
 async def test_of_a_chunk_that_carries_several_things_only_what_is_let_out_leaves() -> None:
