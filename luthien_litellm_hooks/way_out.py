@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from operator import is_
+from typing import cast
 
 from luthien_litellm_hooks.adapters.base import Adapter, RepeatingAdapter
 from luthien_litellm_hooks.egress import Parcel
@@ -64,7 +65,8 @@ class WayOut:
     def __init__(self, adapter: Adapter, on_leave: Callable[[Chunk], None] | None = None) -> None:
         self._adapter = adapter
         self._on_leave = on_leave
-        self._repeating = adapter if isinstance(adapter, RepeatingAdapter) else None
+        # Not by `isinstance`, which for a protocol takes as long as all else that is set up for an answer.
+        self._repeating = cast(RepeatingAdapter, adapter) if hasattr(adapter, "pass_on") else None
         self._choices: dict[int, _ChoiceOut] = {}
         self._thread: _Thread | None = None  # of what left last
         self._is_cut = False

@@ -1,7 +1,7 @@
 """What the executor needs of a wire format."""
 
 from collections.abc import Iterable, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 from luthien_litellm_hooks.events import Chunk, StreamEvent
 
@@ -51,7 +51,6 @@ class Adapter(Protocol):
         ...
 
 
-@runtime_checkable
 class RepeatingAdapter(Adapter, Protocol):
     """The adapter of a wire that frames its blocks, lets them overlap, and says later again what
     it said before. So it must know all that has left."""

@@ -1,6 +1,6 @@
 """Chat completions as LiteLLM hands them to a plugin: `ModelResponseStream` chunks, `ModelResponse`."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from litellm.types.utils import ModelResponse, ModelResponseStream
 
@@ -12,21 +12,22 @@ from luthien_litellm_hooks.events import Chunk, Finish, StreamEvent
 class ChatAdapter:
     """The adapter of one chat completion.
 
-    `like` is what chunks are made like before the provider has sent one.
+    `own` makes what chunks are made like if the provider has sent none: few answers need it.
     """
 
     is_framed = False
     stop_reason = "stop"
     tool_reasons = ("tool_calls", "function_call")
 
-    def __init__(self, like: ModelResponseStream) -> None:
-        self._like = like
+    def __init__(self, own: Callable[[], ModelResponseStream]) -> None:
+        self._own = own
+        self._latest: ModelResponseStream | None = None
 
     def decode(self, raw: object) -> Sequence[Chunk]:
         """One chunk: every item of such a stream is whole."""
         if not isinstance(raw, ModelResponseStream):
             raise WireError(f"a chat stream brought a {type(raw).__name__}")
-        self._like = raw
+        self._latest = raw
         return (Chunk.from_wire(raw, tuple(chat_stream.read(raw))),)
 
     def flush(self) -> Sequence[Chunk]:
@@ -36,10 +37,10 @@ class ChatAdapter:
     def encode(self, events: Sequence[StreamEvent], of: Chunk | None) -> Iterable[object]:
         """One chunk for the rest of a chunk that came; a finish of a policy's own has its own."""
         if of is not None:
-            yield chat_stream.write(events, like=self._like_of(of))
+            yield chat_stream.write(events, like=self._like(of))
             return
         for group in _finish_apart(events):
-            yield chat_stream.write(group, like=self._like)
+            yield chat_stream.write(group, like=self._like(None))
 
     def split(self, response: object) -> Chunk:
         """The events of every choice, one delta a block."""
@@ -49,8 +50,12 @@ class ChatAdapter:
         """A copy of `response` with just `events`; its id, model and usage stay."""
         return chat_full.write(events, like=_full(response))
 
-    def _like_of(self, chunk: Chunk) -> ModelResponseStream:
-        return chunk.raw if isinstance(chunk.raw, ModelResponseStream) else self._like
+    def _like(self, chunk: Chunk | None) -> ModelResponseStream:
+        if chunk is not None and isinstance(chunk.raw, ModelResponseStream):
+            return chunk.raw
+        if self._latest is None:
+            self._latest = self._own()
+        return self._latest
 
 
 def _full(response: object) -> ModelResponse:

@@ -1,6 +1,6 @@
 """Responses as LiteLLM hands them to a plugin: events of `/v1/responses`, `ResponsesAPIResponse`."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from litellm.types.llms.openai import ResponsesAPIResponse
 from pydantic import BaseModel
@@ -14,16 +14,16 @@ from luthien_litellm_hooks.events import Chunk, Finish, StreamEvent
 class ResponsesAdapter:
     """The adapter of one response.
 
-    `like` is what a response is made like before the provider has sent one.
+    `own` makes what a response is made like if the provider has sent none: few answers need it.
     """
 
     is_framed = True
     stop_reason = "completed"
     tool_reasons = ("completed",)
 
-    def __init__(self, like: ResponsesAPIResponse) -> None:
+    def __init__(self, own: Callable[[], ResponsesAPIResponse]) -> None:
         self._reader = Reader()
-        self._writer = Writer(like)
+        self._writer = Writer(own)
 
     def decode(self, raw: object) -> Sequence[Chunk]:
         """One chunk; without events if it is about an action that is not whole yet."""
@@ -51,7 +51,7 @@ class ResponsesAdapter:
     def join(self, response: object, events: Sequence[StreamEvent]) -> object:
         """A copy of `response` with just `events`; its id, model and usage stay."""
         like = _full(response)
-        writer = Writer(like)
+        writer = Writer(lambda: like)
         writer.apart(events)
         changes: dict[str, object] = {}
         reason = next((event.reason for event in events if isinstance(event, Finish)), None)

@@ -1,6 +1,6 @@
 """Units of the responses wire, and the output of a response, that say just what was let out."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
@@ -63,14 +63,15 @@ class _HeldBack:
 
 
 class Writer:
-    """Writes one answer.
+    """Writes one answer; `own` makes what it is like if none came.
 
     As long as all that came leaves as it came, so do its units: the very objects. From the first
     unit on that does not, numbers are ours, and what repeats the answer repeats what left of it.
     """
 
-    def __init__(self, like: ResponsesAPIResponse) -> None:
-        self._like = like
+    def __init__(self, own: Callable[[], ResponsesAPIResponse]) -> None:
+        self._own = own
+        self._begun: Any = None  # the response as its first unit has it
         self._items: list[ItemOut] = []
         self._latest: dict[Item, ItemOut] = {}
         self._held_back: dict[Item, _HeldBack] = {}
@@ -134,13 +135,17 @@ class Writer:
 
     def _start(self, origin: Origin) -> _Units:
         if origin.raw is None:
-            response = self._like.model_copy(update={"status": "in_progress", "output": []})
+            response = self._like().model_copy(update={"status": "in_progress", "output": []})
             yield self._make("response.created", response=response)
             return
         number = (origin.raw.model_extra or {}).get("sequence_number")
         self._has_numbers = isinstance(number, int)
-        self._like = get(origin.raw, "response") or self._like
+        self._begun = get(origin.raw, "response")
         yield self._without_output(origin.raw)
+
+    def _like(self) -> Any:
+        self._begun = self._begun or self._own()
+        return self._begun
 
     def _without_output(self, raw: BaseModel) -> BaseModel:
         response = get(raw, "response")
@@ -157,7 +162,7 @@ class Writer:
         for out in self._items:
             out.base = origin.finals.get(out.item, out.base) if out.item is not None else out.base
         if raw is None:
-            response = changed(self._like, status=event.reason, output=self._output())
+            response = changed(self._like(), status=event.reason, output=self._output())
             yield self._make(f"response.{event.reason}", response=response)
         else:
             yield self._emit(raw, response=self._response(get(raw, "response")))

@@ -18,6 +18,7 @@ from luthien_litellm_hooks.hooks.probe import nonce_of
 from luthien_litellm_hooks.hooks.request_data import (
     answer_instead,
     gemini_in_stead,
+    read_body,
     read_identity,
     read_request,
     write_request,
@@ -102,7 +103,7 @@ class Governing:
             result = await in_force.executor.on_request(context)
         except PolicyBlockedError as blocked:
             result = blocked
-        came = read_request(data).body  # the policy may have changed its own copy in place
+        came = read_body(data)  # the policy may have changed its own copy in place
         final = result.body if isinstance(result, Request) else came
         if not recorder.original_request or recorder.final_request != final:
             await recorder.record_request(recorder.original_request or came, final)

@@ -28,8 +28,12 @@ _SCALARS = (str, int, float, type(None))
 def read_request(data: dict[str, Any]) -> Request:
     """What the client sent, as it stands now, copied: LiteLLM's own keys in `data` are left out, and
     the headers that carry credentials."""
-    body = {key: _copied(data[key]) for key in _client_keys(data)}
-    return Request(body, route=path_of(data) or "", headers=_headers(data))
+    return Request(read_body(data), route=path_of(data) or "", headers=_headers(data))
+
+
+def read_body(data: dict[str, Any]) -> dict[str, Any]:
+    """The body of what the client sent, as `read_request` copies it."""
+    return {key: _copied(data[key]) for key in _client_keys(data)}
 
 
 def write_request(data: dict[str, Any], final: Request) -> None:

@@ -21,7 +21,7 @@ from luthien_litellm_hooks.policy.request import Request
 
 
 def _chat(request: Request) -> Adapter:
-    return ChatAdapter(like=ModelResponseStream(id=f"chatcmpl-{uuid.uuid4()}", model=request.model))
+    return ChatAdapter(lambda: ModelResponseStream(id=f"chatcmpl-{uuid.uuid4()}", model=request.model))
 
 
 def _completions(request: Request) -> Adapter:
@@ -37,8 +37,11 @@ def _messages(request: Request) -> Adapter:
 
 
 def _responses(request: Request) -> Adapter:
-    like = ResponsesAPIResponse(id=f"resp_{uuid.uuid4().hex}", created_at=int(time.time()), output=[])
-    return ResponsesAdapter(like=like.model_copy(update={"object": "response", "model": request.model}))
+    def own() -> ResponsesAPIResponse:
+        like = ResponsesAPIResponse(id=f"resp_{uuid.uuid4().hex}", created_at=int(time.time()), output=[])
+        return like.model_copy(update={"object": "response", "model": request.model})
+
+    return ResponsesAdapter(own)
 
 
 _ROUTES: Mapping[str, tuple[tuple[str, ...], Callable[[Request], Adapter]]] = MappingProxyType(

@@ -96,7 +96,7 @@ async def provide(items: Iterable[Any]) -> AsyncIterator[Any]:
 
 
 def adapter() -> ChatAdapter:
-    return ChatAdapter(like=ModelResponseStream(id="chatcmpl-own", model="own"))
+    return ChatAdapter(lambda: ModelResponseStream(id="chatcmpl-own", model="own"))
 
 
 def context(**body: Any) -> PolicyContext:

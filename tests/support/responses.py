@@ -42,7 +42,7 @@ def parse(payload: dict[str, Any]) -> Any:
 
 
 def adapter() -> ResponsesAdapter:
-    return ResponsesAdapter(like=ResponsesAPIResponse(id="resp_own", created_at=1, model="own", output=[]))
+    return ResponsesAdapter(lambda: ResponsesAPIResponse(id="resp_own", created_at=1, model="own", output=[]))
 
 
 def plain(unit: Any) -> dict[str, Any]:
