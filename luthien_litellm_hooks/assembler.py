@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from luthien_litellm_hooks.errors import WireError
 from luthien_litellm_hooks.events import (
+    DELTAS,
     TEXTS,
     Chunk,
     ContentStreamBlock,
@@ -25,6 +26,7 @@ from luthien_litellm_hooks.events import (
     TextDelta,
     ToolCallDelta,
     ToolCallStreamBlock,
+    text_of,
 )
 
 RAW_CHUNKS_KEPT = 8
@@ -63,7 +65,7 @@ class Step(NamedTuple):
 
 _NOTHING = Step()
 _Thread = tuple[type[StreamEvent], int, int | None]
-"""What pieces of one text have in common: its kind, its choice and its number."""
+"""What pieces of one block have in common: its kind, its choice and its number."""
 
 
 class BlockAssembler:
@@ -80,7 +82,7 @@ class BlockAssembler:
         self.state = StreamState()
         self._is_framed = is_framed
         self._choices: dict[int, _OpenBlocks] = {}
-        self._thread: _Thread | None = None  # of the text that the latest event was a piece of
+        self._thread: _Thread | None = None  # of the block that the latest event was a piece of
         self._more = _NOTHING  # what another piece of it does
 
     def begin(self, chunk: Chunk) -> None:
@@ -90,16 +92,26 @@ class BlockAssembler:
 
     def feed(self, event: StreamEvent) -> Step:
         """Takes one event in."""
+        thread = self._thread_of(event)
+        if thread is not None and thread == self._thread and (block := self._more.block) is not None:
+            block.append(text_of(event))
+            return self._more
+        step = self._feed(event)
+        self._thread = thread
+        if thread is not None:
+            self._more = Step(block=step.block)
+        return step
+
+    def _thread_of(self, event: StreamEvent) -> _Thread | None:
+        """What `event` has in common with more of the same, which is of the same block and ends no other."""
         if isinstance(event, TEXTS):
-            thread = type(event), event.choice, event.index
-            if thread == self._thread and (block := self._more.block) is not None:
-                block.append(event.text)  # more of the text that came last, which ends nothing
-                return self._more
-            step = self._feed_delta(event)
-            self._thread, self._more = thread, Step(block=step.block)
-            return step
-        self._thread = None
-        if isinstance(event, ToolCallDelta):
+            return type(event), event.choice, event.index
+        if not (self._is_framed and isinstance(event, ToolCallDelta)) or event.id or event.name or event.extra:
+            return None
+        return ToolCallDelta, event.choice, event.index
+
+    def _feed(self, event: StreamEvent) -> Step:
+        if isinstance(event, DELTAS):
             return self._feed_delta(event)
         if isinstance(event, Finish):
             self.state.finish_reason = event.reason
@@ -143,15 +155,16 @@ class BlockAssembler:
     def _of(self, choice: int) -> "_OpenBlocks":
         found = self._choices.get(choice)
         if found is None:
-            found = self._choices[choice] = _OpenBlocks(choice)
+            found = self._choices[choice] = _OpenBlocks(choice, is_framed=self._is_framed)
         return found
 
 
 class _OpenBlocks:
     """The open blocks of one choice: any number of calls, of text or reasoning usually one at most."""
 
-    def __init__(self, choice: int) -> None:
+    def __init__(self, choice: int, *, is_framed: bool) -> None:
         self.choice = choice
+        self._is_framed = is_framed
         self.current: StreamBlock | None = None
         self._texts: list[StreamBlock] = []  # one at most, unless the wire frames its blocks
         self._calls: list[ToolCallStreamBlock] = []
@@ -202,7 +215,7 @@ class _OpenBlocks:
 
     def append(self, block: StreamBlock, event: DeltaEvent) -> None:
         _append(block, event)
-        if isinstance(event, ToolCallDelta) and isinstance(block, ToolCallStreamBlock):
+        if isinstance(event, ToolCallDelta) and isinstance(block, ToolCallStreamBlock) and not self._is_framed:
             self._ends[block].feed(event.arguments)
 
     def close_ended(self, but: StreamBlock | None) -> Iterator[StreamBlock]:

@@ -35,7 +35,6 @@ from luthien_litellm_hooks.adapters.responses_parts import (
 from luthien_litellm_hooks.errors import WireError
 from luthien_litellm_hooks.events import (
     DELTAS,
-    TEXTS,
     Finish,
     Frame,
     Opaque,
@@ -45,6 +44,7 @@ from luthien_litellm_hooks.events import (
     TextDelta,
     ToolCallDelta,
 )
+from luthien_litellm_hooks.events import text_of as said_by
 
 _HELD_BACK = frozenset({"message", "reasoning"})  # items that are announced when the first of their blocks leaves
 _PLACE = frozenset({"item_id", "output_index", "content_index", "summary_index"})
@@ -104,14 +104,14 @@ class Writer:
         return [final_item(out, out.base) for out in self._items]
 
     def _go_on(self, event: StreamEvent) -> BaseModel | None:
-        """The unit of a piece of a text that has begun to leave, while all leaves as it came: as `_write` would."""
+        """The unit of a piece of a block that has begun to leave, while all leaves as it came: as `_write` would."""
         origin = event.part
-        if self._is_own or self._held_back or not isinstance(event, TEXTS) or not isinstance(origin, Origin):
+        if self._is_own or self._held_back or not isinstance(event, DELTAS) or not isinstance(origin, Origin):
             return None
         part, raw = self._blocks.get(event.index), origin.raw
         if part is None or raw is None or origin.position != self._count or get(raw, "type") not in BY_DELTA:
             return None
-        part.said.append(event.text)
+        part.said.append(said_by(event))
         return self._emit(raw)
 
     def _write(self, event: StreamEvent) -> _Units:
