@@ -27,6 +27,9 @@ from luthien_litellm_hooks import __version__
 ROUTES: tuple[Route, ...] = ("chat", "messages", "responses")
 GROWING_VARIANTS = (STOCK, "noop", "tool_rules")
 SHORT = Load("short", words=50, repeats=10)
+_PAUSE_S = 0.001
+"""So that the proxy waits for each event: written without a pause, several come in one read of the network."""
+SHORT_PACED = Load("short-paced", words=50, pause_s=_PAUSE_S, repeats=3)
 HISTORY = Load("history", words=50, history=100, repeats=5)
 TOOLS = Load("tools", calls=3)
 HELD = Load("held", words=130, held_after=120)
@@ -37,6 +40,7 @@ class Plan:
     """How much is done."""
 
     text: Load
+    paced: Load
     few: Load
     many: Load
     open_streams: int
@@ -44,11 +48,25 @@ class Plan:
 
     @property
     def loads(self) -> Sequence[Load]:
-        return (SHORT, HISTORY, self.text, TOOLS, self.few, self.many, HELD)
+        return (SHORT, SHORT_PACED, HISTORY, self.text, self.paced, TOOLS, self.few, self.many, HELD)
 
 
-FULL = Plan(Load("text", 2_000), Load("few", 1_000), Load("many", 20_000), open_streams=200, rounds=5)
-QUICK = Plan(Load("text", 500), Load("few", 500), Load("many", 3_000), open_streams=50, rounds=2)
+FULL = Plan(
+    text=Load("text", 2_000),
+    paced=Load("paced", 500, pause_s=_PAUSE_S),
+    few=Load("few", 1_000),
+    many=Load("many", 20_000),
+    open_streams=200,
+    rounds=5,
+)
+QUICK = Plan(
+    text=Load("text", 500),
+    paced=Load("paced", 200, pause_s=_PAUSE_S),
+    few=Load("few", 500),
+    many=Load("many", 3_000),
+    open_streams=50,
+    rounds=2,
+)
 
 
 def main() -> None:
@@ -71,7 +89,7 @@ def measure(plan: Plan, routes: Sequence[Route], variants: Sequence[str]) -> Res
         configs = {variant: proxy_config(variant, provider.url, names) for variant in variants}
         _say(f"starting {len(configs)} proxies")
         with running_proxies(configs, Path(folder)) as proxies:
-            every = [(load, variants) for load in (SHORT, HISTORY, plan.text, TOOLS)]
+            every = [(load, variants) for load in (SHORT, SHORT_PACED, HISTORY, plan.text, plan.paced, TOOLS)]
             growing = [
                 (load, [name for name in variants if name in GROWING_VARIANTS]) for load in (plan.few, plan.many)
             ]
@@ -89,6 +107,10 @@ def measure(plan: Plan, routes: Sequence[Route], variants: Sequence[str]) -> Res
 def _tables(plan: Plan, results: Results) -> Iterable[str]:
     per_chunk = results.microseconds_a_chunk
     yield results.compared(f"CPU time of a chunk, µs, in answers of {plan.text.words:,}", per_chunk(plan.text, SHORT))
+    yield results.compared(
+        f"CPU time of a chunk, µs, in answers of {plan.paced.words:,} that come {_PAUSE_S * 1e3:g} ms apart",
+        per_chunk(plan.paced, SHORT_PACED),
+    )
     yield results.growth(
         f"CPU time of a chunk, µs, in answers of {plan.few.words:,} → {plan.many.words:,}; and over stock",
         per_chunk(plan.few, SHORT),
@@ -97,8 +119,8 @@ def _tables(plan: Plan, results: Results) -> Iterable[str]:
     for load, after in ((SHORT, ""), (HISTORY, f" after a history of {HISTORY.history} messages of 1 KB")):
         title = f"CPU time of an answer of {load.words} chunks{after}, ms"
         yield results.compared(title, results.median_of(load, lambda sample: sample.cpu_s, 1e3))
-    for load in (SHORT, plan.text):
-        title = f"First word of an answer of {load.words:,} chunks, ms"
+    for load, written in ((SHORT, ""), (SHORT_PACED, f" that come {_PAUSE_S * 1e3:g} ms apart")):
+        title = f"First word of an answer of {load.words:,} chunks{written}, ms"
         yield results.compared(title, results.median_of(load, lambda sample: sample.first_word_s, 1e3))
     for number, which in ((0, "first"), (-1, "last")):
         title = f"From the last byte of the {which} of {TOOLS.calls} tool calls of 50 KB to its arrival, ms"

@@ -23,9 +23,6 @@ _ARGUMENTS = 50_000
 _ARGUMENTS_PIECE = 500
 _ARGUMENTS_PAUSE_S = 0.001
 """Leaves the proxy the time to keep up, so that no call waits behind chunks of its own answer."""
-_PAUSE_S = {"messages": 0.00015}
-"""LiteLLM hands Anthropic's stream on as it reads it from the network: without a pause many events
-come in one read. The other routes take events apart in any case."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +39,14 @@ class Frame:
 @dataclass(frozen=True)
 class Load:
     """One kind of request: `words` of text or `calls`, after a history of so many messages of 1 KB.
-    `held_after` is the number of words after which the answer waits."""
+    `pause_s` is what the provider pauses before each event, `held_after` the number of words after which
+    the answer waits."""
 
     name: str
     words: int = 0
     calls: int = 0
     history: int = 0
+    pause_s: float = 0.0
     held_after: int | None = None
     repeats: int = 1
     """How often it is asked for one measurement."""
@@ -74,10 +73,9 @@ class Load:
         emissions = [frame for frame in wire.stream(self._answer(), request) if isinstance(frame, bytes)]
         if self.calls:
             return _paced_until_last_mark(emissions, self.marks)
-        pause_s = _PAUSE_S.get(route, 0.0)
         begun = next(number for number, frame in enumerate(emissions) if FIRST_WORD in frame)
         held = None if self.held_after is None else begun + self.held_after
-        return [Frame(data, pause_s, number == held) for number, data in enumerate(emissions)]
+        return [Frame(data, self.pause_s, number == held) for number, data in enumerate(emissions)]
 
     def _answer(self) -> Answer:
         if self.calls:
