@@ -16,7 +16,17 @@ from luthien_litellm_hooks.events import ToolCall
 from luthien_litellm_hooks.policies.tool_rules import ToolRules, ToolRulesConfig
 from luthien_litellm_hooks.testing.routes import RouteName
 from tests.support.chat import context
-from tests.support.engine import NOOP, RULES, SERIAL, STRING_REPLACEMENT, TOOL_RULES, engine, text_stream
+from tests.support.engine import (
+    NOOP,
+    RULES,
+    SERIAL,
+    STRING_REPLACEMENT,
+    TOOL_RULES,
+    call_stream,
+    engine,
+    held_call,
+    text_stream,
+)
 
 _CHUNKS = 1_000
 _PLAIN = (
@@ -42,6 +52,19 @@ _PIPELINE = (
 def test_an_answer_of_1000_chunks(benchmark: BenchmarkFixture, route: RouteName, policy: Mapping[str, Any]) -> None:
     stream, run = text_stream(route, _CHUNKS), engine(policy)
     benchmark.pedantic(run, (stream,), rounds=20, warmup_rounds=2)
+
+
+@pytest.mark.parametrize("route", ["chat", "messages", "responses"])
+def test_from_the_last_byte_of_a_call_of_50_kb(benchmark: BenchmarkFixture, route: RouteName) -> None:
+    """Until all of it has been judged by 30 rules and has left, in the hundred pieces that it came in."""
+    stream = call_stream(route, 100, piece=500)
+    with asyncio.Runner() as runner:
+        benchmark.pedantic(
+            lambda end: end(),
+            setup=lambda: ((held_call(TOOL_RULES, stream, runner),), {}),
+            rounds=20,
+            warmup_rounds=2,
+        )
 
 
 @pytest.mark.parametrize("command", [pytest.param(_PLAIN, id="plain"), pytest.param(_PIPELINE, id="pipeline")])

@@ -17,6 +17,7 @@ from luthien_litellm_hooks.testing.routes import ROUTES, RouteName
 
 _TEXT = "this text says some more each time that any reader asks what will come down when done "
 _PIECE = 5
+LAST_WORD = "last-word"
 
 NOOP: Mapping[str, Any] = {"class": "noop"}
 RULES: Mapping[str, Any] = {
@@ -54,10 +55,10 @@ def text_stream(route: RouteName, words: int) -> Stream:
 
 
 @cache
-def call_stream(route: RouteName, pieces: int) -> Stream:
-    """An answer that calls a tool, with arguments of so many chunks."""
-    arguments = '{"path": "notes.md", "content": "' + "some " * pieces + '"}'
-    return _stream(route, Answer([Call("write_file", arguments)], piece=_PIECE))
+def call_stream(route: RouteName, pieces: int, piece: int = _PIECE) -> Stream:
+    """An answer that calls a tool, with arguments of so many chunks of so many characters; they end in `LAST_WORD`."""
+    arguments = '{"path": "notes.md", "content": "' + "some " * (pieces * piece // _PIECE) + LAST_WORD + '"}'
+    return _stream(route, Answer([Call("write_file", arguments)], piece=piece))
 
 
 def _stream(route: RouteName, answer: Answer) -> Stream:
@@ -88,6 +89,41 @@ def engine(policy: Mapping[str, Any]) -> Callable[[Stream], float]:
         return spent
 
     return lambda stream: asyncio.run(run(stream))
+
+
+def held_call(policy: Mapping[str, Any], stream: Stream, runner: asyncio.Runner) -> Callable[[], None]:
+    """An answer whose call is held, of which all has come but the last piece of its arguments and what follows it.
+    The function brings that, and returns when the whole answer has left."""
+    executor = build_executor(load_settings({"luthien": {"policy": policy}}, {}))
+    last = next(number for number, item in enumerate(stream.items) if LAST_WORD in str(item))
+    is_held, goes_on = asyncio.Event(), asyncio.Event()
+
+    async def items() -> AsyncIterator[object]:
+        for number, item in enumerate(stream.items):
+            if number == last:
+                is_held.set()
+                await goes_on.wait()
+            yield item
+
+    async def begin() -> asyncio.Task[list[object]]:
+        context = PolicyContext("transaction", _request(stream.route), recorder=DefaultTransactionRecorder())
+        await executor.on_request(context)
+        adapter = GOVERNED[ROUTES[stream.route].call_type](context.final_request)
+        task = asyncio.create_task(_all(executor.run(items(), adapter, context)))
+        await is_held.wait()
+        return task
+
+    async def end(task: asyncio.Task[list[object]]) -> None:
+        goes_on.set()
+        if sum(map(_size, await task)) < sum(map(_size, stream.items)):
+            raise RuntimeError(f"not all of {stream.route} left")
+
+    task = runner.run(begin())
+    return lambda: runner.run(end(task))
+
+
+async def _all(items: AsyncIterator[object]) -> list[object]:
+    return [item async for item in items]
 
 
 def _size(item: object) -> int:
