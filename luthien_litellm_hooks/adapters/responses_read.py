@@ -43,7 +43,7 @@ from luthien_litellm_hooks.events import (
     from_wire,
 )
 
-_PLACE = ("type", "output_index", "content_index", "summary_index", "item_id")
+_ALIKE = ("type", "output_index", "content_index", "summary_index", "item_id")
 _CALL_FIELDS = frozenset({"type", "status", "name", "call_id", "arguments", "input"})
 _Events = Iterator[StreamEvent]
 
@@ -344,13 +344,13 @@ class _Thread:
 
     def __init__(self, raw: BaseModel, item: Item, part: Part) -> None:
         self.of = item, part
-        self._place = [raw.__dict__.get(name) for name in _PLACE]
+        self._place = [raw.__dict__.get(name) for name in _ALIKE]
 
     def goes_on(self, raw: BaseModel) -> bool:
         """Whether `raw` is the next of them, and brings something."""
         said = raw.__dict__
         delta = said.get("delta")
-        return isinstance(delta, str) and delta != "" and self._place == [said.get(name) for name in _PLACE]
+        return isinstance(delta, str) and delta != "" and self._place == [said.get(name) for name in _ALIKE]
 
 
 def _check(raw: BaseModel) -> None:

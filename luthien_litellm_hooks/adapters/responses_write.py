@@ -44,7 +44,6 @@ from luthien_litellm_hooks.events import (
     TextDelta,
     ToolCallDelta,
 )
-from luthien_litellm_hooks.events import text_of as said_by
 
 _HELD_BACK = frozenset({"message", "reasoning"})  # items that are announced when the first of their blocks leaves
 _PLACE = frozenset({"item_id", "output_index", "content_index", "summary_index"})
@@ -111,7 +110,7 @@ class Writer:
         part, raw = self._blocks.get(event.index), origin.raw
         if part is None or raw is None or origin.position != self._count or get(raw, "type") not in BY_DELTA:
             return None
-        part.said.append(said_by(event))
+        part.said.append(event.arguments if isinstance(event, ToolCallDelta) else event.text)
         return self._emit(raw)
 
     def _write(self, event: StreamEvent) -> _Units:
