@@ -12,11 +12,11 @@ from luthien_litellm_hooks.limits import DEFAULT_LIMITS, MEMORY, size_of
 READER_TURNS = 5
 """How many turns of the event loop a reader gets to deliver what there is, before more is read of a provider whose
 chunks are all there already: LiteLLM and the server need a few for each item, and work on the next one delays it."""
-MAX_AHEAD = 16
+MAX_AHEAD = 32
 """How many parcels may wait for their reader while more is read of such a provider: what a process does many times in a
 row takes a third of the time."""
-EAGER_READS = 8
-"""How often a reader gets those turns with each thing that was read: the first words of an answer are waited for."""
+EAGER_CHUNKS = 8
+"""With how many chunks of an answer a reader gets those turns at once: the first words are waited for."""
 MAX_ITEMS = 10_000
 PUT_TIMEOUT_S = 30.0
 
@@ -73,8 +73,7 @@ class ParcelSink(Protocol):
         ...
 
     async def let_read(self) -> None:
-        """Gives the reader time, if there is something for it: a provider whose chunks are all there
-        already would leave it none."""
+        """Gives the reader time: a provider whose chunks are all there already would leave it none."""
         ...
 
     def close(self, error: BaseException | None = None) -> None:
@@ -103,7 +102,8 @@ class EgressQueue:
         self._parcels: deque[Parcel] = deque()
         self._reader: asyncio.Future[None] | None = None  # who waits for a parcel
         self._writers: list[asyncio.Future[None]] = []  # who wait for room: the worker, and tasks of a policy
-        self._eager = EAGER_READS
+        self._eager = EAGER_CHUNKS
+        self._turn: asyncio.Handle | None = None  # pending while the loop has not gone round since the last turns
         self._is_closed = False
         self._error: BaseException | None = None
         self._put_error: StreamClosedError | None = None
@@ -139,16 +139,23 @@ class EgressQueue:
             self._append(parcel)
 
     async def let_read(self) -> None:
-        """Gives the reader time to deliver what there is, once it is as much as the writer may be ahead, and with
-        the first chunks of an answer at once; one that is back for more needs none."""
+        """Gives the reader time to deliver what there is: at once with the first chunks of an answer, and with what
+        had to be waited for; a few chunks at a time with what a provider had ready. A reader that is back for
+        more needs none."""
+        had_to_wait = self._turn is None
         if self._eager > 0:
             self._eager -= 1
-        elif len(self._parcels) < MAX_AHEAD:
+        elif not had_to_wait and len(self._parcels) < MAX_AHEAD:
             return
         for _ in range(READER_TURNS):
             if self._is_reader_waiting:
-                return
+                break
             await asyncio.sleep(0)
+        if self._turn is None:
+            self._turn = asyncio.get_running_loop().call_soon(self._note_turn)
+
+    def _note_turn(self) -> None:
+        self._turn = None
 
     @property
     def _is_reader_waiting(self) -> bool:

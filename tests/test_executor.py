@@ -26,7 +26,7 @@ from luthien_litellm_hooks import (
     send_text,
     send_tool_call,
 )
-from luthien_litellm_hooks.egress import EAGER_READS, MAX_AHEAD
+from luthien_litellm_hooks.egress import EAGER_CHUNKS, MAX_AHEAD
 from luthien_litellm_hooks.policies.noop import NoOp
 from luthien_litellm_hooks.running_answer import WITHHELD_CALLS
 from tests.support.chat import (
@@ -182,7 +182,7 @@ async def test_chunks_that_are_all_there_already_do_not_wait_for_the_rest(turns:
             await asyncio.sleep(0)
         ahead.append(len(judged) - len(ahead))
     assert len(ahead) == 101
-    assert max(ahead[:EAGER_READS]) == 1
+    assert max(ahead[:EAGER_CHUNKS]) == 1
     assert MAX_AHEAD <= max(ahead) <= MAX_AHEAD + 1  # and the one that leaves
 
 
