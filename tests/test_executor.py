@@ -166,9 +166,8 @@ async def test_a_chunk_that_carries_several_things_leaves_whole_when_all_of_it_p
     ]
 
 
-@pytest.mark.parametrize("turns", [0, 3])
-async def test_chunks_that_are_all_there_already_do_not_wait_for_the_rest(turns: int) -> None:
-    """The first leave before the next are judged, later ones when a few are."""
+async def judged_ahead(stream: AsyncIterator[object], turns: int) -> list[int]:
+    """How many chunks had been judged, and had not left, when each one left."""
     judged: list[str | None] = []
 
     class Watches(Policy):
@@ -176,14 +175,38 @@ async def test_chunks_that_are_all_there_already_do_not_wait_for_the_rest(turns:
             judged.append(ctx.delta)
             await passthrough_last_chunk(ctx)
 
-    items, ahead = [*[text("x") for _ in range(100)], finish()], list[int]()
-    async for _ in PolicyExecutor(Watches()).run(provide(items), adapter(), context()):
+    ahead: list[int] = []
+    async for _ in PolicyExecutor(Watches()).run(stream, adapter(), context()):
         for _ in range(turns):  # that LiteLLM and the server need to deliver it
             await asyncio.sleep(0)
         ahead.append(len(judged) - len(ahead))
+    return ahead
+
+
+@pytest.mark.parametrize("turns", [0, 3])
+async def test_chunks_that_are_all_there_already_do_not_wait_for_the_rest(turns: int) -> None:
+    """The first leave before the next are judged, later ones when a few are."""
+    ahead = await judged_ahead(provide([*[text("x") for _ in range(100)], finish()]), turns)
     assert len(ahead) == 101
     assert max(ahead[:EAGER_CHUNKS]) == 1
     assert MAX_AHEAD <= max(ahead) <= MAX_AHEAD + 1  # and the one that leaves
+
+
+async def test_a_chunk_that_had_to_be_waited_for_leaves_before_the_next_is_judged() -> None:
+    went_on = asyncio.Event()
+
+    async def provider() -> AsyncIterator[object]:
+        for _ in range(20):
+            yield text("x")
+        asyncio.get_running_loop().call_later(0.01, went_on.set)
+        await went_on.wait()
+        for _ in range(20):
+            yield text("y")
+
+    ahead = await judged_ahead(provider(), turns=0)
+    assert ahead[EAGER_CHUNKS] > 1
+    assert ahead[20] == 1
+    assert ahead[21] > 1
 
 
 async def test_of_a_chunk_that_carries_several_things_only_what_is_let_out_leaves() -> None:
