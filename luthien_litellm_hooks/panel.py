@@ -20,6 +20,7 @@ from luthien_litellm_hooks.errors import (
 from luthien_litellm_hooks.events import (
     Chunk,
     End,
+    Failure,
     Finish,
     StreamBlock,
     StreamEvent,
@@ -74,6 +75,7 @@ class Panel:
         self._endings: list[Motion] = []  # of the motions those that end an answer, and have not left
         self._ballots: dict[StreamBlock, Ballot] = {}
         self._waiting: set[int] = set()  # choices of which enough members object to something
+        self._has_provider_failed = False  # it said so
         self._lock = asyncio.Lock()
         self._voted = asyncio.Event()
         ctx.polls.append(self._voted)
@@ -155,6 +157,8 @@ class Panel:
                 self._ballots.setdefault(block, Ballot(block)).motions.append(motion)
             if isinstance(event, _ENDING):
                 self._endings.append(motion)
+            elif isinstance(event, Failure):
+                self._has_provider_failed = True
 
     def _own(self, block: StreamBlock) -> StreamBlock:
         """The block here that is `block` to a member: all of them see the same blocks in one order."""
@@ -228,7 +232,7 @@ class Panel:
 
     async def _let_out_rest(self, error: BaseException | None) -> None:
         """Lets out what still waits when every voter has seen everything."""
-        if error is not None or self.notice is not None:
+        if error is not None or self.notice is not None or self._has_provider_failed:
             return
         for choice in dict.fromkeys(block.choice for block in self._ballots):
             await self._let_out_blocks(choice)

@@ -23,6 +23,7 @@ from luthien_litellm_hooks.events import (
     ContentStreamBlock,
     DeltaEvent,
     End,
+    Failure,
     Finish,
     Frame,
     Opaque,
@@ -85,6 +86,7 @@ class RunningAnswer:
         """Nothing of the answer follows; the worker may still have to clean up."""
         self._is_abandoned = False
         self._is_unread = False  # the client was given up
+        self._has_provider_failed = False  # it said so; then its answer never is whole
         self._untold_ns: dict[str, int] = {}  # what the hooks took of which nobody was told
         self._finished: set[int] = set()
         self._tail: list[tuple[Chunk, StreamEvent]] = []  # what must leave after on_stream_complete
@@ -192,6 +194,8 @@ class RunningAnswer:
                 await self._finish(chunk, event)
             elif isinstance(event, Frame):
                 await self._frame(chunk, event)
+            elif isinstance(event, Failure):
+                await self._let_out_failure(chunk, event)
             elif isinstance(event, Opaque) and event.repeats and self.outbox.holds_any:
                 self._repeats.append((chunk, event))
             else:
@@ -233,6 +237,12 @@ class RunningAnswer:
         else:
             await self._hold(chunk, event, block)
 
+    async def _let_out_failure(self, chunk: Chunk, event: Failure) -> None:
+        """What is held at this point stays withheld: nobody can judge what is not whole."""
+        self._has_provider_failed = True
+        self.outbox.drop_all()
+        await self.outbox.let_out(chunk, event)
+
     async def _hold(self, chunk: Chunk, event: StreamEvent, block: StreamBlock) -> None:
         try:
             self.outbox.hold(chunk, event, block)
@@ -252,7 +262,7 @@ class RunningAnswer:
         await self._let_out_in_order(chunk, event)
 
     async def _complete_answer(self) -> None:
-        if self.notice is not None:
+        if self.notice is not None or self._has_provider_failed:
             return
         try:
             await self._have_last_word()

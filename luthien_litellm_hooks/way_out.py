@@ -12,6 +12,7 @@ from luthien_litellm_hooks.events import (
     Chunk,
     DeltaEvent,
     End,
+    Failure,
     Finish,
     Frame,
     Opaque,
@@ -71,6 +72,7 @@ class WayOut:
         self._thread: _Thread | None = None  # of what left last
         self._is_cut = False
         self._is_over = False
+        self._has_failed = False  # so the provider said
 
     @property
     def has_finished(self) -> bool:
@@ -126,7 +128,9 @@ class WayOut:
         return legal
 
     def finish(self) -> list[StreamEvent]:
-        """What is still owed to the client; it gets a finish even if nothing else left."""
+        """What is still owed to the client; it gets a finish even if nothing else left, unless the answer has failed."""
+        if self._has_failed:
+            return []
         owed = list(self._owed_finishes())
         owed += self._legal(End(), None) if self._adapter.is_framed else ()
         self._note(Chunk(tuple(owed)))
@@ -160,6 +164,7 @@ class WayOut:
         if isinstance(event, Usage):
             yield event
             return
+        self._has_failed = self._has_failed or isinstance(event, Failure)
         if isinstance(event, End):
             if not self._is_over:
                 yield from self._owed_finishes() if self._is_cut else ()

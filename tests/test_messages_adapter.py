@@ -34,6 +34,7 @@ from luthien_litellm_hooks import (
 )
 from luthien_litellm_hooks.adapters.sse import SseDecoder, data_of, write_frame
 from luthien_litellm_hooks.assembler import BlockAssembler
+from luthien_litellm_hooks.composition import Member, Parallel, Serial
 from luthien_litellm_hooks.egress import Parcel
 from luthien_litellm_hooks.errors import WireError
 from luthien_litellm_hooks.events import Chunk, End, Finish, Start, StreamEvent
@@ -466,6 +467,41 @@ async def test_a_block_that_never_began_or_has_ended_is_not_delivered() -> None:
 async def test_an_error_of_the_provider_is_passed_on() -> None:
     raw = sse(*text_and()[:4], {"type": "error", "error": {"type": "overloaded_error", "message": "busy"}})
     assert await deliver(NoOp(), [raw]) == raw
+
+
+@pytest.mark.parametrize("strategy", ["serial", "parallel"])
+@pytest.mark.parametrize("is_apart", [True, False])
+@pytest.mark.parametrize("ending", [[], [{"type": "message_stop"}]])
+async def test_what_is_held_when_the_provider_says_that_it_has_failed_is_never_delivered(
+    strategy: str, is_apart: bool, ending: list[JSON]
+) -> None:
+    """Though its arguments happen to be whole, the call is not, and nobody is asked about it."""
+    asked: list[str] = []
+
+    class Holds(Policy):
+        async def on_tool_call_delta(self, ctx: StreamingResponseContext) -> None:
+            asked.append("piece")
+
+        async def on_tool_call_complete(self, ctx: StreamingResponseContext) -> None:
+            asked.append("call")
+            await passthrough_accumulated_chunks(ctx)
+
+        async def on_stream_complete(self, ctx: StreamingResponseContext) -> None:
+            asked.append("end")
+
+    call = {"type": "tool_use", "id": "toolu_1", "name": "look", "input": {"at": 1}}
+    frames = streamed(message([{"type": "text", "text": "Let me see."}, call]))
+    begun = [frame for frame in frames if frame["type"].startswith(("message_start", "content_block"))][:-1]
+    failure = {"type": "error", "error": {"type": "overloaded_error", "message": "busy"}}
+    pieces = [sse(frame) for frame in [*begun, failure, *ending]]
+    members = [Member(Holds(), "first"), Member(Holds(), "second")]
+    composition = Serial(members) if strategy == "serial" else Parallel(members)
+    left = payloads(await deliver(composition, pieces if is_apart else [b"".join(pieces)]))
+    assert "piece" in asked
+    assert {"call", "end"}.isdisjoint(asked)
+    assert "look" not in str(left)
+    assert failure in left
+    assert left[left.index(failure) + 1 :] == ending
 
 
 async def test_pings_comments_and_unknown_events_pass_wherever_they_come() -> None:

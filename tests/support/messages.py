@@ -11,6 +11,7 @@ from anthropic.lib.streaming._messages import accumulate_event
 
 from luthien_litellm_hooks import Policy, PolicyContext, PolicyExecutor
 from luthien_litellm_hooks.adapters.messages import MessagesAdapter
+from luthien_litellm_hooks.composition import Composition
 from tests.support.chat import context, provide, pull
 
 JSON = dict[str, Any]
@@ -201,7 +202,9 @@ def _check_deltas(block: JSON, deltas: Sequence[JSON]) -> None:
 # An answer on its way
 
 
-async def deliver(policy: Policy, pieces: Iterable[bytes], ctx: PolicyContext | None = None, **options: Any) -> bytes:
+async def deliver(
+    policy: Policy | Composition, pieces: Iterable[bytes], ctx: PolicyContext | None = None, **options: Any
+) -> bytes:
     """The bytes that a client gets of a provider's stream."""
     executor = PolicyExecutor(policy, **options)
     return b"".join(await pull(executor.run(provide(pieces), adapter(), ctx or context())))
