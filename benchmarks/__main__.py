@@ -154,7 +154,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--routes", type=_some_of(ROUTES), default=ROUTES, help=f"of {','.join(ROUTES)}")
     parser.add_argument("--variants", type=_some_of(VARIANTS), default=tuple(VARIANTS), help=f"of {','.join(VARIANTS)}")
     parser.add_argument("--rounds", type=int, help="how often everything is measured")
-    parser.add_argument("--quick", action="store_true", help="less of everything, in about two minutes")
+    parser.add_argument("--quick", action="store_true", help="less of everything, in about four minutes")
     return parser.parse_args()
 
 
