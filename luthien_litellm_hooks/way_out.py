@@ -128,7 +128,7 @@ class WayOut:
         return legal
 
     def finish(self) -> list[StreamEvent]:
-        """What is still owed to the client; it gets a finish even if nothing else left, unless the answer has failed."""
+        """What is still owed to the client: a finish even if nothing else left; nothing if the answer has failed."""
         if self._has_failed:
             return []
         owed = list(self._owed_finishes())
