@@ -15,8 +15,8 @@ chunks are all there already: LiteLLM and the server need a few for each item, a
 MAX_AHEAD = 32
 """How many parcels may wait for their reader while more is read of such a provider: what a process does many times in a
 row takes a third of the time."""
-EAGER_CHUNKS = 8
-"""With how many chunks of an answer a reader gets those turns at once: the first words are waited for."""
+EAGER_READS = 8
+"""How often a reader gets those turns with each thing that was read: the first words of an answer are waited for."""
 MAX_ITEMS = 10_000
 PUT_TIMEOUT_S = 30.0
 
@@ -102,7 +102,7 @@ class EgressQueue:
         self._parcels: deque[Parcel] = deque()
         self._reader: asyncio.Future[None] | None = None  # who waits for a parcel
         self._writers: list[asyncio.Future[None]] = []  # who wait for room: the worker, and tasks of a policy
-        self._eager = EAGER_CHUNKS
+        self._eager = EAGER_READS
         self._turn: asyncio.Handle | None = None  # pending while the loop has not gone round since the last turns
         self._is_closed = False
         self._error: BaseException | None = None

@@ -156,7 +156,7 @@ class RunningAnswer:
                     self._fail(error)
             if self.notice is not None:
                 self.outbox.let_out_ending(chunk, (event for event in chunk.events if isinstance(event, _ENDING)))
-            await self.queue.let_read()
+        await self.queue.let_read()
         return not (self._is_abandoned or self._is_unread)
 
     def _fail(self, error: Exception) -> None:

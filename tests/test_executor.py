@@ -26,7 +26,7 @@ from luthien_litellm_hooks import (
     send_text,
     send_tool_call,
 )
-from luthien_litellm_hooks.egress import EAGER_CHUNKS, MAX_AHEAD
+from luthien_litellm_hooks.egress import EAGER_READS, MAX_AHEAD
 from luthien_litellm_hooks.policies.noop import NoOp
 from luthien_litellm_hooks.running_answer import WITHHELD_CALLS
 from tests.support.chat import (
@@ -188,7 +188,7 @@ async def test_chunks_that_are_all_there_already_do_not_wait_for_the_rest(turns:
     """The first leave before the next are judged, later ones when a few are."""
     ahead = await judged_ahead(provide([*[text("x") for _ in range(100)], finish()]), turns)
     assert len(ahead) == 101
-    assert max(ahead[:EAGER_CHUNKS]) == 1
+    assert max(ahead[:EAGER_READS]) == 1
     assert MAX_AHEAD <= max(ahead) <= MAX_AHEAD + 1  # and the one that leaves
 
 
@@ -204,7 +204,7 @@ async def test_a_chunk_that_had_to_be_waited_for_leaves_before_the_next_is_judge
             yield text("y")
 
     ahead = await judged_ahead(provider(), turns=0)
-    assert ahead[EAGER_CHUNKS] > 1
+    assert ahead[EAGER_READS] > 1
     assert ahead[20] == 1
     assert ahead[21] > 1
 
