@@ -12,7 +12,7 @@ from luthien_litellm_hooks.limits import DEFAULT_LIMITS, MEMORY, size_of
 READER_TURNS = 5
 """How many turns of the event loop a reader gets to deliver what there is, before more is read of a provider whose
 chunks are all there already: LiteLLM and the server need a few for each item, and work on the next one delays it."""
-MAX_AHEAD = 32
+MAX_AHEAD = 16
 """How many parcels may wait for their reader while more is read of such a provider: what a process does many times in a
 row takes a third of the time."""
 EAGER_READS = 8
@@ -204,9 +204,8 @@ class EgressQueue:
         return parcel
 
     def _append(self, parcel: Parcel) -> None:
-        if self._parcels:  # the first may always wait
-            parcel.size = sum(map(size_of, parcel.events))
-            MEMORY.taken += parcel.size
+        parcel.size = sum(map(size_of, parcel.events))
+        MEMORY.taken += parcel.size
         self._parcels.append(parcel)
         self._wake_reader()
 

@@ -195,12 +195,11 @@ class PolicyExecutor:
 
         def take_in(raw: object) -> Sequence[Chunk]:
             nonlocal came
-            is_counted = isinstance(raw, bytes)
             came += len(raw) if isinstance(raw, bytes) else 0
             chunks = decode(raw) if came <= limit else ()
             for chunk in chunks:
                 recorder.add_ingress_chunk(chunk)
-                if not is_counted:
+                if not isinstance(raw, bytes):
                     came += sum(map(len, map(text_of, chunk.events)))
             if came > limit:
                 raise LimitExceededError(f"an answer brought {came} bytes (limits.max_stream_bytes: {limit})")
