@@ -4,13 +4,12 @@ import re
 from dataclasses import replace
 from typing import Any
 
-import anthropic
 import pytest
 
 from luthien_litellm_hooks.testing.answers import Answer, Call, Gate, Say, Think, Wait
 from luthien_litellm_hooks.testing.provider import ScriptedProvider
 from tests.support.messages import Reading, read, reading
-from tests.support.proxy import KEY, Proxies, Proxy
+from tests.support.proxy import Proxies, Proxy
 
 NOOP = {"policy": {"class": "noop"}}
 ALL_CAPS = {"policy": {"class": "all_caps", "config": {"tool_arguments": True}}}
@@ -55,7 +54,7 @@ def raw(proxy: Proxy, body: dict[str, Any]) -> str:
 
 def ask(proxy: Proxy, body: dict[str, Any], stream: bool) -> Reading:
     """What the official client reads; a stream must also suffer the strict reader."""
-    client = anthropic.Anthropic(base_url=proxy.url, api_key=KEY, max_retries=0, timeout=60)
+    client = proxy.anthropic
     more = {key: body[key] for key in ("user",) if key in body}
     wire = {key: value for key, value in body.items() if key not in more}
     if not stream:
@@ -167,7 +166,7 @@ def test_text_sent_during_a_slow_hook_arrives_before_the_hook_ends(
 ) -> None:
     gate = Gate()
     provider.answers["gate"] = Answer([Wait(gate), Say("open")])
-    client = anthropic.Anthropic(base_url=proxies.get(LAB).url, api_key=KEY, max_retries=0, timeout=60)
+    client = proxies.get(LAB).anthropic
     with client.messages.stream(**request("messages-text"), extra_body={"user": "wait"}) as events:
         texts = events.text_stream
         assert next(texts) == "early"

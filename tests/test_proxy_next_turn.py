@@ -3,12 +3,11 @@
 from collections.abc import Iterator
 from typing import Any
 
-import anthropic
 import pytest
 
 from luthien_litellm_hooks.testing.answers import Answer, Call, Say
 from luthien_litellm_hooks.testing.provider import ScriptedProvider
-from tests.support.proxy import KEY, Proxies
+from tests.support.proxy import Proxies
 
 LAB: dict[str, Any] = {"policy": {"class": "tests.support.lab:Lab"}}
 CALLS = (
@@ -29,7 +28,7 @@ def _answers(provider: ScriptedProvider) -> None:
 @pytest.mark.parametrize("drop", DROPS)
 @pytest.mark.parametrize("name", ANSWERS)
 def test_messages(proxies: Proxies, provider: ScriptedProvider, name: str, drop: str, stream: bool) -> None:
-    client = anthropic.Anthropic(base_url=proxies.get(LAB).url, api_key=KEY, max_retries=0)
+    client = proxies.get(LAB).anthropic
     ask: list[Any] = [{"role": "user", "content": "go"}]
     body = {"model": f"anthropic/{name}", "max_tokens": 99, "extra_body": {"user": drop}}
     if stream:

@@ -8,7 +8,7 @@ import pytest
 
 from luthien_litellm_hooks.testing.answers import Answer, Say
 from luthien_litellm_hooks.testing.provider import ScriptedProvider
-from tests.support.proxy import KEY, Proxies, Proxy
+from tests.support.proxy import Proxies, Proxy
 
 LAB: dict[str, Any] = {"policy": {"class": "tests.support.lab:Lab"}}
 LAB_ERROR = {**LAB, "on_block": "error", "block_status": 451}
@@ -38,7 +38,7 @@ def _completions(proxy: Proxy, model: str, user: str, stream: bool) -> tuple[str
 
 
 def _messages(proxy: Proxy, model: str, user: str, stream: bool) -> tuple[str, str | None]:
-    client = anthropic.Anthropic(base_url=proxy.url, api_key=KEY, max_retries=0)
+    client = proxy.anthropic
     body = {"model": model, "max_tokens": 9, "messages": MESSAGES, "extra_body": {"user": user}}
     if not stream:
         answer = client.messages.create(**body)

@@ -4,13 +4,12 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-import anthropic
 import pytest
 
 from luthien_litellm_hooks.testing.answers import Answer, Call, Say
 from luthien_litellm_hooks.testing.provider import ScriptedProvider
 from tests.support.chat import Delivered
-from tests.support.proxy import KEY, Proxies, Proxy
+from tests.support.proxy import Proxies, Proxy
 
 LAB: dict[str, Any] = {"policy": {"class": "tests.support.lab:Lab"}}
 MESSAGES = [{"role": "user", "content": "hello"}]
@@ -37,7 +36,7 @@ def _completions(proxy: Proxy, model: str, stream: bool) -> Said:
 
 
 def _messages(proxy: Proxy, model: str, stream: bool) -> Said:
-    client = anthropic.Anthropic(base_url=proxy.url, api_key=KEY, max_retries=0)
+    client = proxy.anthropic
     body: Any = {"model": model, "max_tokens": 9, "messages": MESSAGES, "extra_body": {"user": "double"}}
     if stream:
         with client.messages.stream(**body) as events:

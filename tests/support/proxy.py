@@ -1,6 +1,10 @@
 """Real proxies for tests: a stock LiteLLM with a config of the test's, in front of the scripted provider."""
 
+import signal
 import socket
+import subprocess
+import sys
+import threading
 import time
 from collections.abc import Generator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -21,6 +25,8 @@ KEY = "sk-0123456789abcdef"
 START_SECONDS = 90
 SPEND_LOG_SECONDS = 1
 """How often a proxy writes spend logs. LiteLLM adds up to 5 seconds of its own choice."""
+STARTUP_HOOKS = "LITELLM_WORKER_STARTUP_HOOKS"
+"""Functions that LiteLLM calls when it starts: `module:name`, with commas between them."""
 ROOT = Path(__file__).parents[2]
 
 
@@ -50,6 +56,12 @@ class Proxy:
     @cached_property
     def anthropic(self) -> anthropic.Anthropic:
         return anthropic.Anthropic(base_url=self.url, api_key=KEY, max_retries=0, timeout=60)
+
+    def close_clients(self) -> None:
+        """Closes the connections of those clients that were used."""
+        for used in ("http", "openai", "anthropic"):
+            if used in vars(self):
+                getattr(self, used).close()
 
     def virtual_key(self, **settings: Any) -> str:
         """A new key of LiteLLM's, with these settings. The proxy needs a database."""
@@ -85,6 +97,21 @@ MAX_PROXIES = 8
 """Each takes 400 MB."""
 
 
+@dataclass(frozen=True)
+class _Running:
+    proxy: Proxy
+    process: subprocess.Popen[bytes]
+    stack: ExitStack
+
+    def check(self) -> None:
+        """Fails if the proxy has ended by itself."""
+        code = self.process.poll()
+        if code is not None:
+            self.stack.close()
+            how = signal.Signals(-code).name if code < 0 else code
+            raise AssertionError(f"the proxy ended by itself ({how}) since it was last asked for:\n{self.proxy.output}")
+
+
 class Proxies:
     """Starts each proxy at its first use, and ends those that were not used for the longest time."""
 
@@ -94,7 +121,8 @@ class Proxies:
         self.flag = folder / "flag"
         """A file whose presence the lab policy looks for."""
         self._started = 0
-        self._running: dict[str, tuple[Proxy, ExitStack]] = {}  # the latest used last
+        self._running: dict[str, _Running] = {}  # the latest used last
+        self._lock = threading.Lock()  # tests ask in several threads at once
 
     def get(
         self,
@@ -107,25 +135,33 @@ class Proxies:
         """The proxy with these settings of the plugin (None for the stock proxy without it), and
         these `litellm_settings` and `general_settings`. With a database it has virtual keys, and writes spend logs."""
         name = yaml.safe_dump([luthien, litellm_settings, database_url, general_settings])
-        if name in self._running:
-            self._running[name] = self._running.pop(name)
-        else:
-            config = proxy_config(self._provider_url, luthien)
-            config["litellm_settings"].update(litellm_settings)
-            config["general_settings"] = dict(general_settings or {})
-            self._started += 1
-            folder = self._folder / f"proxy-{self._started}"
-            environment = {"GATE_URL": self._provider_url, "FLAG": str(self.flag), **self._pass_through()}
-            if database_url is not None:
-                environment |= prisma_environment(database_url) | {"PROXY_BATCH_WRITE_AT": str(SPEND_LOG_SECONDS)}
-            self._end_oldest()
-            stack = ExitStack()
-            self._running[name] = stack.enter_context(running_proxy(config, folder, environment)), stack
-        return self._running[name][0]
+        with self._lock:
+            running = self._running.pop(name, None)
+            if running is None:
+                self._end_oldest()
+                config = proxy_config(self._provider_url, luthien)
+                config["litellm_settings"].update(litellm_settings)
+                config["general_settings"] = dict(general_settings or {})
+                running = self._start(config, database_url)
+            else:
+                running.check()  # one that has ended fails one test: the next one starts it anew
+            self._running[name] = running
+        return running.proxy
+
+    def _start(self, config: Mapping[str, Any], database_url: str | None) -> _Running:
+        self._started += 1
+        environment = {"GATE_URL": self._provider_url, "FLAG": str(self.flag), **self._pass_through()}
+        if database_url is not None:
+            environment |= prisma_environment(database_url) | {"PROXY_BATCH_WRITE_AT": str(SPEND_LOG_SECONDS)}
+        with ExitStack() as stack:
+            starting = starting_proxy(config, self._folder / f"proxy-{self._started}", environment)
+            process, proxy = stack.enter_context(starting)
+            _wait_for_start(process, proxy)
+            return _Running(proxy, process, stack.pop_all())
 
     def _end_oldest(self) -> None:
         while len(self._running) >= MAX_PROXIES:
-            self._running.pop(next(iter(self._running)))[1].close()
+            self._running.pop(next(iter(self._running))).stack.close()
 
     def _pass_through(self) -> dict[str, str]:
         """What LiteLLM's pass-through routes need, so that a request of theirs gets as far as it can."""
@@ -138,30 +174,44 @@ class Proxies:
 
     def close(self) -> None:
         while self._running:
-            self._running.popitem()[1][1].close()
+            self._running.popitem()[1].stack.close()
 
 
 @contextmanager
 def running_proxy(config: Mapping[str, Any], folder: Path, environment: Mapping[str, str]) -> Generator[Proxy]:
     """A proxy that serves `config`, as soon as it answers."""
     with starting_proxy(config, folder, environment) as (process, proxy):
-        deadline = time.monotonic() + START_SECONDS
-        while not answers(proxy.port):
-            assert process.poll() is None, f"the proxy ended by itself:\n{proxy.output}"
-            assert time.monotonic() < deadline, f"the proxy did not start:\n{proxy.output}"
-            time.sleep(0.05)
+        _wait_for_start(process, proxy)
         yield proxy
+
+
+def _wait_for_start(process: subprocess.Popen[bytes], proxy: Proxy) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while not answers(proxy.port):
+        assert process.poll() is None, f"the proxy ended by itself:\n{proxy.output}"
+        assert time.monotonic() < deadline, f"the proxy did not start:\n{proxy.output}"
+        time.sleep(0.05)
 
 
 @contextmanager
 def starting_proxy(
     config: Mapping[str, Any], folder: Path, environment: Mapping[str, str]
-) -> Generator[tuple[Any, Proxy]]:
+) -> Generator[tuple[subprocess.Popen[bytes], Proxy]]:
     """A proxy process that has just been started."""
     folder.mkdir(parents=True)
     path, log = folder / "config.yaml", folder / "output.txt"
     path.write_text(yaml.safe_dump(dict(config)))
     proxy = Proxy(free_port(), log)
-    environment = {"LITELLM_MASTER_KEY": KEY, "PYTHONPATH": str(ROOT), **environment}
+    base = {"LITELLM_MASTER_KEY": KEY, "PYTHONPATH": str(ROOT), "PYTHONFAULTHANDLER": "1"}
+    environment = {**base, **environment, STARTUP_HOOKS: _startup_hooks(environment)}
     with log.open("wb") as output, proxy_process(path, proxy.port, environment, output) as process:
-        yield process, proxy
+        try:
+            yield process, proxy
+        finally:
+            proxy.close_clients()
+
+
+def _startup_hooks(environment: Mapping[str, str]) -> str:
+    """Those of the test's, and what spares Python 3.11 a crash."""
+    own = [environment[STARTUP_HOOKS]] if STARTUP_HOOKS in environment else []
+    return ",".join([*own, *(["tests.support.finalizers:remove"] if sys.version_info < (3, 12) else [])])

@@ -78,6 +78,8 @@ class Got:
             self.error = error
         except RuntimeError as error:  # as which the client tells of a stream of Responses without an end
             self.error = error
+        finally:
+            taped.close_clients()
 
 
 def check_strictly(route: str, raw: bytes | bytearray) -> None:
