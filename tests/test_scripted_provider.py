@@ -2,7 +2,9 @@
 
 import json
 from collections.abc import Callable, Generator, Iterable
+from contextlib import closing
 from dataclasses import dataclass
+from http.client import HTTPConnection
 from typing import Any
 
 import anthropic
@@ -10,6 +12,7 @@ import httpx
 import httpx2
 import openai
 import pytest
+import uvicorn
 from starlette.types import Receive, Scope, Send
 
 from luthien_litellm_hooks.testing.answers import (
@@ -443,6 +446,16 @@ def test_anything_else_is_not_found(served: Served, method: str, path: str) -> N
     reply = httpx.request(method, served.url + path)
     assert reply.status_code == 404
     assert path in reply.json()["error"]["message"]
+
+
+def test_a_connection_may_rest_longer_than_a_server_of_uvicorn_lets_it(served: Served) -> None:
+    address = httpx.URL(served.url)
+    rests_s = uvicorn.Config(served.provider).timeout_keep_alive + 1
+    with closing(HTTPConnection(address.host, address.port, timeout=rests_s)) as connection:
+        connection.request("GET", "/v1/models")
+        connection.getresponse().read()
+        with pytest.raises(TimeoutError):  # instead of the end
+            connection.sock.recv(1)
 
 
 def test_body_that_is_not_json(served: Served) -> None:

@@ -19,6 +19,7 @@ from starlette.types import Receive, Scope, Send
 
 from luthien_litellm_hooks.testing import anthropic_wire, completions_wire, gemini_wire, openai_wire, responses_wire
 from luthien_litellm_hooks.testing.answers import JSON, Answer, Cut, Emission, Wait, answer_to, replay, whole
+from luthien_litellm_hooks.testing.serving import KEEP_ALIVE_SECONDS
 
 DEFAULT_MODEL = "scripted"
 _T = TypeVar("_T")
@@ -184,7 +185,8 @@ def main() -> None:
     """Serve the provider on loopback until interrupted."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, required=True)
-    uvicorn.run(ScriptedProvider(), host="127.0.0.1", port=parser.parse_args().port)
+    port: int = parser.parse_args().port
+    uvicorn.run(ScriptedProvider(), host="127.0.0.1", port=port, timeout_keep_alive=KEEP_ALIVE_SECONDS)
 
 
 if __name__ == "__main__":

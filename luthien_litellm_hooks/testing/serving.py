@@ -11,6 +11,10 @@ from starlette.types import ASGIApp
 _START_SECONDS = 30.0
 _STOP_SECONDS = 30.0
 
+KEEP_ALIVE_SECONDS = 300
+"""How long a connection may rest. LiteLLM keeps one for 120 s (`AIOHTTP_KEEPALIVE_TIMEOUT`), and a request on one that
+the server closes at that moment fails; uvicorn's own 5 s make that likely."""
+
 
 class _Server(uvicorn.Server):
     """A server that says when it accepts connections."""
@@ -33,7 +37,14 @@ class _Server(uvicorn.Server):
 @contextlib.contextmanager
 def serve(app: ASGIApp) -> Generator[str]:
     """Run the app in a background thread and yield its base URL, without a path."""
-    config = uvicorn.Config(app, log_config=None, log_level="critical", access_log=False, timeout_graceful_shutdown=1)
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        log_level="critical",
+        access_log=False,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=1,
+    )
     server = _Server(config)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port: int = listener.getsockname()[1]
