@@ -12,6 +12,8 @@ from luthien_litellm_hooks.limits import DEFAULT_LIMITS, MEMORY, size_of
 READER_TURNS = 5
 """How many turns of the event loop a reader gets to deliver what there is, before more is read of a provider whose
 chunks are all there already: LiteLLM and the server need a few for each item, and work on the next one delays it."""
+FIRST_TURNS = 20
+"""How many it gets with the first item, with which the server begins its response; in a stock proxy that takes 9."""
 MAX_AHEAD = 16
 """How many parcels may wait for their reader while more is read of such a provider: what a process does many times in a
 row takes a third of the time."""
@@ -143,11 +145,12 @@ class EgressQueue:
         had to be waited for; a few chunks at a time with what a provider had ready. A reader that is back for
         more needs none."""
         had_to_wait = self._turn is None
+        turns = FIRST_TURNS if self._eager == EAGER_READS else READER_TURNS
         if self._eager > 0:
             self._eager -= 1
         elif not had_to_wait and len(self._parcels) < MAX_AHEAD:
             return
-        for _ in range(READER_TURNS):
+        for _ in range(turns):
             if self._is_reader_waiting:
                 break
             await asyncio.sleep(0)

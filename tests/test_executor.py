@@ -166,8 +166,9 @@ async def test_a_chunk_that_carries_several_things_leaves_whole_when_all_of_it_p
     ]
 
 
-async def judged_ahead(stream: AsyncIterator[object], turns: int) -> list[int]:
-    """How many chunks had been judged, and had not left, when each one left."""
+async def judged_ahead(stream: AsyncIterator[object], turns: int, first_turns: int = 0) -> list[int]:
+    """How many chunks had been judged, and had not left, when each one left. LiteLLM and the server need `turns` of the
+    loop to deliver one, and `first_turns` more for the first."""
     judged: list[str | None] = []
 
     class Watches(Policy):
@@ -177,16 +178,17 @@ async def judged_ahead(stream: AsyncIterator[object], turns: int) -> list[int]:
 
     ahead: list[int] = []
     async for _ in PolicyExecutor(Watches()).run(stream, adapter(), context()):
-        for _ in range(turns):  # that LiteLLM and the server need to deliver it
+        for _ in range(turns if ahead else turns + first_turns):
             await asyncio.sleep(0)
         ahead.append(len(judged) - len(ahead))
     return ahead
 
 
 @pytest.mark.parametrize("turns", [0, 3])
-async def test_chunks_that_are_all_there_already_do_not_wait_for_the_rest(turns: int) -> None:
+@pytest.mark.parametrize("first_turns", [0, 10])
+async def test_chunks_that_are_all_there_already_do_not_wait_for_the_rest(turns: int, first_turns: int) -> None:
     """The first leave before the next are judged, later ones when a few are."""
-    ahead = await judged_ahead(provide([*[text("x") for _ in range(100)], finish()]), turns)
+    ahead = await judged_ahead(provide([*[text("x") for _ in range(100)], finish()]), turns, first_turns)
     assert len(ahead) == 101
     assert max(ahead[:EAGER_READS]) == 1
     assert MAX_AHEAD <= max(ahead) <= MAX_AHEAD + 1  # and the one that leaves
