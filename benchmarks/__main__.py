@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks.measuring import measure_memory, measure_round
+from benchmarks.measuring import measure_first_words, measure_memory, measure_round
 from benchmarks.provider import running_provider
 from benchmarks.proxies import cores, running_proxies
 from benchmarks.streams import Load, Route
@@ -30,6 +30,7 @@ SHORT = Load("short", words=50, repeats=10)
 _PAUSE_S = 0.001
 """So that the proxy waits for each event: written without a pause, several come in one read of the network."""
 SHORT_PACED = Load("short-paced", words=50, pause_s=_PAUSE_S, repeats=3)
+FIRST = Load("first", words=8, pause_s=_PAUSE_S)
 HISTORY = Load("history", words=50, history=100, repeats=5)
 TOOLS = Load("tools", calls=3)
 HELD = Load("held", words=130, held_after=120)
@@ -44,11 +45,17 @@ class Plan:
     few: Load
     many: Load
     open_streams: int
+    first_words: int
     rounds: int
 
     @property
     def loads(self) -> Sequence[Load]:
-        return (SHORT, SHORT_PACED, HISTORY, self.text, self.paced, TOOLS, self.few, self.many, HELD)
+        return (*self.of_all, FIRST, self.few, self.many, HELD)
+
+    @property
+    def of_all(self) -> Sequence[Load]:
+        """What every proxy is measured with in each round."""
+        return (SHORT, SHORT_PACED, HISTORY, self.text, self.paced, TOOLS)
 
 
 FULL = Plan(
@@ -57,6 +64,7 @@ FULL = Plan(
     few=Load("few", 1_000),
     many=Load("many", 20_000),
     open_streams=200,
+    first_words=200,
     rounds=5,
 )
 QUICK = Plan(
@@ -65,6 +73,7 @@ QUICK = Plan(
     few=Load("few", 500),
     many=Load("many", 3_000),
     open_streams=50,
+    first_words=40,
     rounds=2,
 )
 
@@ -89,19 +98,21 @@ def measure(plan: Plan, routes: Sequence[Route], variants: Sequence[str]) -> Res
         configs = {variant: proxy_config(variant, provider.url, names) for variant in variants}
         _say(f"starting {len(configs)} proxies")
         with running_proxies(configs, Path(folder)) as proxies:
-            every = [(load, variants) for load in (SHORT, SHORT_PACED, HISTORY, plan.text, plan.paced, TOOLS)]
+            every = [(load, variants) for load in plan.of_all]
             growing = [
                 (load, [name for name in variants if name in GROWING_VARIANTS]) for load in (plan.few, plan.many)
             ]
             _say("warming up")  # LiteLLM does much at its first requests
-            measure_round(proxies, provider, routes, every)
+            able = measure_round(proxies, provider, routes, [*every, (FIRST, variants)])
+            _say("waiting for first words")
+            first_words = measure_first_words(proxies, FIRST, able, plan.first_words)
             _say("opening streams")
             memory = measure_memory(proxies, provider, routes, HELD, plan.open_streams)
             rounds = []
             for number in range(plan.rounds):
                 _say(f"round {number + 1} of {plan.rounds}")
                 rounds.append(measure_round(proxies, provider, routes, [*every, *growing]))
-    return Results(routes, variants, rounds, memory)
+    return Results(routes, variants, rounds, memory, first_words)
 
 
 def _tables(plan: Plan, results: Results) -> Iterable[str]:
@@ -119,9 +130,9 @@ def _tables(plan: Plan, results: Results) -> Iterable[str]:
     for load, after in ((SHORT, ""), (HISTORY, f" after a history of {HISTORY.history} messages of 1 KB")):
         title = f"CPU time of an answer of {load.words} chunks{after}, ms"
         yield results.compared(title, results.median_of(load, lambda sample: sample.cpu_s, 1e3))
-    for load, written in ((SHORT, ""), (SHORT_PACED, f" that come {_PAUSE_S * 1e3:g} ms apart")):
-        title = f"First word of an answer of {load.words:,} chunks{written}, ms"
-        yield results.compared(title, results.median_of(load, lambda sample: sample.first_word_s, 1e3))
+    yield results.compared(
+        f"First word of an answer whose chunks come {_PAUSE_S * 1e3:g} ms apart, ms", results.first_word_ms
+    )
     for number, which in ((0, "first"), (-1, "last")):
         title = f"From the last byte of the {which} of {TOOLS.calls} tool calls of 50 KB to its arrival, ms"
         yield results.compared(
@@ -154,7 +165,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--routes", type=_some_of(ROUTES), default=ROUTES, help=f"of {','.join(ROUTES)}")
     parser.add_argument("--variants", type=_some_of(VARIANTS), default=tuple(VARIANTS), help=f"of {','.join(VARIANTS)}")
     parser.add_argument("--rounds", type=int, help="how often everything is measured")
-    parser.add_argument("--quick", action="store_true", help="less of everything, in about four minutes")
+    parser.add_argument("--quick", action="store_true", help="less of everything, in less than ten minutes")
     return parser.parse_args()
 
 

@@ -28,7 +28,7 @@ from tests.support.engine import (
     text_stream,
 )
 
-_CHUNKS = 1_000
+_FEW, _MANY = 1_000, 20_000
 _PLAIN = (
     "cd /work/project && python -m pytest -q tests/unit/test_reader.py tests/unit/test_writer.py "
     '-k "not slow and not network" --maxfail=1 --durations=5 -p no:cacheprovider 2>&1 | tail -n 40 | grep -v warnings'
@@ -39,18 +39,21 @@ _PIPELINE = (
 )
 
 
+_UNTOUCHED = [pytest.param(NOOP, id="noop"), pytest.param(TOOL_RULES, id="tool_rules")]
+_REWRITTEN = [pytest.param(STRING_REPLACEMENT, id="string_replacement"), pytest.param(SERIAL, id="serial")]
+
+
 @pytest.mark.parametrize("route", ["chat", "messages", "responses"])
-@pytest.mark.parametrize(
-    "policy",
-    [
-        pytest.param(NOOP, id="noop"),
-        pytest.param(TOOL_RULES, id="tool_rules"),
-        pytest.param(STRING_REPLACEMENT, id="string_replacement"),
-        pytest.param(SERIAL, id="serial"),
-    ],
-)
+@pytest.mark.parametrize("policy", [*_UNTOUCHED, *_REWRITTEN])
 def test_an_answer_of_1000_chunks(benchmark: BenchmarkFixture, route: RouteName, policy: Mapping[str, Any]) -> None:
-    stream, run = text_stream(route, _CHUNKS), engine(policy)
+    stream, run = text_stream(route, _FEW), engine(policy)
+    benchmark.pedantic(run, (stream,), rounds=20, warmup_rounds=2)
+
+
+@pytest.mark.parametrize("route", ["chat", "messages", "responses"])
+@pytest.mark.parametrize("policy", _UNTOUCHED)
+def test_an_answer_of_20000_chunks(benchmark: BenchmarkFixture, route: RouteName, policy: Mapping[str, Any]) -> None:
+    stream, run = text_stream(route, _MANY), engine(policy)
     benchmark.pedantic(run, (stream,), rounds=20, warmup_rounds=2)
 
 

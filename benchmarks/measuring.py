@@ -1,6 +1,8 @@
 """One run: every variant does the same work in turn, round after round."""
 
 import sys
+import time
+from collections import Counter
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,18 +15,18 @@ from benchmarks.proxies import MeasuredProxy
 from benchmarks.streams import Load, Route
 
 _STEPS = 5
+_REST_S = 0.02
+"""Leaves LiteLLM the time to log the answer before."""
 _MOST_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One measurement: the CPU time of the proxy for each answer, how long the first word took, and
-    in how many reads an answer came. `call_lags_s` says of each tool call how long after
-    the provider had written its last byte it was there."""
+    """One measurement: the CPU time of the proxy for each answer, and in how many reads an answer came.
+    `call_lags_s` says of each tool call how long after the provider had written its last byte it was there."""
 
     cpu_s: float
     reads: float
-    first_word_s: float = 0.0
     call_lags_s: tuple[float, ...] = ()
 
 
@@ -68,11 +70,27 @@ def _sample(proxy: MeasuredProxy, provider: Provider, route: Route, load: Load) 
     reads = median(len(answer.pieces) for answer in answers)
     if load.calls:
         return Sample(cpu_s, reads, call_lags_s=_lags(answers[0], load, provider.marks.get()))
-    return Sample(cpu_s, reads, first_word_s=median(answer.first_word_s for answer in answers))
+    return Sample(cpu_s, reads)
 
 
 def _lags(answer: Received, load: Load, written_at: Sequence[float]) -> tuple[float, ...]:
     return tuple(answer.seen_at[mark] - written for mark, written in zip(load.marks, written_at, strict=True))
+
+
+def measure_first_words(
+    proxies: Mapping[str, MeasuredProxy], load: Load, able: Iterable[tuple[Route, str, str]], count: int
+) -> Mapping[tuple[Route, str], Sequence[float]]:
+    """How long the first word of an answer took, in seconds, `count` times, by route and variant: of those that are
+    `able` to give whole answers of the load. One answer of each is asked for in turn, so those of one number belong
+    together."""
+    words: dict[tuple[Route, str], list[float]] = {(route, name): [] for route, of, name in able if of == load.name}
+    for route in dict.fromkeys(route for route, _ in words):
+        variants = [variant for of, variant in words if of == route]
+        for number in range(count):
+            for variant in variants if number % 2 else reversed(variants):
+                time.sleep(_REST_S)
+                words[route, variant].append(Asked(proxies[variant], route, load).read_all().first_word_s)
+    return words
 
 
 def measure_memory(
@@ -97,10 +115,18 @@ def measure_memory(
             waiting += [(variant, answer) for answer in asked]
         memory[route, variant] = median(grown[1:])  # with the first come the buffers that all share
     provider.gate.set()
-    for variant, answer in waiting:
-        with _telling_of_broken(variant):
-            answer.read_all()
+    broken = Counter(variant for variant, answer in waiting if not _is_whole(answer))
+    for variant, number in broken.items():
+        print(f"{variant}: {number} of the answers that had to wait were not whole", file=sys.stderr)
     return memory
+
+
+def _is_whole(answer: Asked) -> bool:
+    try:
+        answer.read_all()
+    except BrokenAnswerError:
+        return False
+    return True
 
 
 def _wait_until_held(provider: Provider, asked: Sequence[Asked]) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import median
+from statistics import fmean, median
 
 from benchmarks.measuring import Round, Sample
 from benchmarks.streams import Load, Route
@@ -15,12 +15,13 @@ _MISSING = "-"
 
 @dataclass(frozen=True)
 class Results:
-    """What was measured of which routes and variants; memory in bytes for each open stream."""
+    """What was measured of which routes and variants; memory in bytes for each open stream, first words in seconds."""
 
     routes: Sequence[Route]
     variants: Sequence[str]
     rounds: Sequence[Round]
     memory: Mapping[tuple[Route, str], float]
+    first_words: Mapping[tuple[Route, str], Sequence[float]]
 
     def median_of(self, load: Load, figure: Callable[[Sample], float], scale: float = 1.0) -> Figure:
         """The median of what `figure` says of each sample of a load."""
@@ -34,6 +35,13 @@ class Results:
             return (long_s - short_s) / (load.words - short.words) * 1e6
 
         return figure
+
+    def first_word_ms(self, route: Route, variant: str) -> float:
+        """The stock proxy's median, and what there is to it on average in the middle three fifths of the pairs."""
+        stock = self.first_words[route, STOCK]
+        added = sorted(own - its for own, its in zip(self.first_words[route, variant], stock, strict=True))
+        fifth = len(added) // 5
+        return (median(stock) + fmean(added[fifth : len(added) - fifth])) * 1e3
 
     def compared(self, title: str, figure: Figure) -> str:
         """A table of a figure: the value, what it is over the stock proxy's, and their ratio."""
