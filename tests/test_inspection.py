@@ -25,7 +25,7 @@ from luthien_litellm_hooks.inspection.transactions import (
 )
 from luthien_litellm_hooks.testing.answers import Answer as Scripted
 from luthien_litellm_hooks.testing.answers import Call, Say, Think
-from tests.support.recorded import QUESTION, AsksPolitely, NoDeletes, Untouched, recorded, row
+from tests.support.recorded import QUESTION, TIME, AsksPolitely, NoDeletes, Untouched, recorded, row
 
 WIDTH = 100
 HOSTILE = "\x1b[2J\x1b]0;owned\x07 [bold]no markup[/bold] :smile: \r\x9b31m \u202eevil\u2066 \u200b\U000e0041 \ud800"
@@ -78,7 +78,7 @@ def in_order(text: str, parts: Sequence[str]) -> bool:
 
 
 async def test_a_blocked_tool_call_is_shown_with_the_call_the_notice_who_decided_and_why() -> None:
-    of = await transaction(NoDeletes())
+    of = await transaction(NoDeletes(), startTime=TIME)
     assert of.transaction_id is not None
     assert in_order(
         shown(of),
@@ -173,7 +173,7 @@ async def test_a_diff_has_what_changed_and_nothing_else() -> None:
 
 
 async def test_a_list_has_a_line_for_each_transaction() -> None:
-    blocked, asked = await transaction(NoDeletes()), await transaction(AsksPolitely())
+    blocked, asked = await transaction(NoDeletes(), startTime=TIME), await transaction(AsksPolitely())
     on = console(width=120)
     print_list(on, [blocked, asked])
     lines = written(on).splitlines()

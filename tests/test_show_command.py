@@ -19,7 +19,7 @@ from luthien_litellm_hooks.testing.proxy import HOST
 from tests.support.postgres import spend_logs
 from tests.support.prisma_client import prisma_environment
 from tests.support.proxy import KEY, Proxies, Proxy, free_port
-from tests.support.recorded import AsksPolitely, NoDeletes, Untouched, insert, recorded, row
+from tests.support.recorded import TIME, AsksPolitely, NoDeletes, Untouched, insert, recorded, row
 
 COMMAND = Path(sysconfig.get_path("scripts")) / "luthien-hooks"
 GUARD = {"policy": {"class": "block_dangerous_commands"}}
@@ -169,6 +169,16 @@ async def test_a_list_has_what_is_asked_for_newest_first(
     assert all(of["record"].keys().isdisjoint({"original", "final"}) for of in transactions)
 
 
+async def test_a_list_has_each_of_many_rows_of_the_same_times(api: Api, postgres_url: str) -> None:
+    """LiteLLM pages by an order in which rows of one time may change places."""
+    record, key = await recorded(Untouched()), uuid.uuid4().hex
+    times = [TIME - timedelta(milliseconds=500 * (number // 20)) for number in range(400)]
+    insert(postgres_url, *(row(record, api_key=key, startTime=time) for time in times))
+    listed = json.loads(api.run("list", "--key", key, "--limit", "1000", "--json").stdout)["transactions"]
+    assert len({of["response_id"] for of in listed}) == len(listed) == len(times)
+    assert [datetime.fromisoformat(of["time"]) for of in listed] == times
+
+
 async def test_a_list_may_be_of_one_key_by_its_hash(logs: Logs, postgres_url: str) -> None:
     record, key = await recorded(Untouched()), uuid.uuid4().hex
     insert(postgres_url, row(record, api_key=key), row(None, api_key=key))
@@ -186,7 +196,7 @@ def test_a_list_of_nothing_says_so(logs: Logs) -> None:
 
 async def test_the_json_of_a_transaction_is_its_record_as_it_was_written(api: Api, postgres_url: str) -> None:
     record = await recorded(NoDeletes())
-    columns = row(record)
+    columns = row(record, startTime=TIME)
     insert(postgres_url, columns)
     shown = json.loads(api.run("show", record["transaction_id"], "--json").stdout)
     assert shown.pop("record") == record

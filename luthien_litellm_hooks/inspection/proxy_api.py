@@ -38,13 +38,22 @@ class ProxyApi:
         return list(islice(filter(chosen.matches, self._rows(chosen.since or _BEGINNING)), limit))
 
     def _rows(self, since: datetime, **asked: str) -> Iterator[Transaction]:
-        """The rows since then, newest first; of an answer or a LiteLLM call if `request_id` is given."""
-        window = {"start_date": _time(since), "end_date": _time(datetime.now(UTC) + timedelta(days=1))}
-        for page in range(1, _MAX_PAGES + 1):
-            rows = self._page({**asked, **window, "page": page, "page_size": _PAGE_SIZE})
-            yield from map(read_transaction, rows)
+        """The rows since then, newest first; of an answer or a LiteLLM call if `request_id` is given.
+
+        LiteLLM's order of rows of the same time may differ from page to page, so what follows a page is asked for anew
+        from its last second on. Only the rows of a second that fills a page by itself come from a next page.
+        """
+        seen = set[str]()
+        until, page = _end_of_second(datetime.now(UTC) + timedelta(days=1)), 1
+        for _ in range(_MAX_PAGES):
+            window = {"start_date": _time(since), "end_date": _time(until)}
+            rows = list(map(read_transaction, self._page({**asked, **window, "page": page, "page_size": _PAGE_SIZE})))
+            yield from (row for row in rows if row.response_id not in seen)
             if len(rows) < _PAGE_SIZE:
                 return
+            seen.update(row.response_id for row in rows)
+            last = _end_of_second(rows[-1].time)
+            until, page = (last, 1) if last < until else (until, page + 1)
 
     def _page(self, asked: dict[str, str | int]) -> list[dict[str, Any]]:
         url = self._url.rstrip("/") + _PATH
@@ -63,6 +72,11 @@ class ProxyApi:
             return cast(list[dict[str, Any]], response.json()["data"])
         except (ValueError, LookupError, TypeError):
             raise ConfigError(f"{self._url} is no LiteLLM proxy: it lists no spend logs.") from None
+
+
+def _end_of_second(moment: datetime) -> datetime:
+    """LiteLLM's windows are of whole seconds, both ends in them."""
+    return (moment + timedelta(seconds=1, microseconds=-1)).replace(microsecond=0)
 
 
 def _time(moment: datetime) -> str:

@@ -3,7 +3,8 @@
 import json
 import uuid
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from itertools import count
 from typing import Any
 
 import psycopg
@@ -34,6 +35,8 @@ ANSWER = Answer(
         Call("bash", json.dumps({"command": COMMAND, "timeout": 30}), id="call_1"),
     ]
 )
+TIME = datetime(2026, 11, 21, 12, 34, 56, tzinfo=UTC)
+_NUMBERS = count()
 
 
 class NoDeletes(ToolGatePolicy):
@@ -68,7 +71,7 @@ async def recorded(policy: Policy, answer: Answer = ANSWER, *, with_bodies: bool
 
 
 def row(record: Mapping[str, Any] | None, **columns: Any) -> dict[str, Any]:
-    """A row of the spend logs, with another's columns in its place where they are given."""
+    """A row of the spend logs, a second older than the one before, with other columns where they are given."""
     slot = {} if record is None else {"luthien": record}
     return {
         "request_id": f"chatcmpl-{uuid.uuid4().hex[:12]}",
@@ -77,7 +80,7 @@ def row(record: Mapping[str, Any] | None, **columns: Any) -> dict[str, Any]:
         "api_key": "88dc28d0f030c55ed4ab77ed8faf098196cb1c05df778539800c9f1243fe6b4b",
         "model": "gpt-5-2026-01-01",
         "model_group": "gpt-5",
-        "startTime": datetime(2026, 11, 21, 12, 34, 56, tzinfo=UTC),
+        "startTime": TIME - timedelta(seconds=next(_NUMBERS)),
         "metadata": {"user_api_key_alias": "build-agent", "spend_logs_metadata": slot},
         **columns,
     }
