@@ -27,6 +27,7 @@ class Source:
     decode: Decode
     flush: Flush
     is_framed: bool
+    has_text_after_calls: bool
     max_items: int
     put_timeout_s: float | None
     limits: Limits
@@ -52,6 +53,7 @@ class Answering:
                 contexts[0],
                 stage.on_policy_error,
                 is_framed=source.is_framed,
+                has_text_after_calls=source.has_text_after_calls,
                 limits=source.limits,
             )
         else:

@@ -186,7 +186,16 @@ class PolicyExecutor:
         return [(stage, contexts_of(stage, ctx)) for stage in stages]
 
     def _source(self, stream: AsyncIterable[object], decode: Decode, flush: Flush, adapter: Adapter) -> Source:
-        return Source(stream, decode, flush, adapter.is_framed, self.max_items, self.put_timeout_s, self.limits)
+        return Source(
+            stream,
+            decode,
+            flush,
+            adapter.is_framed,
+            adapter.has_text_after_calls,
+            self.max_items,
+            self.put_timeout_s,
+            self.limits,
+        )
 
     def _taking_in(self, decode: Decode, recorder: TransactionRecorder) -> Decode:
         """`decode`, whose chunks are also recorded; it raises `LimitExceededError` at the end of what an

@@ -69,6 +69,7 @@ class RunningAnswer:
         *,
         is_framed: bool,
         limits: Limits,
+        has_text_after_calls: bool = False,
         on_drop: Callable[[StreamBlock], None] | None = None,
     ) -> None:
         self._policy = policy
@@ -78,7 +79,7 @@ class RunningAnswer:
         self._assembler = BlockAssembler(is_framed=is_framed)
         self.state = self._assembler.state
         self.outbox = Outbox(queue, self._deadline, on_drop, limits.max_held_bytes)
-        self._engine = Engine(self.state, self.outbox, self._deadline)
+        self._engine = Engine(self.state, self.outbox, self._deadline, has_text_after_calls)
         self._ctx = StreamingResponseContext(transaction, self._engine)
         self.notice: str | None = None
         """What the answer was ended with; then nothing may follow but how answers end."""

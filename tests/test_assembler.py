@@ -43,6 +43,7 @@ class EventWire:
     """A wire format whose units are events already, so that a test can group them as it likes."""
 
     is_framed = False
+    has_text_after_calls = True
     stop_reason = "stop"
     tool_reasons = ("tool_calls",)
 

@@ -118,3 +118,56 @@ def test_responses(proxies: Proxies, provider: ScriptedProvider, name: str, drop
     called = {item["call_id"] for item in sent if item.get("type") == "function_call"}
     assert called == {item["call_id"] for item in sent if item.get("type") == "function_call_output"}
     assert "/etc/shadow" not in str(sent)
+
+
+WITHHELD: dict[str, Any] = {
+    "policy": {"class": "tool_rules", "config": {"rules": [{"action": "block", "tool": "delete"}]}}
+}
+
+
+@pytest.fixture
+def one_of_three(provider: ScriptedProvider) -> str:
+    """A model that makes three calls, of which the one in the middle is withheld."""
+    calls = [Call(name, "{}", id=f"call_{name}") for name in ("read", "delete", "write")]
+    provider.answers["one-of-three"] = Answer([Say("I do it."), *calls])
+    return "anthropic/one-of-three"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_anthropic_takes_back_a_chat_in_which_a_notice_followed_a_call(
+    proxies: Proxies, provider: ScriptedProvider, one_of_three: str, stream: bool
+) -> None:
+    client = proxies.get(WITHHELD).openai
+    ask: list[Any] = [{"role": "user", "content": "go"}]
+    if stream:
+        with client.chat.completions.stream(model=one_of_three, messages=ask) as events:
+            message: Any = events.get_final_completion().choices[0].message
+    else:
+        message = client.chat.completions.create(model=one_of_three, messages=ask).choices[0].message
+    assert [call.function.name for call in message.tool_calls] == ["read", "write"]
+    assert "[luthien]" in message.content
+    turn: Any = message.model_dump(include={"role", "content", "tool_calls"}, exclude_none=True)
+    results: Any = [{"role": "tool", "tool_call_id": call.id, "content": "done"} for call in message.tool_calls]
+    client.chat.completions.create(model=one_of_three, messages=[*ask, turn, *results])
+    assert list(_wrong_in_messages(provider.requests[-1].body["messages"])) == []
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_anthropic_takes_back_a_response_in_which_a_notice_followed_a_call(
+    proxies: Proxies, provider: ScriptedProvider, one_of_three: str, stream: bool
+) -> None:
+    client = proxies.get(WITHHELD).openai
+    ask: list[Any] = [{"role": "user", "content": "go"}]
+    if stream:
+        with client.responses.stream(model=one_of_three, input=ask) as events:
+            answer: Any = events.get_final_response()
+    else:
+        answer = client.responses.create(model=one_of_three, input=ask)
+    assert [item.type for item in answer.output] == ["message", "function_call", "message", "function_call"]
+    calls = [item for item in answer.output if item.type == "function_call"]
+    assert [call.name for call in calls] == ["read", "write"]
+    assert "[luthien]" in answer.output_text
+    results = [{"type": "function_call_output", "call_id": call.call_id, "output": "done"} for call in calls]
+    turn = [item.model_dump(exclude_none=True) for item in answer.output]
+    client.responses.create(model=one_of_three, input=[*ask, *turn, *results])
+    assert list(_wrong_in_messages(provider.requests[-1].body["messages"])) == []

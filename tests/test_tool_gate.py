@@ -1,16 +1,20 @@
 """The gate for tool calls: held while text streams, judged side by side, delivered in order."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from luthien_litellm_hooks import PolicyContext, PolicyExecutor, ToolCall, ToolCallStreamBlock
+from luthien_litellm_hooks import PolicyContext, PolicyExecutor, Request, ToolCall, ToolCallStreamBlock
+from luthien_litellm_hooks.hooks.routes import GOVERNED
 from luthien_litellm_hooks.policy.notices import NOTICE_MARK
 from luthien_litellm_hooks.policy.tool_gate import ALLOW, ToolGatePolicy, Verdict
 from luthien_litellm_hooks.running_answer import WITHHELD_CALLS
+from luthien_litellm_hooks.testing.answers import Answer, Call
+from luthien_litellm_hooks.testing.routes import ROUTES, RouteName
 from tests.support.chat import (
     Delivered,
     adapter,
@@ -106,6 +110,13 @@ async def test_one_notice_comes_before_the_calls_that_remain_in_their_order() ->
     ]
     blocks = [decision.block for decision in ctx.decisions]
     assert [block.name for block in blocks if isinstance(block, ToolCallStreamBlock)] == ["a", "c"]
+
+
+async def test_where_text_may_follow_calls_what_comes_before_a_withheld_one_has_left() -> None:
+    items = await deliver(Gate({"b": BLOCK}), ANSWER)
+    deltas = [item.choices[0].delta for item in items]
+    said = [delta.content or [entry.function.name for entry in delta.tool_calls or ()] for delta in deltas]
+    assert [word for word in said if word not in ([], [None])] == ["before ", ["a"], f"\n\n{NOTICE_MARK} No.", ["c"]]
 
 
 async def test_the_same_message_is_told_once() -> None:
@@ -204,7 +215,7 @@ FAILURES = pytest.mark.parametrize("failure", [RuntimeError("secret"), asyncio.C
 async def test_a_verdict_that_fails_blocks_the_answer(failure: BaseException) -> None:
     ctx = context()
     delivered = Delivered.of(await deliver(Gate({"b": failure}), ANSWER, ctx))
-    assert delivered.calls == []
+    assert names(delivered) == ["a"]  # which had its own verdict, and has left
     assert "a policy check failed" in delivered.text
     assert "secret" not in delivered.text
     assert ctx.decisions[-1].action == "error"
@@ -244,3 +255,60 @@ async def test_judging_ends_when_the_providers_stream_fails() -> None:
         await deliver(policy, [*call(0, "a", "{}"), text("after"), failure])
     assert raised.value is failure
     assert policy.cancelled == policy.begun
+
+
+@pytest.mark.parametrize(
+    ("route", "leaves_early"), [("chat", True), ("responses", True), ("messages", False), ("gemini", False)]
+)
+async def test_allowed_calls_wait_for_the_finish_only_where_no_text_may_follow_them(
+    route: RouteName, leaves_early: bool
+) -> None:
+    way = ROUTES[route]
+    request = Request({"model": "m", "stream": True, **way.body}, route=way.path)
+    calls = [Call(name, json.dumps({"of": f"-{name}-"}), id=f"id_{name}") for name in ("one", "two", "three")]
+    answer = Answer(calls, piece=100)
+    items = [item async for item in way.stream(answer, request.body)]
+    begun = next(number for number, item in enumerate(items) if "three" in str(item))
+    came, came_early = list[str](), list[str]()
+
+    async def provider() -> AsyncIterator[object]:
+        for number, item in enumerate(items):
+            yield item
+            if number == begun:
+                for _ in range(1_000):  # turns of the loop, which need no time
+                    await asyncio.sleep(0)
+                came_early.extend(came)
+
+    context = PolicyContext("transaction-1", request)
+    async for item in PolicyExecutor(Gate({})).run(provider(), GOVERNED[way.call_type](request), context):
+        came.append(str(item))
+    assert [name in "".join(came_early) for name in ("-one-", "-two-", "-three-")] == [
+        leaves_early,
+        leaves_early,
+        False,
+    ]
+    assert [name in "".join(came) for name in ("-one-", "-two-", "-three-")] == [True] * 3
+    assert len(came) == len(items) or isinstance(items[0], bytes)  # which may leave together
+
+
+async def test_an_allowed_call_leaves_with_the_next_piece_of_another_when_its_verdict_took_a_while() -> None:
+    policy, came = Slow(), list[Any]()
+
+    async def provider() -> AsyncIterator[Any]:
+        for item in call(0, "a", "{}"):
+            yield item
+        yield call(1, "b")[0]
+        assert came == []
+        policy.of("a").set_result(ALLOW)
+        await asyncio.sleep(0)
+        yield chunk(tool_calls=[tool(1, arguments='{"x": ')])
+        for _ in range(1_000):
+            await asyncio.sleep(0)
+        assert names(Delivered.of(came)) == ["a"]
+        policy.of("b").set_result(ALLOW)
+        yield chunk(tool_calls=[tool(1, arguments="1}")])
+        yield finish("tool_calls")
+
+    async for item in PolicyExecutor(policy).run(provider(), adapter(), context()):
+        came.append(item)
+    assert names(Delivered.of(came)) == ["a", "b"]

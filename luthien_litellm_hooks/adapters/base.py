@@ -19,6 +19,11 @@ class Adapter(Protocol):
         ...
 
     @property
+    def has_text_after_calls(self) -> bool:
+        """Whether a client may send back an answer that says text after a call: some providers refuse it."""
+        ...
+
+    @property
     def stop_reason(self) -> str:
         """The reason of an answer that ended naturally and calls no tool."""
         ...

@@ -16,6 +16,7 @@ class ChatAdapter:
     """
 
     is_framed = False
+    has_text_after_calls = True
     stop_reason = "stop"
     tool_reasons = ("tool_calls", "function_call")
 

@@ -31,6 +31,7 @@ class CompletionsAdapter:
     """
 
     is_framed = False
+    has_text_after_calls = False
     stop_reason = "stop"
     tool_reasons = ("stop",)
 

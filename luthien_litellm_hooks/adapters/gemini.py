@@ -21,6 +21,7 @@ class GeminiAdapter:
     """
 
     is_framed = False
+    has_text_after_calls = False
     stop_reason = "STOP"
     tool_reasons = ("STOP",)
 

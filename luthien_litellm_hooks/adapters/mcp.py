@@ -28,6 +28,7 @@ class McpCallAdapter:
     """A call is an answer with one tool call in it; without it, its text is why."""
 
     is_framed = False
+    has_text_after_calls = False
     stop_reason = "refused"
     tool_reasons = ("call",)
 
@@ -62,6 +63,7 @@ class McpResultAdapter:
     """A result is a list of contents; each text of it is a block, the others pass."""
 
     is_framed = True
+    has_text_after_calls = False
     stop_reason = "result"
     tool_reasons = ("call",)
 

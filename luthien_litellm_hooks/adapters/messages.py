@@ -17,6 +17,7 @@ class MessagesAdapter:
     """
 
     is_framed = True
+    has_text_after_calls = False
     stop_reason = "end_turn"
     tool_reasons = ("tool_use",)
 

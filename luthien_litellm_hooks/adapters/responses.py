@@ -18,6 +18,7 @@ class ResponsesAdapter:
     """
 
     is_framed = True
+    has_text_after_calls = True
     stop_reason = "completed"
     tool_reasons = ("completed",)
 

@@ -39,6 +39,7 @@ class JudgedBlocksPolicy(ToolGatePolicy):
         await self._hold_if_judged("reasoning", ctx)
 
     async def on_tool_call_delta(self, ctx: StreamingResponseContext) -> None:
+        await super().on_tool_call_delta(ctx)
         await self._hold_if_judged("tool_call", ctx)
 
     async def on_content_complete(self, ctx: StreamingResponseContext) -> None:

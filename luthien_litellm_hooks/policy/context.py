@@ -179,6 +179,7 @@ class Engine:
     state: StreamState
     outbox: Outbox
     deadline: HookDeadline
+    has_text_after_calls: bool
     event: StreamEvent | None = None
     """The event that a delta hook is about."""
     passes_chunk: bool = False
@@ -216,6 +217,11 @@ class StreamingResponseContext(PolicyContext):
     def ingress_state(self) -> StreamState:
         """What came from the provider so far."""
         return self.engine.state
+
+    @property
+    def has_text_after_calls(self) -> bool:
+        """Whether text may follow a tool call in this answer. On messages, and where policies vote, it may not."""
+        return self.engine.has_text_after_calls
 
     def keepalive(self) -> None:
         """Gives the running hook its whole time again; call it while waiting for something slow."""

@@ -52,9 +52,9 @@ class ToolGatePolicy(Policy):
 
     `judge_tool_call` runs for every call as soon as the call is whole, for several side by side.
     When the model has finished, one notice tells what there is to tell, and the calls that remain
-    follow in their order; text that leaves in place of calls comes before all of them, because
-    providers refuse text after a call. If a verdict fails, the calls that others withheld stay withheld, whatever
-    `on_policy_error` says of the rest.
+    follow in their order; text that leaves in place of calls comes before them. Where text may follow
+    a call (`ctx.has_text_after_calls`), the calls that are allowed before any other do not wait for that.
+    If a verdict fails, the calls that others withheld stay withheld, whatever `on_policy_error` says of the rest.
     """
 
     async def judge_tool_call(self, tool_call: ToolCall, ctx: PolicyContext) -> Verdict:
@@ -63,12 +63,14 @@ class ToolGatePolicy(Policy):
         raise NotImplementedError
 
     async def on_tool_call_delta(self, ctx: StreamingResponseContext) -> None:
-        pass
+        await _let_out_allowed(ctx)
 
     async def on_tool_call_complete(self, ctx: StreamingResponseContext) -> None:
         if isinstance(ctx.block, ToolCallStreamBlock):
             verdict = asyncio.create_task(_timed(self.judge_tool_call(ctx.block.tool_call, ctx)))
             _pending(ctx).append(_Pending(ctx.block, verdict))
+            await asyncio.sleep(0)  # many a verdict is there then
+            await _let_out_allowed(ctx)
 
     async def on_finish_reason(self, ctx: StreamingResponseContext) -> None:
         await _deliver(ctx, [call for call in _pending(ctx) if call.block.choice == ctx.choice])
@@ -104,6 +106,14 @@ def _pending(ctx: StreamingResponseContext) -> list[_Pending]:
     return cast(list[_Pending], ctx.scratchpad.setdefault("tool_gate.pending", []))
 
 
+async def _let_out_allowed(ctx: StreamingResponseContext) -> None:
+    """Lets out the first calls that are allowed, where a notice about a later one may still follow them."""
+    pending = _pending(ctx)
+    while ctx.has_text_after_calls and pending and _is(pending[0].verdict, "allow"):
+        await _let_out(ctx, pending[0].block, pending[0].verdict.result())
+        pending.pop(0)
+
+
 async def _deliver(ctx: StreamingResponseContext, calls: Sequence[_Pending]) -> None:
     if not calls:
         return
@@ -111,7 +121,7 @@ async def _deliver(ctx: StreamingResponseContext, calls: Sequence[_Pending]) -> 
         await asyncio.wait([call.verdict for call in calls])
     finally:  # also at the deadline, and when a verdict fails
         for call in calls:
-            if _is_withheld(call.verdict):
+            if _is(call.verdict, "block"):
                 _decide(ctx, call.block, call.verdict.result())
                 drop_block(ctx, call.block)
     verdicts = [(call.block, call.verdict.result()) for call in calls]  # raises what a verdict failed with
@@ -124,9 +134,10 @@ async def _deliver(ctx: StreamingResponseContext, calls: Sequence[_Pending]) -> 
         await _let_out(ctx, block, verdict)
 
 
-def _is_withheld(verdict: asyncio.Task[Verdict]) -> bool:
+def _is(verdict: asyncio.Task[Verdict], action: str) -> bool:
+    """Whether the verdict is there, and is this one."""
     has_result = verdict.done() and not verdict.cancelled() and verdict.exception() is None
-    return has_result and verdict.result().action == "block"
+    return has_result and verdict.result().action == action
 
 
 async def _tell(ctx: StreamingResponseContext, messages: Sequence[str]) -> None:
