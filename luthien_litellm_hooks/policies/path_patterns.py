@@ -17,6 +17,7 @@ _TILDE = re.compile(r"(?i)(?:~[^/]*|\$home|\$\{home\}|%userprofile%)(?=/|$)")
 _EXPANSION = re.compile(r"[$`%][^/]*(?=/)")
 _ALIAS = re.compile(r"(?i)(?:/private(?=/(?:etc|var|tmp)(?:/|$))|/proc/[^/]+/root(?=/|$))")
 _WILDCARD = frozenset("*?[{")
+_READ_APART = frozenset("[{\\")  # what begins something of a glob that is no plain text
 _DRIVE = re.compile(r"(?i)[a-z]:/")
 
 
@@ -33,14 +34,20 @@ class PathPattern:
         glob = next(iter(_normal_forms(text))) if text.startswith(("/", "~")) else f"**/{text.removeprefix('**/')}"
         self._glob = glob_pattern(glob, ignore_case=True)
         self._base = _plain_parts(glob)
+        self._part = _part_of_all(glob)
 
     def matches(self, form: str) -> bool:
         """Whether a form of a path is one of the glob's, or has wildcards itself that may make it one."""
-        return self._glob.fullmatch(form) is not None or self._may_expand_to(form)
+        return self._is_match(form) or (bool(self._base) and self._may_expand_to(form))
+
+    def _is_match(self, form: str) -> bool:
+        if form.isascii() and self._part not in form.lower():  # nearly all, a tenth of the time of a pattern
+            return False
+        return self._glob.fullmatch(form) is not None
 
     def _may_expand_to(self, form: str) -> bool:
         parts = form.split("/")[: len(self._base)]
-        if not self._base or len(parts) < len(self._base) or not _WILDCARD.intersection("".join(parts)):
+        if len(parts) < len(self._base) or not _WILDCARD.intersection("".join(parts)):
             return False
         return all(_may_be(part, plain) for part, plain in zip(parts, self._base, strict=True))
 
@@ -94,6 +101,13 @@ def _plain_parts(glob: str) -> list[str]:
     parts = glob.split("/")
     plain = list(takewhile(lambda part: _WILDCARD.isdisjoint(part), parts))
     return plain if any(plain) else []
+
+
+def _part_of_all(glob: str) -> str:
+    """What all that the glob matches has in it, in lower case; "" if there is no telling."""
+    if not glob.isascii() or not _READ_APART.isdisjoint(glob):
+        return ""
+    return max(re.split(r"[*?/]+", glob), key=len).lower()
 
 
 def _forms(path: str) -> Iterator[str]:
