@@ -19,7 +19,7 @@ from pathlib import Path
 from benchmarks.measuring import measure_first_words, measure_memory, measure_round
 from benchmarks.provider import running_provider
 from benchmarks.proxies import cores, running_proxies
-from benchmarks.streams import Load, Route
+from benchmarks.streams import CALLS, Load, Route
 from benchmarks.tables import Results
 from benchmarks.variants import STOCK, VARIANTS, proxy_config
 from luthien_litellm_hooks import __version__
@@ -32,7 +32,7 @@ _PAUSE_S = 0.001
 SHORT_PACED = Load("short-paced", words=50, pause_s=_PAUSE_S, repeats=3)
 FIRST = Load("first", words=8, pause_s=_PAUSE_S)
 HISTORY = Load("history", words=50, history=100, repeats=5)
-TOOLS = Load("tools", calls=3)
+TOOLS = Load(CALLS, calls=3)
 HELD = Load("held", words=130, held_after=120)
 
 

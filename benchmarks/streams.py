@@ -11,6 +11,10 @@ from luthien_litellm_hooks.testing.routes import ROUTES, RouteName
 Route = RouteName
 FIRST_WORD = b"Once"
 """How each text begins."""
+CALLS = "tools"
+"""The load whose answers call tools."""
+MARK = "end-of-call"
+"""In the last piece of the arguments of each call."""
 REPLACED_WORD = "blue"
 """A word that `string_replacement` replaces here: one in forty."""
 _WORDS = (
@@ -54,7 +58,7 @@ class Load:
     @cached_property
     def marks(self) -> tuple[bytes, ...]:
         """How the arguments of each call end."""
-        return tuple(f"end-of-call-{number}".encode() for number in range(self.calls))
+        return tuple(f"{MARK}-{number}".encode() for number in range(self.calls))
 
     def body(self, route: Route) -> dict[str, object]:
         """What the client asks."""

@@ -43,6 +43,7 @@ _BLOCKED_WORDS = [{"keyword": word, "action": "MASK"} for word, _ in _PAIRS["rep
 VARIANTS: Mapping[str, Config] = {
     STOCK: {},
     "identity": _callback("benchmarks.identity_hook.hook"),
+    "holding": _callback("benchmarks.holding_hook.hook"),
     "noop": _ours(NOOP),
     "guardrail": _our_guardrail(NOOP),
     "tool_rules": _ours(TOOL_RULES),
@@ -51,8 +52,9 @@ VARIANTS: Mapping[str, Config] = {
     "tool_permission": _guardrail("tool_permission", rules=_PERMISSIONS, default_action="allow"),
     "litellm_content_filter": _guardrail("litellm_content_filter", blocked_words=_BLOCKED_WORDS),
 }
-"""`guardrail` is `noop` as a guardrail; `serial` holds `tool_rules`, `string_replacement` and `plain_dashes`; the
-last two are LiteLLM's own guardrails, with as many rules and words as ours."""
+"""`holding` holds tool calls as `tool_rules` does, and judges none; `guardrail` is `noop` as a guardrail; `serial` is
+`tool_rules`, `string_replacement` and `plain_dashes`; the last two are LiteLLM's own guardrails, with as many rules and
+words as ours."""
 
 
 def proxy_config(variant: str, provider_url: str, loads: Iterable[str]) -> Config:
