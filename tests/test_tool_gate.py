@@ -119,6 +119,13 @@ async def test_where_text_may_follow_calls_what_comes_before_a_withheld_one_has_
     assert [word for word in said if word not in ([], [None])] == ["before ", ["a"], f"\n\n{NOTICE_MARK} No.", ["c"]]
 
 
+async def test_what_there_is_to_tell_of_a_call_that_is_allowed_comes_before_it() -> None:
+    items = await deliver(Gate({"a": Verdict("allow", message="Beware.")}), ANSWER)
+    said = [bool(item.choices[0].delta.tool_calls) for item in items if item.choices[0].finish_reason is None]
+    assert said == sorted(said)
+    assert Delivered.of(items).text == f"before \n\n{NOTICE_MARK} Beware."
+
+
 async def test_the_same_message_is_told_once() -> None:
     delivered = Delivered.of(
         await deliver(Gate({"a": BLOCK, "b": BLOCK, "c": replace(BLOCK, message="Nor this.")}), ANSWER)

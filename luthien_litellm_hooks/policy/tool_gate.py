@@ -17,6 +17,9 @@ from luthien_litellm_hooks.policy.helpers import (
     send_tool_call,
 )
 
+_PROMPT_S = 0.005
+"""A verdict that takes no longer is waited for, so that the call need not wait for what comes next."""
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
@@ -53,7 +56,7 @@ class ToolGatePolicy(Policy):
     `judge_tool_call` runs for every call as soon as the call is whole, for several side by side.
     When the model has finished, one notice tells what there is to tell, and the calls that remain
     follow in their order; text that leaves in place of calls comes before them. Where text may follow
-    a call (`ctx.has_text_after_calls`), the calls that are allowed before any other do not wait for that.
+    a call (`ctx.has_text_after_calls`), the first calls of which there is nothing to tell do not wait for that.
     If a verdict fails, the calls that others withheld stay withheld, whatever `on_policy_error` says of the rest.
     """
 
@@ -69,7 +72,8 @@ class ToolGatePolicy(Policy):
         if isinstance(ctx.block, ToolCallStreamBlock):
             verdict = asyncio.create_task(_timed(self.judge_tool_call(ctx.block.tool_call, ctx)))
             _pending(ctx).append(_Pending(ctx.block, verdict))
-            await asyncio.sleep(0)  # many a verdict is there then
+            if ctx.has_text_after_calls:
+                await asyncio.wait([verdict], timeout=_PROMPT_S)
             await _let_out_allowed(ctx)
 
     async def on_finish_reason(self, ctx: StreamingResponseContext) -> None:
@@ -107,10 +111,10 @@ def _pending(ctx: StreamingResponseContext) -> list[_Pending]:
 
 
 async def _let_out_allowed(ctx: StreamingResponseContext) -> None:
-    """Lets out the first calls that are allowed, where a notice about a later one may still follow them."""
-    pending = _pending(ctx)
-    while ctx.has_text_after_calls and pending and _is(pending[0].verdict, "allow"):
-        await _let_out(ctx, pending[0].block, pending[0].verdict.result())
+    """Lets out the first calls of which there is nothing to tell, where a notice about a later one may follow them."""
+    pending = _pending(ctx) if ctx.has_text_after_calls else []
+    while pending and (verdict := _known(pending[0])) and verdict.action == "allow" and not verdict.message:
+        await _let_out(ctx, pending[0].block, verdict)
         pending.pop(0)
 
 
@@ -121,8 +125,8 @@ async def _deliver(ctx: StreamingResponseContext, calls: Sequence[_Pending]) -> 
         await asyncio.wait([call.verdict for call in calls])
     finally:  # also at the deadline, and when a verdict fails
         for call in calls:
-            if _is(call.verdict, "block"):
-                _decide(ctx, call.block, call.verdict.result())
+            if (verdict := _known(call)) and verdict.action == "block":
+                _decide(ctx, call.block, verdict)
                 drop_block(ctx, call.block)
     verdicts = [(call.block, call.verdict.result()) for call in calls]  # raises what a verdict failed with
     for call in calls:
@@ -134,10 +138,11 @@ async def _deliver(ctx: StreamingResponseContext, calls: Sequence[_Pending]) -> 
         await _let_out(ctx, block, verdict)
 
 
-def _is(verdict: asyncio.Task[Verdict], action: str) -> bool:
-    """Whether the verdict is there, and is this one."""
-    has_result = verdict.done() and not verdict.cancelled() and verdict.exception() is None
-    return has_result and verdict.result().action == action
+def _known(call: _Pending) -> Verdict | None:
+    """The verdict on a call; None if it is not there, or has failed."""
+    verdict = call.verdict
+    is_there = verdict.done() and not verdict.cancelled() and verdict.exception() is None
+    return verdict.result() if is_there else None
 
 
 async def _tell(ctx: StreamingResponseContext, messages: Sequence[str]) -> None:
