@@ -142,6 +142,7 @@ def _tables(plan: Plan, results: Results) -> Iterable[str]:
         f"Resident memory of each of {plan.open_streams} open streams, KB",
         lambda route, variant: results.memory[route, variant] / 1024,
     )
+    yield results.collections("Full collections of the garbage collector, beside the above, %")
     yield results.compared(
         f"Reads of an answer of {plan.text.words:,} chunks at the client",
         results.median_of(plan.text, lambda sample: sample.reads),

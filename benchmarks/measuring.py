@@ -22,10 +22,12 @@ _MOST_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One measurement: the CPU time of the proxy for each answer, and in how many reads an answer came.
-    `call_lags_s` says of each tool call how long after the provider had written its last byte it was there."""
+    """One measurement: the CPU time of the proxy for each answer but for full collections of the garbage collector,
+    that of these, and in how many reads an answer came. `call_lags_s` says of each tool call how long after
+    the provider had written its last byte it was there."""
 
     cpu_s: float
+    collected_s: float
     reads: float
     call_lags_s: tuple[float, ...] = ()
 
@@ -61,16 +63,17 @@ def _sample(proxy: MeasuredProxy, provider: Provider, route: Route, load: Load) 
     proxy.settle()
     while not provider.marks.empty():  # of an answer that was broken
         provider.marks.get()
-    began = proxy.cpu_s
+    began, collected = proxy.cpu_s, proxy.collected_s
     answers: list[Received] = []
     for _ in range(load.repeats):
         answers.append(Asked(proxy, route, load).read_all())
         proxy.settle()  # or what LiteLLM logs of an answer would delay the next
-    cpu_s = (proxy.cpu_s - began) / load.repeats
+    collected_s = (proxy.collected_s - collected) / load.repeats
+    cpu_s = (proxy.cpu_s - began) / load.repeats - collected_s
     reads = median(len(answer.pieces) for answer in answers)
     if load.calls:
-        return Sample(cpu_s, reads, call_lags_s=_lags(answers[0], load, provider.marks.get()))
-    return Sample(cpu_s, reads)
+        return Sample(cpu_s, collected_s, reads, call_lags_s=_lags(answers[0], load, provider.marks.get()))
+    return Sample(cpu_s, collected_s, reads)
 
 
 def _lags(answer: Received, load: Load, written_at: Sequence[float]) -> tuple[float, ...]:

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import psutil
 
+from benchmarks.collector import FILE, HOOK, Collections
 from benchmarks.variants import Config
 from luthien_litellm_hooks.testing.proxy import answers
-from tests.support.proxy import START_SECONDS, starting_proxy
+from tests.support.proxy import START_SECONDS, STARTUP_HOOKS, starting_proxy
 
 _QUIET_S = 0.04
 _QUIET_CPU_S = 0.0005
@@ -24,11 +25,17 @@ class MeasuredProxy:
 
     port: int
     process: psutil.Process
+    collections: Collections
 
     @property
     def cpu_s(self) -> float:
         """The CPU time that the process has taken, to the nanosecond; psutil has it in hundredths."""
         return time.clock_gettime(_cpu_clock(self.process.pid))
+
+    @property
+    def collected_s(self) -> float:
+        """The part of it that full collections of the garbage collector took."""
+        return self.collections.seconds
 
     @property
     def resident_bytes(self) -> int:
@@ -56,8 +63,10 @@ def _cpu_clock(pid: int) -> int:
 def running_proxies(configs: Mapping[str, Config], folder: Path) -> Generator[dict[str, MeasuredProxy]]:
     """A proxy of each config, as soon as all answer."""
     with ExitStack() as stack:
+        collections = {name: Collections.create(folder / f"{name}.collections") for name in configs}
         started = {
-            name: stack.enter_context(starting_proxy(config, folder / name, {})) for name, config in configs.items()
+            name: stack.enter_context(starting_proxy(config, folder / name, _environment(folder, name)))
+            for name, config in configs.items()
         }
         deadline = time.monotonic() + START_SECONDS * len(configs)
         for name, (process, proxy) in started.items():
@@ -65,7 +74,14 @@ def running_proxies(configs: Mapping[str, Config], folder: Path) -> Generator[di
                 if process.poll() is not None or time.monotonic() > deadline:
                     raise RuntimeError(f"the proxy {name} did not start:\n{proxy.output[-2000:]}")
                 time.sleep(0.1)
-        yield {name: MeasuredProxy(proxy.port, psutil.Process(p.pid)) for name, (p, proxy) in started.items()}
+        yield {
+            name: MeasuredProxy(proxy.port, psutil.Process(process.pid), collections[name])
+            for name, (process, proxy) in started.items()
+        }
+
+
+def _environment(folder: Path, name: str) -> dict[str, str]:
+    return {STARTUP_HOOKS: HOOK, FILE: str(folder / f"{name}.collections")}
 
 
 def cores() -> int:

@@ -47,6 +47,15 @@ class Results:
         """A table of a figure: the value, what it is over the stock proxy's, and their ratio."""
         return self._table(title, lambda route, variant: _beside(figure(route, variant), figure(route, STOCK)))
 
+    def collections(self, title: str) -> str:
+        """A table of what full collections took in all rounds, in hundredths of all else."""
+
+        def cell(route: Route, variant: str) -> str:
+            samples = [each for of in self.rounds for key, each in of.items() if (key[0], key[2]) == (route, variant)]
+            return f"{100 * sum(each.collected_s for each in samples) / sum(each.cpu_s for each in samples):.1f}"
+
+        return self._table(title, cell)
+
     def growth(self, title: str, few: Figure, many: Figure) -> str:
         """A table of what a figure grows to, of the whole proxy and of what is over the stock proxy's."""
 
@@ -70,7 +79,7 @@ class Results:
 def _or_dash(cell: Callable[[Route, str], str], route: Route, variant: str) -> str:
     try:
         return cell(route, variant)
-    except KeyError:
+    except (KeyError, ZeroDivisionError):
         return _MISSING
 
 
