@@ -2,18 +2,21 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from luthien_litellm_hooks import PolicyContext, PolicyExecutor, Request, ToolCall, ToolCallStreamBlock
 from luthien_litellm_hooks.hooks.routes import GOVERNED
 from luthien_litellm_hooks.policy.notices import NOTICE_MARK
 from luthien_litellm_hooks.policy.tool_gate import ALLOW, ToolGatePolicy, Verdict
+from luthien_litellm_hooks.recorder import AnswerRecord
 from luthien_litellm_hooks.running_answer import WITHHELD_CALLS
-from luthien_litellm_hooks.testing.answers import Answer, Call
+from luthien_litellm_hooks.testing.answers import Answer, Call, Say
 from luthien_litellm_hooks.testing.routes import ROUTES, RouteName
 from tests.support.chat import (
     Delivered,
@@ -319,3 +322,94 @@ async def test_an_allowed_call_leaves_with_the_next_piece_of_another_when_its_ve
     async for item in PolicyExecutor(policy).run(provider(), adapter(), context()):
         came.append(item)
     assert names(Delivered.of(came)) == ["a", "b"]
+
+
+class Judged(NamedTuple):
+    """A call that the model makes: which verdict it gets, after how many turns of the loop, or seconds."""
+
+    action: str
+    turns: int = 0
+    seconds: float = 0.0
+
+
+class TakesItsTime(ToolGatePolicy):
+    """Gives the calls that are named `call_0`, `call_1` and so on their verdicts."""
+
+    def __init__(self, calls: Sequence[Judged]) -> None:
+        self.calls = calls
+
+    async def judge_tool_call(self, tool_call: ToolCall, ctx: PolicyContext) -> Verdict:
+        judged = self.calls[int(tool_call.name.removeprefix("call_"))]
+        for _ in range(judged.turns):
+            await asyncio.sleep(0)
+        if judged.seconds:
+            await asyncio.sleep(judged.seconds)
+        told = f"{judged.action} {tool_call.name}."
+        match judged.action:
+            case "note":
+                return Verdict("allow", message=told)
+            case "modify":
+                return Verdict("modify", instead=(replace(tool_call, name=f"other_{tool_call.name}"),))
+            case "block":
+                return Verdict("block", message=told)
+            case _:
+                return ALLOW
+
+
+ACTIONS = st.sampled_from(["allow", "allow", "note", "modify", "block"])
+JUDGED = st.builds(Judged, ACTIONS, st.integers(0, 4), st.sampled_from([0.0, 0.0, 0.002, 0.008]))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sampled_from(["chat", "responses", "messages", "gemini"]),
+    st.lists(JUDGED, min_size=1, max_size=4),
+    st.integers(3, 40),
+    st.integers(0, 12),
+    st.booleans(),
+)
+def test_whenever_verdicts_come_each_call_leaves_once_or_not_at_all_and_is_told_of(
+    route: RouteName, calls: list[Judged], piece: int, turns: int, is_streaming: bool
+) -> None:
+    blocks = asyncio.run(delivered_blocks(route, calls, piece, turns, is_streaming=is_streaming))
+    names = [f"call_{number}" for number in range(len(calls))]
+    left = {"allow": "{}", "note": "{}", "modify": "other_{}"}
+    wanted = [left[call.action].format(name) for call, name in zip(calls, names, strict=True) if call.action in left]
+    assert [block["name"] for block in blocks if block["type"] == "tool_call"] == wanted
+    assert all(json.loads(block["arguments"]) == {"of": "x" * 30} for block in blocks if block["type"] == "tool_call")
+    said = "\n".join(block["text"] for block in blocks if block["type"] == "text")
+    told = [
+        f"{call.action} {name}." for call, name in zip(calls, names, strict=True) if call.action in ("note", "block")
+    ]
+    assert [said.count(words) for words in told] == [1] * len(told)
+    kinds = [block["type"] for block in blocks]
+    if route == "messages":
+        assert kinds == sorted(kinds)  # "text" comes before "tool_call"
+
+
+async def delivered_blocks(
+    route: RouteName, calls: Sequence[Judged], piece: int, turns: int, *, is_streaming: bool
+) -> list[dict[str, Any]]:
+    """What a client gets of an answer that makes the calls, in pieces between which the loop turns so often."""
+    way = ROUTES[route]
+    request = Request({"model": "m", "stream": is_streaming, **way.body}, route=way.path)
+    made = [Call(f"call_{n}", json.dumps({"of": "x" * 30}), id=f"id_{n}") for n in range(len(calls))]
+    answer, executor = Answer([Say("I do it."), *made], piece=piece), PolicyExecutor(TakesItsTime(calls))
+    ctx, record = PolicyContext("transaction-1", request), AnswerRecord()
+    adapter, reader = (GOVERNED[way.call_type](request) for _ in range(2))
+    if not is_streaming:
+        record.add(reader.split(await executor.run_full(way.full(answer, request.body), adapter, ctx)))
+        return record.content()
+
+    async def provider() -> AsyncIterator[object]:
+        async for item in way.stream(answer, request.body):
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            yield item
+
+    async for item in executor.run(provider(), adapter, ctx):
+        for came in reader.decode(item):
+            record.add(came)
+    for came in reader.flush():
+        record.add(came)
+    return record.content()
