@@ -139,8 +139,10 @@ async def test_the_same_message_is_told_once() -> None:
 
 
 async def test_a_call_can_be_withheld_without_a_word() -> None:
-    silent = Verdict("block", reason="because")
-    assert Delivered.of(await deliver(Gate({"a": silent}), ANSWER)).text == "before "
+    silent, ctx = Verdict("block", reason="because"), context()
+    delivered = Delivered.of(await deliver(Gate({"a": silent}), ANSWER, ctx))
+    assert (delivered.text, names(delivered)) == ("before ", ["b", "c"])
+    assert [(decision.action, decision.reason) for decision in ctx.decisions] == [("block", "because")]
     alone = [*call(0, "a", "{}"), finish("tool_calls")]
     assert Delivered.of(await deliver(Gate({"a": silent}), alone)).text == WITHHELD_CALLS
 
