@@ -242,6 +242,17 @@ async def test_what_other_verdicts_withheld_stays_withheld_when_failures_pass(fa
 
 
 @pytest.mark.parametrize(("on_policy_error", "passed"), [("block", []), ("pass", ["b", "c"])])
+async def test_a_call_stays_withheld_when_the_time_is_up_while_a_later_one_is_judged(
+    on_policy_error: str, passed: list[str]
+) -> None:
+    policy, ctx = Slow(), context()
+    policy.of("a").set_result(BLOCK)
+    items = await deliver(policy, ANSWER, ctx, timeout_s=0.001, on_policy_error=on_policy_error)
+    assert names(Delivered.of(items)) == passed
+    assert [decision.action for decision in ctx.decisions] == ["block", "error"]
+
+
+@pytest.mark.parametrize(("on_policy_error", "passed"), [("block", []), ("pass", ["b", "c"])])
 async def test_a_verdict_that_takes_too_long_is_a_failure(on_policy_error: str, passed: list[str]) -> None:
     policy = Slow()
     policy.of("a").set_result(BLOCK)

@@ -72,9 +72,13 @@ class ToolGatePolicy(Policy):
         if isinstance(ctx.block, ToolCallStreamBlock):
             verdict = asyncio.create_task(_timed(self.judge_tool_call(ctx.block.tool_call, ctx)))
             _pending(ctx).append(_Pending(ctx.block, verdict))
-            if ctx.has_text_after_calls:
-                await asyncio.wait([verdict], timeout=_PROMPT_S)
-            await _let_out_allowed(ctx)
+            try:
+                if ctx.has_text_after_calls:
+                    await asyncio.wait([verdict], timeout=_PROMPT_S)
+                await _let_out_allowed(ctx)
+            except asyncio.CancelledError:  # at the deadline: what is held may pass then
+                _withhold(ctx, _pending(ctx))
+                raise
 
     async def on_finish_reason(self, ctx: StreamingResponseContext) -> None:
         await _deliver(ctx, [call for call in _pending(ctx) if call.block.choice == ctx.choice])
@@ -124,10 +128,7 @@ async def _deliver(ctx: StreamingResponseContext, calls: Sequence[_Pending]) -> 
     try:
         await asyncio.wait([call.verdict for call in calls])
     finally:  # also at the deadline, and when a verdict fails
-        for call in calls:
-            if (verdict := _known(call)) and verdict.action == "block":
-                _decide(ctx, call.block, verdict)
-                drop_block(ctx, call.block)
+        _withhold(ctx, calls)
     verdicts = [(call.block, call.verdict.result()) for call in calls]  # raises what a verdict failed with
     for call in calls:
         _pending(ctx).remove(call)
@@ -136,6 +137,13 @@ async def _deliver(ctx: StreamingResponseContext, calls: Sequence[_Pending]) -> 
         await send_text(ctx, text)
     for block, verdict in verdicts:
         await _let_out(ctx, block, verdict)
+
+
+def _withhold(ctx: StreamingResponseContext, calls: Sequence[_Pending]) -> None:
+    for call in calls:
+        if (verdict := _known(call)) and verdict.action == "block":
+            _decide(ctx, call.block, verdict)
+            drop_block(ctx, call.block)
 
 
 def _known(call: _Pending) -> Verdict | None:
