@@ -15,8 +15,8 @@ chunks are all there already: LiteLLM and the server need a few for each item, a
 FIRST_TURNS = 20
 """How many it gets with the first item, with which the server begins its response; in a stock proxy that takes 9."""
 MAX_AHEAD = 16
-"""How many parcels may wait for their reader while more is read of such a provider: what a process does many times in a
-row takes a third of the time."""
+"""How many parcels may wait for their reader while more is read of such a provider, and how many are encoded in a row:
+what a process does many times in a row takes a third of the time."""
 EAGER_READS = 8
 """How often a reader gets those turns with each thing that was read: the first words of an answer are waited for."""
 MAX_ITEMS = 10_000

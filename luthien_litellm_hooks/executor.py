@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import sys
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterator, Sequence
 from dataclasses import replace
 from typing import Literal, cast
 
@@ -11,7 +11,7 @@ from luthien_litellm_hooks.adapters.base import Adapter
 from luthien_litellm_hooks.answering import Answering, Source, hand_on, stop
 from luthien_litellm_hooks.composition import HOOK_TIMEOUT_S, Composition, Member, Stage, contexts_of, stages_for
 from luthien_litellm_hooks.deadline import run_apart
-from luthien_litellm_hooks.egress import MAX_ITEMS, PUT_TIMEOUT_S, EgressQueue, Parcel
+from luthien_litellm_hooks.egress import MAX_AHEAD, MAX_ITEMS, PUT_TIMEOUT_S, EgressQueue, Parcel
 from luthien_litellm_hooks.errors import (
     LimitExceededError,
     LuthienError,
@@ -111,7 +111,7 @@ class PolicyExecutor:
         failure: BaseException | None = None
         try:
             while (parcel := await answers[-1].queue.take()) is not None:
-                for item in _joined(_encode(way_out, parcel), answers[-1].queue, way_out):
+                for item in _encoded(way_out, parcel, answers[-1].queue):
                     yield item
             if any(answer.engine.is_touched for answer in answers):
                 for item in _close(way_out, adapter):
@@ -263,21 +263,23 @@ _NOBODY = Member(Policy(), "none")
 """Stands in where no policy is for a request: lets everything through."""
 
 
-def _encode(way_out: WayOut, parcel: Parcel) -> list[object]:
+def _encoded(way_out: WayOut, parcel: Parcel, queue: EgressQueue) -> Iterator[object]:
+    """The items for `parcel` and those that wait behind it, which are made before the first leaves: between two items a
+    process does so much else that making each by itself takes several times as long. All bytes leave as one item, of
+    which each costs LiteLLM and the server more than it costs us."""
+    items: list[object] = []
+    following: Parcel | None = parcel
     try:
-        return list(way_out.encode(parcel))
+        while following is not None:
+            items += way_out.encode(following)
+            is_enough = len(items) >= MAX_AHEAD and not isinstance(items[-1], bytes)
+            following = None if is_enough else queue.take_now()
     except Exception as error:
+        yield from items
         raise _unsayable() from error
-
-
-def _joined(items: list[object], queue: EgressQueue, way_out: WayOut) -> list[object]:
-    """`items`, or of a wire of bytes all bytes that are there to leave: each item costs LiteLLM and the
-    server more than it costs us."""
-    while items and isinstance(items[-1], bytes) and (parcel := queue.take_now()) is not None:
-        items += _encode(way_out, parcel)
     if len(items) > 1 and all(isinstance(item, bytes) for item in items):
-        return [b"".join(cast(list[bytes], items))]
-    return items
+        items = [b"".join(cast(list[bytes], items))]
+    yield from items
 
 
 def _close(way_out: WayOut, adapter: Adapter) -> list[object]:

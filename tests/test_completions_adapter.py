@@ -13,7 +13,9 @@ from luthien_litellm_hooks import (
     Request,
     SimplePolicy,
     StreamingResponseContext,
+    ToolCall,
     passthrough_accumulated_chunks,
+    send_tool_call,
 )
 from luthien_litellm_hooks.adapters.completions import CompletionsAdapter
 from luthien_litellm_hooks.errors import WireError
@@ -202,3 +204,22 @@ def test_text_that_is_no_string_is_an_error() -> None:
 def test_a_call_cannot_be_said() -> None:
     with pytest.raises(WireError):
         list(adapter().encode([ToolCallDelta(name="a")], None))
+
+
+@pytest.mark.parametrize("words", range(24, 41))
+async def test_what_was_said_before_a_call_has_left(words: int) -> None:
+    class Calls(Policy):
+        async def on_finish_reason(self, ctx: StreamingResponseContext) -> None:
+            await send_tool_call(ctx, ToolCall("call_1", "look", "{}"))
+
+    items = [*[chunk(f"{number} ") for number in range(words)], chunk(finish="stop")]
+    stream = PolicyExecutor(Calls()).run(provide(items), adapter(), context())
+    delivered: list[Any] = []
+
+    async def read() -> None:
+        while True:
+            delivered.append(await anext(stream))
+
+    with pytest.raises(WireError, match="could not be encoded"):
+        await read()
+    assert [id(item) for item in delivered] == [id(item) for item in items[:words]]

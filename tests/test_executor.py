@@ -191,7 +191,7 @@ async def test_chunks_that_are_all_there_already_do_not_wait_for_the_rest(turns:
     ahead = await judged_ahead(provide([*[text("x") for _ in range(100)], finish()]), turns, first_turns)
     assert len(ahead) == 101
     assert max(ahead[:EAGER_READS]) == 1
-    assert MAX_AHEAD <= max(ahead) <= MAX_AHEAD + 1  # and the one that leaves
+    assert MAX_AHEAD <= max(ahead) <= 2 * MAX_AHEAD  # those that wait, and those that leave one after the other
 
 
 async def test_a_chunk_that_had_to_be_waited_for_leaves_before_the_next_is_judged() -> None:
