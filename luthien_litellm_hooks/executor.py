@@ -271,7 +271,7 @@ def _encoded(way_out: WayOut, parcel: Parcel, queue: EgressQueue) -> Iterator[ob
     following: Parcel | None = parcel
     try:
         while following is not None:
-            items += way_out.encode(following)
+            items += [*way_out.encode(following)]  # all that a parcel says, or nothing
             is_enough = len(items) >= MAX_AHEAD and not isinstance(items[-1], bytes)
             following = None if is_enough else queue.take_now()
     except Exception as error:

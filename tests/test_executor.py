@@ -2,12 +2,13 @@
 
 import asyncio
 import contextvars
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 import anyio
 import pytest
+from litellm.types.utils import ModelResponseStream
 
 from luthien_litellm_hooks import (
     Policy,
@@ -26,7 +27,9 @@ from luthien_litellm_hooks import (
     send_text,
     send_tool_call,
 )
+from luthien_litellm_hooks.adapters.chat import ChatAdapter
 from luthien_litellm_hooks.egress import EAGER_READS, MAX_AHEAD
+from luthien_litellm_hooks.events import Chunk, StreamEvent
 from luthien_litellm_hooks.policies.noop import NoOp
 from luthien_litellm_hooks.running_answer import WITHHELD_CALLS
 from tests.support.chat import (
@@ -382,6 +385,23 @@ async def test_what_is_let_out_when_the_finish_came_leaves_before_it() -> None:
 def test_calls_that_are_none_are_the_wires_fault(delta: dict[str, Any]) -> None:
     with pytest.raises(WireError):
         adapter().decode(chunk(**delta))
+
+
+async def test_nothing_of_what_cannot_be_said_as_a_whole_leaves() -> None:
+    class BreaksOff(ChatAdapter):
+        def encode(self, events: Sequence[StreamEvent], of: Chunk | None) -> Iterator[object]:
+            yield "a half"
+            raise ValueError("the other half")
+
+    class Adds(Policy):
+        async def on_finish_reason(self, ctx: StreamingResponseContext) -> None:
+            await send_text(ctx, "more")
+
+    items = [text("first"), text("second"), finish()]
+    stream = PolicyExecutor(Adds()).run(provide(items), BreaksOff(lambda: ModelResponseStream(id="own")), context())
+    assert [await anext(stream), await anext(stream)] == items[:2]
+    with pytest.raises(WireError, match="could not be encoded"):
+        await anext(stream)
 
 
 async def test_a_made_chunk_is_like_the_providers_and_says_no_finish() -> None:
