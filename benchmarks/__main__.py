@@ -14,9 +14,10 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
+from operator import attrgetter
 from pathlib import Path
 
-from benchmarks.measuring import measure_first_words, measure_memory, measure_round
+from benchmarks.measuring import measure_beginnings, measure_memory, measure_round
 from benchmarks.provider import running_provider
 from benchmarks.proxies import cores, running_proxies
 from benchmarks.streams import CALLS, Load, Route
@@ -45,7 +46,7 @@ class Plan:
     few: Load
     many: Load
     open_streams: int
-    first_words: int
+    beginnings: int
     rounds: int
 
     @property
@@ -64,7 +65,7 @@ FULL = Plan(
     few=Load("few", 1_000),
     many=Load("many", 20_000),
     open_streams=200,
-    first_words=200,
+    beginnings=200,
     rounds=5,
 )
 QUICK = Plan(
@@ -73,7 +74,7 @@ QUICK = Plan(
     few=Load("few", 500),
     many=Load("many", 3_000),
     open_streams=50,
-    first_words=40,
+    beginnings=40,
     rounds=2,
 )
 
@@ -105,14 +106,14 @@ def measure(plan: Plan, routes: Sequence[Route], variants: Sequence[str]) -> Res
             _say("warming up")  # LiteLLM does much at its first requests
             able = measure_round(proxies, provider, routes, [*every, (FIRST, variants)])
             _say("waiting for first words")
-            first_words = measure_first_words(proxies, FIRST, able, plan.first_words)
+            beginnings = measure_beginnings(proxies, FIRST, able, plan.beginnings)
             _say("opening streams")
             memory = measure_memory(proxies, provider, routes, HELD, plan.open_streams)
             rounds = []
             for number in range(plan.rounds):
                 _say(f"round {number + 1} of {plan.rounds}")
                 rounds.append(measure_round(proxies, provider, routes, [*every, *growing]))
-    return Results(routes, variants, rounds, memory, first_words)
+    return Results(routes, variants, rounds, memory, beginnings)
 
 
 def _tables(plan: Plan, results: Results) -> Iterable[str]:
@@ -130,9 +131,9 @@ def _tables(plan: Plan, results: Results) -> Iterable[str]:
     for load, after in ((SHORT, ""), (HISTORY, f" after a history of {HISTORY.history} messages of 1 KB")):
         title = f"CPU time of an answer of {load.words} chunks{after}, ms"
         yield results.compared(title, results.median_of(load, lambda sample: sample.cpu_s, 1e3))
-    yield results.compared(
-        f"First word of an answer whose chunks come {_PAUSE_S * 1e3:g} ms apart, ms", results.first_word_ms
-    )
+    for what, moment in (("First byte", "first_byte_s"), ("First word", "first_word_s")):
+        title = f"{what} of an answer whose chunks come {_PAUSE_S * 1e3:g} ms apart, ms"
+        yield results.compared(title, results.milliseconds_until(attrgetter(moment)))
     for number, which in ((0, "first"), (-1, "last")):
         title = f"From the last byte of the {which} of {TOOLS.calls} tool calls of 50 KB to its arrival, ms"
         yield results.compared(

@@ -22,12 +22,18 @@ class BrokenAnswerError(Exception):
 
 @dataclass(slots=True)
 class Received:
-    """An answer as it came: what it is made of, and when its first word and the marks of its calls
+    """An answer as it came: what it is made of, and when it began, and its first word and the marks of its calls
     came, on the clock of `time.monotonic`."""
 
     asked_at: float
+    began_at: float = 0.0
     pieces: list[bytes] = field(default_factory=list[bytes])
     seen_at: dict[bytes, float] = field(default_factory=dict[bytes, float])
+
+    @property
+    def first_byte_s(self) -> float:
+        """How long the first byte of the response took to come."""
+        return self.began_at - self.asked_at
 
     @property
     def first_word_s(self) -> float:
@@ -58,6 +64,7 @@ class Asked:
 
     def _note(self, data: bytes, now: float) -> None:
         received = self._received
+        received.began_at = received.began_at or now
         seen = (received.pieces[-1][-_OVERLAP:] if received.pieces else b"") + data
         received.pieces.append(data)
         while self._sought and self._sought[0] in seen:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
 from statistics import median
+from typing import NamedTuple
 
 from benchmarks.client import Asked, BrokenAnswerError, Received
 from benchmarks.provider import Provider
@@ -80,20 +81,27 @@ def _lags(answer: Received, load: Load, written_at: Sequence[float]) -> tuple[fl
     return tuple(answer.seen_at[mark] - written for mark, written in zip(load.marks, written_at, strict=True))
 
 
-def measure_first_words(
+class Beginning(NamedTuple):
+    """How long the first byte of a response took, and the first word of its answer."""
+
+    first_byte_s: float
+    first_word_s: float
+
+
+def measure_beginnings(
     proxies: Mapping[str, MeasuredProxy], load: Load, able: Iterable[tuple[Route, str, str]], count: int
-) -> Mapping[tuple[Route, str], Sequence[float]]:
-    """How long the first word of an answer took, in seconds, `count` times, by route and variant: of those that are
-    `able` to give whole answers of the load. One answer of each is asked for in turn, so those of one number belong
-    together."""
-    words: dict[tuple[Route, str], list[float]] = {(route, name): [] for route, of, name in able if of == load.name}
-    for route in dict.fromkeys(route for route, _ in words):
-        variants = [variant for of, variant in words if of == route]
+) -> Mapping[tuple[Route, str], Sequence[Beginning]]:
+    """How `count` answers began, by route and variant: of those that are `able` to give whole answers of the load. One
+    answer of each is asked for in turn, so those of one number belong together."""
+    began: dict[tuple[Route, str], list[Beginning]] = {(route, name): [] for route, of, name in able if of == load.name}
+    for route in dict.fromkeys(route for route, _ in began):
+        variants = [variant for of, variant in began if of == route]
         for number in range(count):
             for variant in variants if number % 2 else reversed(variants):
                 time.sleep(_REST_S)
-                words[route, variant].append(Asked(proxies[variant], route, load).read_all().first_word_s)
-    return words
+                answer = Asked(proxies[variant], route, load).read_all()
+                began[route, variant].append(Beginning(answer.first_byte_s, answer.first_word_s))
+    return began
 
 
 def measure_memory(

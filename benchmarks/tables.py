@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
 
-from benchmarks.measuring import Round, Sample
+from benchmarks.measuring import Beginning, Round, Sample
 from benchmarks.streams import Load, Route
 from benchmarks.variants import STOCK
 
@@ -15,13 +15,13 @@ _MISSING = "-"
 
 @dataclass(frozen=True)
 class Results:
-    """What was measured of which routes and variants; memory in bytes for each open stream, first words in seconds."""
+    """What was measured of which routes and variants; memory in bytes for each open stream."""
 
     routes: Sequence[Route]
     variants: Sequence[str]
     rounds: Sequence[Round]
     memory: Mapping[tuple[Route, str], float]
-    first_words: Mapping[tuple[Route, str], Sequence[float]]
+    beginnings: Mapping[tuple[Route, str], Sequence[Beginning]]
 
     def median_of(self, load: Load, figure: Callable[[Sample], float], scale: float = 1.0) -> Figure:
         """The median of what `figure` says of each sample of a load."""
@@ -36,12 +36,16 @@ class Results:
 
         return figure
 
-    def first_word_ms(self, route: Route, variant: str) -> float:
+    def milliseconds_until(self, moment: Callable[[Beginning], float]) -> Figure:
         """The stock proxy's median, and what there is to it on average in the middle three fifths of the pairs."""
-        stock = self.first_words[route, STOCK]
-        added = sorted(own - its for own, its in zip(self.first_words[route, variant], stock, strict=True))
-        fifth = len(added) // 5
-        return (median(stock) + fmean(added[fifth : len(added) - fifth])) * 1e3
+
+        def figure(route: Route, variant: str) -> float:
+            own, stock = (list(map(moment, self.beginnings[route, name])) for name in (variant, STOCK))
+            added = sorted(mine - its for mine, its in zip(own, stock, strict=True))
+            fifth = len(added) // 5
+            return (median(stock) + fmean(added[fifth : len(added) - fifth])) * 1e3
+
+        return figure
 
     def compared(self, title: str, figure: Figure) -> str:
         """A table of a figure: the value, what it is over the stock proxy's, and their ratio."""
