@@ -28,6 +28,8 @@ class Source:
     flush: Flush
     is_framed: bool
     has_text_after_calls: bool
+    passes_unknown: bool
+    cut_reasons: tuple[str, ...]
     max_items: int
     put_timeout_s: float | None
     limits: Limits
@@ -54,26 +56,40 @@ class Answering:
                 stage.on_policy_error,
                 is_framed=source.is_framed,
                 has_text_after_calls=source.has_text_after_calls,
+                passes_unknown=source.passes_unknown,
+                cut_reasons=source.cut_reasons,
                 limits=source.limits,
             )
         else:
-            engine = Panel(stage, contexts, ctx, queue, is_framed=source.is_framed, limits=source.limits)
+            engine = Panel(
+                stage,
+                contexts,
+                ctx,
+                queue,
+                is_framed=source.is_framed,
+                passes_unknown=source.passes_unknown,
+                cut_reasons=source.cut_reasons,
+                limits=source.limits,
+            )
         return cls(queue, engine, engine.start(source.stream, source.decode, source.flush))
 
 
 async def hand_on(answer: Answering, adapter: Adapter) -> AsyncGenerator[Chunk]:
     """What an engine lets out, as chunks for the next one; legal as a client's stream is."""
-    way_out = WayOut(adapter)
+    way_out = WayOut(adapter, is_untouched=lambda: not answer.engine.is_touched)
     is_over = False
     try:
         while (parcel := await answer.queue.take()) is not None:
+            if parcel.chunk is not None and way_out.leaves_as_came(parcel):
+                yield parcel.chunk
+                continue
             events = way_out.admit(parcel)
             if parcel.chunk is None:
                 yield Chunk(tuple(events))
             elif events:
                 yield parcel.chunk if is_whole(parcel.chunk, events) else parcel.chunk.some(tuple(events))
         is_over = True
-        if answer.engine.is_touched and (owed := way_out.finish()):
+        if way_out.is_cut and (owed := way_out.finish()):
             yield Chunk(tuple(owed))
     finally:
         if not is_over:

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from luthien_litellm_hooks.errors import WireError
 from luthien_litellm_hooks.events import (
     DELTAS,
     TEXTS,
@@ -19,6 +18,7 @@ from luthien_litellm_hooks.events import (
     DeltaEvent,
     Finish,
     Frame,
+    Quote,
     ReasoningDelta,
     ReasoningStreamBlock,
     StreamBlock,
@@ -57,10 +57,14 @@ class StreamState:
 
 
 class Step(NamedTuple):
-    """What one event did: the blocks that it completed, in order, then the block that it adds to."""
+    """The blocks that one event completed, in order, then the block that it adds to or follows.
+
+    `is_late` is true of a piece for a block that has ended: it adds nothing.
+    """
 
     completed: tuple[StreamBlock, ...] = ()
     block: StreamBlock | None = None
+    is_late: bool = False
 
 
 _NOTHING = Step()
@@ -74,8 +78,8 @@ class BlockAssembler:
     Text and reasoning end when something else of the same choice begins. A tool call ends there
     too if its arguments are whole JSON and no call before it is open; otherwise it stays open,
     because deltas of several calls may be interleaved, and ends with the answer. On a framed wire a
-    block ends where the wire says so. A piece for a block that has ended is a `WireError`: what was
-    judged is all that may be delivered of it.
+    block ends where the wire says so. A piece for a block that has ended is late and is not added:
+    nothing but what was judged may be delivered of it. A quote is a block of its own, complete at once.
     """
 
     def __init__(self, *, is_framed: bool = False) -> None:
@@ -97,7 +101,7 @@ class BlockAssembler:
             block.append(text_of(event))
             return self._more
         step = self._feed(event)
-        self._thread = thread
+        self._thread = None if step.is_late else thread
         if thread is not None:
             self._more = Step(block=step.block)
         return step
@@ -116,7 +120,9 @@ class BlockAssembler:
         if isinstance(event, Finish):
             self.state.finish_reason = event.reason
             return Step(tuple(self._of(event.choice).close_all()))
-        if isinstance(event, Frame) and event.kind != "other":
+        if isinstance(event, Quote):
+            return Step(block=self._quote(self._of(event.choice), event))
+        if isinstance(event, Frame):
             return self._feed_frame(event)
         return _NOTHING
 
@@ -128,7 +134,7 @@ class BlockAssembler:
         of_choice = self._of(event.choice)
         block = of_choice.find(event)
         if block is not None and block.is_complete:
-            return _late(event)
+            return Step(block=block, is_late=True)
         goes_on = self._is_framed or (block is not None and block is of_choice.current)
         completed = () if goes_on else tuple(of_choice.close_ended(but=block))
         block = block or self._open(of_choice, event)
@@ -138,6 +144,8 @@ class BlockAssembler:
 
     def _feed_frame(self, event: Frame) -> Step:
         of_choice = self._of(event.choice)
+        if event.kind in ("other", "unknown"):
+            return _NOTHING if event.follows is None else Step(block=of_choice.of_index(event.follows))
         block = of_choice.of_index(event.index)
         if event.role == "begin":
             return Step(block=self._open(of_choice, event))
@@ -145,12 +153,23 @@ class BlockAssembler:
             return Step(block=block)
         return Step((of_choice.close(block),), block)
 
+    def _quote(self, of_choice: "_OpenBlocks", event: Quote) -> ContentStreamBlock:
+        block = ContentStreamBlock(event.choice)
+        block.is_quoted = block.is_complete = True
+        block.host = of_choice.of_index(event.index if event.follows is None else event.follows)
+        block.append(event.text)
+        self._add_block(block)
+        return block
+
     def _open(self, of_choice: "_OpenBlocks", event: DeltaEvent | Frame) -> StreamBlock:
         block = of_choice.open(event)
-        block.place = len(self.state.blocks)
-        self.state.blocks.append(block)
+        self._add_block(block)
         self.state.current_block = of_choice.current = block
         return block
+
+    def _add_block(self, block: StreamBlock) -> None:
+        block.place = len(self.state.blocks)
+        self.state.blocks.append(block)
 
     def _of(self, choice: int) -> "_OpenBlocks":
         found = self._choices.get(choice)
@@ -166,6 +185,7 @@ class _OpenBlocks:
         self.choice = choice
         self._is_framed = is_framed
         self.current: StreamBlock | None = None
+        self._latest: StreamBlock | None = None  # of those that have begun
         self._texts: list[StreamBlock] = []  # one at most, unless the wire frames its blocks
         self._calls: list[ToolCallStreamBlock] = []
         self._ends: dict[ToolCallStreamBlock, _ObjectEnd] = {}  # of the open calls, in their order
@@ -187,17 +207,33 @@ class _OpenBlocks:
         call = self._by_index.get(event.index)
         if not isinstance(call, ToolCallStreamBlock):
             return None
+        if not event.id and self._begins_another(call, event):
+            return None
         if not event.id or call.id in (None, event.id):
             return call
         return of_id or (None if event.name else call)  # some providers give every call the index 0
+
+    def _begins_another(self, call: ToolCallStreamBlock, event: ToolCallDelta) -> bool:
+        """Whether a named piece without an id cannot be more of `call`, whose arguments are whole: some providers
+        give every call the index 0 and no id."""
+        if self._is_framed or not event.name or not call.name:
+            return False
+        is_whole = call.is_complete or self._has_ended(call)
+        return is_whole and (event.name != call.name or bool(event.arguments.strip()))
 
     def of_index(self, index: int) -> StreamBlock | None:
         return self._by_index.get(index)
 
     def open(self, event: DeltaEvent | Frame) -> StreamBlock:
+        is_another_open = bool(self._ends or self._texts)
         block = self._open_call(event) if isinstance(event, ToolCallDelta) else self._open_text(event)
         if event.index is not None:
             self._by_index[event.index] = block
+        if self._is_framed and is_another_open:
+            block.overlaps = True
+            if self._latest is not None and not self._latest.is_complete:  # those before it are marked already
+                self._latest.overlaps = True
+        self._latest = block
         return block
 
     def _open_text(self, event: TextDelta | ReasoningDelta | Frame) -> StreamBlock:
@@ -245,13 +281,6 @@ class _OpenBlocks:
         return call.form != "custom" and end.is_reached
 
 
-def _late(event: DeltaEvent) -> Step:
-    brings = event.arguments.strip() or event.name if isinstance(event, ToolCallDelta) else event.text
-    if brings:
-        raise WireError("a block went on after it had ended")
-    return _NOTHING
-
-
 def _append(block: StreamBlock, event: DeltaEvent) -> None:
     if isinstance(event, ToolCallDelta):
         block.append(event.arguments)
@@ -265,6 +294,7 @@ def _append_head(call: ToolCallStreamBlock, event: ToolCallDelta) -> None:
     if event.id and call.id is None:
         call.id = event.id
     if event.name and event.name != call.name:  # some providers repeat the name in each piece
+        call.is_renamed = bool(call.name)
         call.name += event.name
     if event.extra:
         call.extra.update(event.extra)

@@ -11,7 +11,7 @@ from pydantic import Field
 from luthien_litellm_hooks.composition import members_of
 from luthien_litellm_hooks.egress import MAX_ITEMS, PUT_TIMEOUT_S
 from luthien_litellm_hooks.errors import ConfigError
-from luthien_litellm_hooks.executor import OnBlock, PolicyExecutor
+from luthien_litellm_hooks.executor import OnBlock, PolicyExecutor, Unjudged
 from luthien_litellm_hooks.limits import DEFAULT_LIMITS, Limits
 from luthien_litellm_hooks.policy_spec import PolicySpec, Seconds, digest, load_composition
 from luthien_litellm_hooks.validation import Section, nearest, validate
@@ -69,6 +69,8 @@ class Settings(Section):
     or an HTTP error. A stream that has begun always ends with the notice."""
     block_status: Annotated[int, Field(ge=400, le=599)] = 403
     """The HTTP status of `on_block: error`."""
+    unjudged: Unjudged = "withhold"
+    """What the plugin does not know of a response: withheld where a policy judges it, or let through."""
     ungoverned_routes: Literal["refuse", "allow"] | tuple[str, ...] = "refuse"
     """What becomes of routes whose answers no policy can see; a list names those to let through."""
     queue: QueueSettings = QueueSettings()
@@ -107,6 +109,7 @@ def build_executor(
     return PolicyExecutor(
         load_composition(settings.policy, where=f"{path}.policy" if path else f"{where}.policy"),
         on_block=settings.on_block,
+        unjudged=settings.unjudged,
         max_items=settings.queue.max_items,
         put_timeout_s=settings.queue.put_timeout_s,
         limits=Limits(**settings.limits.model_dump()),

@@ -32,9 +32,10 @@ class Parcel:
 
     A parcel with a `notice` ends the answer: which choices need it is known when it is taken. What
     a policy made is `about` a block that came, if it stands for it or was made in a hook about it.
+    One that `is_in_order` left when nothing that came before it was held.
     """
 
-    __slots__ = ("about", "blocks", "chunk", "events", "is_taken", "notice", "size")
+    __slots__ = ("about", "blocks", "chunk", "events", "is_in_order", "is_taken", "notice", "size")
 
     def __init__(
         self,
@@ -44,12 +45,14 @@ class Parcel:
         *,
         notice: str | None = None,
         about: StreamBlock | None = None,
+        is_in_order: bool = False,
     ) -> None:
         self.chunk = chunk
         self.events = [*events]
         self.blocks = [block] * len(self.events)
         self.notice = notice
         self.about = about
+        self.is_in_order = is_in_order
         self.is_taken = False
         self.size = 0
         """What it counts for in the memory of the process while it is in a queue."""

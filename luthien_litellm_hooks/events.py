@@ -9,9 +9,13 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal, TypeVar
 
-ToolForm = Literal["function", "custom", "legacy_function"]
+ToolForm = Literal["function", "custom", "legacy_function", "server"]
 """`function`: arguments are JSON. `custom`: arguments are free text. `legacy_function`: the chat
-format's old `function_call`, one at most, without an id."""
+format's old `function_call`, one at most, without an id. `server`: the provider runs the call itself;
+its result follows in the same response."""
+
+EVERY_CHOICE = -1
+"""The `choice` of an `Opaque` event that is about all choices of its response."""
 
 _NO_EXTRA: Mapping[str, object] = MappingProxyType({})
 
@@ -42,12 +46,29 @@ class Frame(Event):
     """A piece of a block that brings nothing to judge: its beginning, its end, or a `detail` of it
     (a signature, a citation). Only of wires that frame their blocks, and number them by `index`.
 
-    A tool call begins with its first `ToolCallDelta`. `other` blocks are judged by nobody.
+    A tool call begins with its first `ToolCallDelta`. No policy judges `other` blocks. A judging policy
+    never gets an `unknown` one, because the adapter cannot read it: it is withheld.
+    `follows` is the index of the server's call whose result the block is: it leaves after that call or not at all.
     """
 
     role: Literal["begin", "detail", "end"]
-    kind: Literal["text", "reasoning", "tool_call", "other"]
+    kind: Literal["text", "reasoning", "tool_call", "other", "unknown"]
     index: int
+    follows: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quote(Frame):
+    """Readable text in a field of the wire: a citation, the result of a server's call.
+
+    Policies judge it as a text block of its own, complete at once. A changed `text` is written back into the
+    fields that it was read from. A `detail` belongs to the block with its `index`; on wires that do not frame
+    blocks, `index` is -1. A quote that is dropped takes its unit of the wire along; one that is `owed`
+    leaves with an empty text, because the wire needs the unit.
+    """
+
+    text: str
+    is_owed: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,13 +126,26 @@ class End(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Opaque(Event):
-    """Something that no policy judges: an image, an annotation, a ping.
+    """A piece that no policy judges: an image, an encrypted field, a ping.
 
-    What `repeats` text of the answer (its sources, say) leaves only if all that came before it left
-    just as it came.
+    One that `repeats` (a field of unknown content, or one that quotes the response) leaves only if every
+    judged block of its choice left as it came; `choice` may be `EVERY_CHOICE`.
     """
 
     repeats: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unknown(Opaque):
+    """A unit, or a part of one, that the adapter does not know. It passes where no policy judges the response.
+
+    A judging policy withholds it, unless the setting `unjudged` is `pass`. One that `is_malformed` may hide
+    a piece of a known block, so it ends the response there. `kind` names it for operators: words of ours,
+    not the provider's.
+    """
+
+    kind: str
+    is_malformed: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,7 +166,7 @@ def text_of(event: StreamEvent) -> str:
         return event.text
     if isinstance(event, ToolCallDelta):
         return event.arguments
-    return event.text if isinstance(event, ReasoningDelta) else ""
+    return event.text if isinstance(event, ReasoningDelta | Quote) else ""
 
 
 EventT = TypeVar("EventT", bound=Event)
@@ -190,15 +224,16 @@ class StreamBlock:
 
     `choice` is the number of the answer it belongs to (0 unless the client asked for several),
     `place` its number among the blocks of all choices, in the order in which they began,
-    `is_complete` whether all of it came.
+    `is_complete` whether all of it came. `overlaps` is true of blocks that the provider had open at once.
     """
 
-    __slots__ = ("_joined", "_pieces", "choice", "is_complete", "place")
+    __slots__ = ("_joined", "_pieces", "choice", "is_complete", "overlaps", "place")
 
     def __init__(self, choice: int = 0) -> None:
         self.choice = choice
         self.place = 0
         self.is_complete = False
+        self.overlaps = False
         self._pieces: list[str] = []
         self._joined = ""
 
@@ -214,9 +249,18 @@ class StreamBlock:
 
 
 class ContentStreamBlock(StreamBlock):
-    """A block of text."""
+    """A block of text.
 
-    __slots__ = ()
+    `is_quoted` is true of text that stands in a field of something else (see `Quote`); `host` is then the
+    block that it belongs to, or the server's call whose result it is.
+    """
+
+    __slots__ = ("host", "is_quoted")
+
+    def __init__(self, choice: int = 0) -> None:
+        super().__init__(choice)
+        self.is_quoted = False
+        self.host: StreamBlock | None = None
 
     @property
     def content(self) -> str:
@@ -236,15 +280,19 @@ class ReasoningStreamBlock(StreamBlock):
 
 
 class ToolCallStreamBlock(StreamBlock):
-    """A tool call. `index` counts the calls of one choice from 0, in the order they came."""
+    """A tool call. `index` counts the calls of one choice from 0, in the order they came.
 
-    __slots__ = ("extra", "form", "id", "index", "name")
+    `is_renamed` is true if a later piece brought another name: `name` is then all of them, joined.
+    """
+
+    __slots__ = ("extra", "form", "id", "index", "is_renamed", "name")
 
     def __init__(self, index: int, choice: int = 0, form: ToolForm = "function") -> None:
         super().__init__(choice)
         self.index = index
         self.id: str | None = None
         self.name = ""
+        self.is_renamed = False
         self.form: ToolForm = form
         self.extra: dict[str, object] = {}
 

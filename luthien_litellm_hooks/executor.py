@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import sys
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Literal, cast
 
@@ -35,6 +35,7 @@ from luthien_litellm_hooks.worker import is_cancelled
 logger = logging.getLogger("luthien_litellm_hooks")
 
 OnBlock = Literal["notice", "error"]
+Unjudged = Literal["withhold", "pass"]
 
 
 class PolicyExecutor:
@@ -45,6 +46,7 @@ class PolicyExecutor:
     ends the answer with a notice, `pass` lets what was not delivered through and leaves the policy
     out of the rest of the answer. In a composition each member has its own of both. `on_block` says
     whether a full answer that is ended carries the notice, or raises it as `PolicyBlockedError`.
+    `unjudged` says what happens to a part of a response that no adapter knows, where a policy judges the response.
     An answer larger than `limits.max_stream_bytes` is ended with a notice; a policy that holds what
     there is no memory for, or takes longer than `limits.max_hold_s` in one transaction, fails.
     """
@@ -57,6 +59,7 @@ class PolicyExecutor:
         timeout_s: float = HOOK_TIMEOUT_S,
         on_policy_error: OnPolicyError = "block",
         on_block: OnBlock = "notice",
+        unjudged: Unjudged = "withhold",
         max_items: int = MAX_ITEMS,
         put_timeout_s: float = PUT_TIMEOUT_S,
         limits: Limits = DEFAULT_LIMITS,
@@ -65,6 +68,7 @@ class PolicyExecutor:
             policy = Member(policy, name or type(policy).__name__, timeout_s, on_policy_error)
         self.composition: Composition = policy
         self.on_block: OnBlock = on_block
+        self.unjudged: Unjudged = unjudged
         self.max_items = max_items
         self.put_timeout_s = put_timeout_s
         self.limits = limits
@@ -74,6 +78,7 @@ class PolicyExecutor:
         return PolicyExecutor(
             composition,
             on_block=on_block,
+            unjudged=self.unjudged,
             max_items=self.max_items,
             put_timeout_s=self.put_timeout_s,
             limits=self.limits,
@@ -107,13 +112,13 @@ class PolicyExecutor:
         flush = self._taking_in(lambda _: adapter.flush(), ctx.recorder)
         source = self._source(stream, decode, lambda: flush(None), adapter)
         answers = self._start(source, adapter, ctx)
-        way_out = WayOut(adapter, ctx.recorder.add_egress_chunk)
+        way_out = _way_out(adapter, answers, ctx.recorder.add_egress_chunk)
         failure: BaseException | None = None
         try:
             while (parcel := await answers[-1].queue.take()) is not None:
                 for item in _encoded(way_out, parcel, answers[-1].queue):
                     yield item
-            if any(answer.engine.is_touched for answer in answers):
+            if way_out.is_cut or ctx.answer is not None:
                 for item in _close(way_out, adapter):
                     yield item
         except BaseException as error:
@@ -160,16 +165,16 @@ class PolicyExecutor:
         adapter: Adapter,
         ctx: PolicyContext,
     ) -> object:
-        way_out = WayOut(adapter)
+        way_out = _way_out(adapter, answers)
         events: list[StreamEvent] = []
         while (parcel := await answers[-1].queue.take()) is not None:
-            events += way_out.admit(parcel)
+            events += parcel.events if way_out.leaves_as_came(parcel) else way_out.admit(parcel)
         notice = next((answer.engine.notice for answer in answers if answer.engine.notice is not None), None)
         if notice is not None and self.on_block == "error":
             raise PolicyBlockedError(notice)
         final = response
         if not (came and is_whole(came[0], events)):
-            events += way_out.finish()
+            events += way_out.finish() if way_out.is_cut or ctx.answer is not None else ()
             final = adapter.join(response, events)
         delivered = final
         for stage, contexts in self._stages(ctx):
@@ -192,6 +197,8 @@ class PolicyExecutor:
             flush,
             adapter.is_framed,
             adapter.has_text_after_calls,
+            self.unjudged == "pass",
+            adapter.cut_reasons,
             self.max_items,
             self.put_timeout_s,
             self.limits,
@@ -261,6 +268,15 @@ class PolicyExecutor:
 
 _NOBODY = Member(Policy(), "none")
 """Stands in where no policy is for a request: lets everything through."""
+
+
+def _way_out(adapter: Adapter, answers: Sequence[Answering], on_leave: Callable[[Chunk], None] | None = None) -> WayOut:
+    return WayOut(
+        adapter,
+        on_leave,
+        is_untouched=lambda: not any(answer.engine.is_touched for answer in answers),
+        is_judged=any(answer.engine.judges for answer in answers),
+    )
 
 
 def _encoded(way_out: WayOut, parcel: Parcel, queue: EgressQueue) -> Iterator[object]:

@@ -2,10 +2,23 @@
 
 import asyncio
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 from luthien_litellm_hooks.deadline import HookDeadline
 from luthien_litellm_hooks.egress import Parcel, ParcelSink
-from luthien_litellm_hooks.events import Chunk, Frame, Opaque, StreamBlock, StreamEvent, ToolCallStreamBlock
+from luthien_litellm_hooks.events import (
+    EVERY_CHOICE,
+    Chunk,
+    ContentStreamBlock,
+    Frame,
+    Opaque,
+    Quote,
+    StreamBlock,
+    StreamEvent,
+    TextDelta,
+    ToolCallStreamBlock,
+    from_wire,
+)
 from luthien_litellm_hooks.held import HeldEvents
 from luthien_litellm_hooks.limits import DEFAULT_LIMITS
 
@@ -23,34 +36,51 @@ class Outbox:
         deadline: HookDeadline,
         on_drop: Callable[[StreamBlock], None] | None = None,
         max_held_bytes: int = DEFAULT_LIMITS.max_held_bytes,
+        *,
+        keeps_order: bool = True,
     ) -> None:
+        """`keeps_order` is false where the caller holds events, too."""
         self._queue = queue
         self._deadline = deadline
         self._on_drop = on_drop
+        self._keeps_order = keeps_order
         self._open: Parcel | None = None
         self._held = HeldEvents(max_held_bytes)
         self._begun: set[StreamBlock] = set()  # of which something has left
         self._changed: set[StreamBlock] = set()  # of which something was replaced or dropped
         self._withheld: set[StreamBlock] = set()  # the calls whose beginning was dropped
+        self._quoted: dict[StreamBlock, list[str]] = {}  # what was sent in place of quotes
+        self._touched: set[int] = set()  # the choices that are no longer just what the provider said
         self.delivered: set[int] = set()
         """The choices of which something that says anything has left."""
         self.has_spoken = False
         """A policy sent something of its own since this was last set to False."""
-        self.is_touched = False
-        """The answer is no longer just what the provider said."""
 
     @property
-    def holds_any(self) -> bool:
-        """Whether anything is held."""
-        return bool(self._held)
+    def is_touched(self) -> bool:
+        """The response is no longer just what the provider said."""
+        return bool(self._touched)
+
+    def touch(self, choice: int) -> None:
+        """Notes that `choice` is no longer just what the provider said."""
+        self._touched.add(choice)
 
     def holds_of(self, choice: int) -> bool:
         """Whether anything of `choice` is held."""
-        return any(block.choice == choice for block in self._held)
+        return any(choice in (block.choice, EVERY_CHOICE) for block in self._held)
+
+    def _is_touched_in(self, choice: int) -> bool:
+        return bool(self._touched if choice == EVERY_CHOICE else self._touched & {choice, EVERY_CHOICE})
 
     async def let_out(self, chunk: Chunk, event: StreamEvent, block: StreamBlock | None = None) -> None:
         """Lets an event out that is not held; but not the rest of a call whose beginning was dropped."""
-        if block in self._withheld or (self.is_touched and isinstance(event, Opaque) and event.repeats):
+        if isinstance(event, Quote) and isinstance(block, ContentStreamBlock) and block.is_quoted:
+            self._begun.add(block)
+            await self.let_out_detail(chunk, event, block.host)
+            return
+        if block in self._withheld:
+            return
+        if isinstance(event, Opaque) and event.repeats and self._is_touched_in(event.choice):
             return
         if block is not None:
             self.delivered.add(block.choice)
@@ -60,13 +90,20 @@ class Outbox:
         if parcel is not None and parcel.chunk is chunk and not parcel.is_taken:
             parcel.add(event, block)
         else:
-            await self._put(Parcel(chunk, (event,), block))
+            await self._put(Parcel(chunk, (event,), block, is_in_order=self._keeps_order and not self._held))
 
     async def send(
         self, event: StreamEvent, block: StreamBlock | None = None, about: StreamBlock | None = None
     ) -> None:
         """Lets an event out that a policy made; in the frame of `block`, if it stands for it."""
-        self.has_spoken = self.is_touched = True
+        self.has_spoken = True
+        self.touch(event.choice)
+        if isinstance(block, ContentStreamBlock) and block.is_quoted:
+            if isinstance(event, TextDelta) and not event.is_apart:
+                self._changed.add(block)
+                self._quoted.setdefault(block, []).append(event.text)
+                return
+            block = block.host if isinstance(event, Quote) else None  # a notice is no part of what is quoted
         self.delivered.add(event.choice)
         if block is not None:
             self._changed.add(block)
@@ -74,14 +111,26 @@ class Outbox:
                 await self._begin(block)
         await self._put(Parcel(None, (event,), block, about=about))
 
+    async def send_quote(self, quote: Quote, block: ContentStreamBlock) -> None:
+        """Sends `quote` with the text that was sent in place of its block, if there is any or the wire needs it."""
+        text = "".join(self._quoted.pop(block, ()))
+        if block in self._begun and text:  # the quote has left: this is said besides
+            await self.send(TextDelta(choice=block.choice, text=text, is_apart=True))
+        if block in self._begun or block not in self._changed or block.host in self._changed:
+            return
+        if not (text or quote.is_owed):
+            return
+        changed = from_wire(replace(quote, text=text), quote.part)
+        await self._put(Parcel(None, (changed,), block.host, about=block))
+
     def hold(self, chunk: Chunk, event: StreamEvent, block: StreamBlock) -> None:
         """Holds an event until its block is released or dropped. Raises `LimitExceededError`."""
         self._held.add(chunk, event, block)
 
-    async def let_out_detail(self, chunk: Chunk, event: StreamEvent, block: StreamBlock) -> None:
+    async def let_out_detail(self, chunk: Chunk, event: StreamEvent, block: StreamBlock | None) -> None:
         """Lets a detail out with the rest of its block, of which it says something; a changed block
-        leaves without."""
-        if block in self._held:
+        leaves without. So does the result of a server's call with the call."""
+        if block is not None and block in self._held:
             self.hold(chunk, event, block)
         elif block not in self._changed:
             await self.let_out(chunk, event, block)
@@ -112,8 +161,8 @@ class Outbox:
 
     async def release_first(self, block: StreamBlock, count: int) -> None:
         """Lets out the oldest `count` pieces that are held of `block`, and the frames before and after them."""
-        while block in self._held and (count > 0 or isinstance(self._held.first(block), Frame)):
-            count -= not isinstance(self._held.first(block), Frame)
+        while (first := self._held.first(block)) is not None and (count > 0 or _is_frame_of(block, first)):
+            count -= not _is_frame_of(block, first)
             await self._release_next(block)
 
     async def release_empty(self, block: StreamBlock) -> None:
@@ -132,7 +181,7 @@ class Outbox:
             if isinstance(block, ToolCallStreamBlock) and block not in self._begun:
                 self._withheld.add(block)
             self._changed.add(block)
-            self.is_touched = True
+            self.touch(block.choice)
             if self._on_drop is not None:
                 self._on_drop(block)
 
@@ -149,7 +198,7 @@ class Outbox:
     def end_with(self, notice: str) -> None:
         """Ends the answer with `notice`; what is held is dropped."""
         self.drop_all()
-        self.is_touched = True
+        self.touch(EVERY_CHOICE)
         self._queue.put_last(Parcel(None, notice=notice))
 
     def let_out_ending(self, chunk: Chunk, events: Iterable[StreamEvent]) -> None:
@@ -178,3 +227,9 @@ class Outbox:
             with self._deadline.paused():
                 await self._queue.put(parcel)
         self._open = parcel
+
+
+def _is_frame_of(block: StreamBlock, event: StreamEvent) -> bool:
+    """Whether `event` frames `block`, rather than being what it says."""
+    is_quote = isinstance(block, ContentStreamBlock) and block.is_quoted
+    return isinstance(event, Frame) and not is_quote

@@ -15,13 +15,14 @@ from luthien_litellm_hooks.errors import (
     PolicyTimeoutError,
     QueueFullError,
     StreamClosedError,
-    WireError,
 )
 from luthien_litellm_hooks.events import (
     Chunk,
     End,
     Failure,
     Finish,
+    Frame,
+    Quote,
     StreamBlock,
     StreamEvent,
     TextDelta,
@@ -56,17 +57,29 @@ class Panel:
         queue: EgressQueue,
         *,
         is_framed: bool,
+        passes_unknown: bool,
+        cut_reasons: tuple[str, ...],
         limits: Limits,
     ) -> None:
         self.queue = queue
         self._max_held_bytes = limits.max_held_bytes
         self._taken = 0  # of the memory of the process
-        self.outbox = Outbox(queue, HookDeadline(0))  # a member that waits for the client has its own clock paused
+        # A member that waits for the client has its own clock paused.
+        self.outbox = Outbox(queue, HookDeadline(0), keeps_order=False)
         self.notice: str | None = None
         self._ctx = ctx.of_member(parallel.name, parallel.name)
         self._needed = parallel.objections_needed
         self._seats = [
-            Seat(self, number, member, context, is_framed=is_framed, limits=limits)
+            Seat(
+                self,
+                number,
+                member,
+                context,
+                is_framed=is_framed,
+                passes_unknown=passes_unknown,
+                cut_reasons=cut_reasons,
+                limits=limits,
+            )
             for number, (member, context) in enumerate(zip(parallel.members, contexts, strict=True))
         ]
         self._voters = range(len(parallel.voters))
@@ -84,6 +97,11 @@ class Panel:
     def is_touched(self) -> bool:
         """The answer is no longer just what came."""
         return self.outbox.is_touched or any(seat.running.is_touched for seat in self._seats[: len(self._voters)])
+
+    @property
+    def judges(self) -> bool:
+        """Whether a member has a hook for the blocks of a response."""
+        return any(seat.running.judges for seat in self._seats)
 
     def start(self, stream: AsyncIterable[object], decode: Decode, flush: Flush) -> asyncio.Task[None]:
         """Starts the worker task."""
@@ -148,10 +166,7 @@ class Panel:
         for event in chunk.events:
             MEMORY.take(size_of(event), self._max_held_bytes)
             self._taken += size_of(event)
-            try:
-                block = self._assembler.feed(event).block
-            except WireError:  # on which each member ends
-                block = None
+            block = self._block_of(event)
             motion = self._motions[id(event)] = Motion(chunk, event, block)
             if block is not None:
                 self._ballots.setdefault(block, Ballot(block)).motions.append(motion)
@@ -159,6 +174,12 @@ class Panel:
                 self._endings.append(motion)
             elif isinstance(event, Failure):
                 self._has_provider_failed = True
+
+    def _block_of(self, event: StreamEvent) -> StreamBlock | None:
+        """The block that members vote on when they let `event` out."""
+        step = self._assembler.feed(event)
+        is_other = isinstance(event, Frame) and event.kind in ("other", "unknown") and not isinstance(event, Quote)
+        return None if step.is_late or is_other else step.block
 
     def _own(self, block: StreamBlock) -> StreamBlock:
         """The block here that is `block` to a member: all of them see the same blocks in one order."""
@@ -321,7 +342,16 @@ class Seat:
     """A member of a panel: the engine of its own answer puts its parcels in here."""
 
     def __init__(
-        self, panel: Panel, number: int, member: Member, ctx: PolicyContext, *, is_framed: bool, limits: Limits
+        self,
+        panel: Panel,
+        number: int,
+        member: Member,
+        ctx: PolicyContext,
+        *,
+        is_framed: bool,
+        passes_unknown: bool,
+        cut_reasons: tuple[str, ...],
+        limits: Limits,
     ) -> None:
         self.number = number
         self.name = member.name
@@ -340,6 +370,8 @@ class Seat:
             ctx,
             member.on_policy_error,
             is_framed=is_framed,
+            passes_unknown=passes_unknown,
+            cut_reasons=cut_reasons,
             limits=limits,
             on_drop=self._on_drop,
         )

@@ -16,9 +16,11 @@ from luthien_litellm_hooks.errors import (
     PolicyTimeoutError,
     QueueFullError,
     StreamClosedError,
+    WireError,
 )
 from luthien_litellm_hooks.events import (
     DELTAS,
+    EVERY_CHOICE,
     Chunk,
     ContentStreamBlock,
     DeltaEvent,
@@ -27,12 +29,14 @@ from luthien_litellm_hooks.events import (
     Finish,
     Frame,
     Opaque,
+    Quote,
     ReasoningStreamBlock,
     StreamBlock,
     StreamEvent,
     TextDelta,
     ToolCallDelta,
     ToolCallStreamBlock,
+    Unknown,
     Usage,
 )
 from luthien_litellm_hooks.failures import OnPolicyError, failure_notice, note_failure, unread_notice
@@ -69,6 +73,8 @@ class RunningAnswer:
         *,
         is_framed: bool,
         limits: Limits,
+        passes_unknown: bool = False,
+        cut_reasons: tuple[str, ...] = (),
         has_text_after_calls: bool = False,
         on_drop: Callable[[StreamBlock], None] | None = None,
     ) -> None:
@@ -76,10 +82,12 @@ class RunningAnswer:
         self.queue = queue
         self._deadline = HookDeadline(timeout_s, transaction.hold_clock, limits.max_hold_s)
         self._on_policy_error: OnPolicyError = on_policy_error
+        self._passes_unknown = passes_unknown
+        self._withheld_kinds: set[str] = set()  # of what the adapter does not know
         self._assembler = BlockAssembler(is_framed=is_framed)
         self.state = self._assembler.state
         self.outbox = Outbox(queue, self._deadline, on_drop, limits.max_held_bytes)
-        self._engine = Engine(self.state, self.outbox, self._deadline, has_text_after_calls)
+        self._engine = Engine(self.state, self.outbox, self._deadline, has_text_after_calls, cut_reasons)
         self._ctx = StreamingResponseContext(transaction, self._engine)
         self.notice: str | None = None
         """What the answer was ended with; then nothing may follow but how answers end."""
@@ -96,6 +104,11 @@ class RunningAnswer:
         self._own_hooks = frozenset(hook for hook in HOOKS if getattr(type(policy), hook) is not getattr(Policy, hook))
         self._called = self._own_hooks  # none when the policy has failed and is to be passed over
         self._has_last_word = "on_stream_complete" in self._own_hooks
+
+    @property
+    def judges(self) -> bool:
+        """Whether the policy has a hook for the blocks of a response."""
+        return not self._called.isdisjoint(_BLOCK_HOOKS)
 
     @property
     def is_touched(self) -> bool:
@@ -193,11 +206,17 @@ class RunningAnswer:
                 await self._add(chunk, event)
             elif isinstance(event, Finish):
                 await self._finish(chunk, event)
+            elif isinstance(event, Quote):
+                await self._quote(chunk, event)
+            elif isinstance(event, Frame) and event.kind in ("other", "unknown"):
+                await self._frame_of_other(chunk, event)
             elif isinstance(event, Frame):
                 await self._frame(chunk, event)
             elif isinstance(event, Failure):
                 await self._let_out_failure(chunk, event)
-            elif isinstance(event, Opaque) and event.repeats and self.outbox.holds_any:
+            elif isinstance(event, Unknown) and self._withholds_unknown:
+                self._withhold_unknown(event.choice, event.kind, is_malformed=event.is_malformed)
+            elif isinstance(event, Opaque) and event.repeats and self._may_yet_change(event.choice):
                 self._repeats.append((chunk, event))
             else:
                 await self._let_out_in_order(chunk, event)
@@ -213,6 +232,11 @@ class RunningAnswer:
         if hook not in self._called:
             await self.outbox.let_out(chunk, event, block)
             return
+        if step.is_late:
+            self.outbox.touch(block.choice)
+            return
+        if isinstance(block, ToolCallStreamBlock) and block.is_renamed:
+            self.outbox.touch(block.choice)  # it leaves under the name that is judged, whichever piece a client takes
         if self._engine.passes_chunk:
             await self.outbox.let_out(chunk, event, block)
         else:
@@ -238,6 +262,47 @@ class RunningAnswer:
         else:
             await self._hold(chunk, event, block)
 
+    async def _quote(self, chunk: Chunk, event: Quote) -> None:
+        """Judges a quote as the whole block that it is; then it leaves with what it belongs to."""
+        block = self._assembler.feed(event).block
+        if not isinstance(block, ContentStreamBlock):
+            return
+        if "on_content_delta" not in self._called or self._engine.passes_chunk:
+            await self.outbox.let_out(chunk, event, block)
+        else:
+            await self._hold(chunk, event, block)
+        self._engine.event = event
+        await self._call("on_content_delta", block, event.text)
+        self._engine.event = None
+        await self._complete([block])
+        await self.outbox.send_quote(event, block)
+
+    async def _frame_of_other(self, chunk: Chunk, event: Frame) -> None:
+        if event.kind == "unknown" and self._withholds_unknown:
+            self._withhold_unknown(event.choice, "block")
+        else:
+            await self.outbox.let_out_detail(chunk, event, self._assembler.feed(event).block)
+
+    @property
+    def _withholds_unknown(self) -> bool:
+        return self.judges and not self._passes_unknown and not self._engine.passes_chunk
+
+    def _withhold_unknown(self, choice: int, kind: str, *, is_malformed: bool = False) -> None:
+        if is_malformed:
+            raise WireError(f"the provider sent a malformed {kind}")
+        self.outbox.touch(choice)
+        if kind not in self._withheld_kinds:
+            self._withheld_kinds.add(kind)
+            reason = f"no policy can judge this unknown {kind} (`unjudged: pass` lets such pass)"
+            self._ctx.decide("block", reason=reason)
+
+    def _may_yet_change(self, choice: int) -> bool:
+        """Whether a field that may repeat what `choice` says must wait: for what is held, or for its beginning."""
+        if self.outbox.holds_of(choice):
+            return True
+        has_begun = any(choice in (block.choice, EVERY_CHOICE) for block in self.state.blocks)
+        return self.judges and not has_begun
+
     async def _let_out_failure(self, chunk: Chunk, event: Failure) -> None:
         """What is held at this point stays withheld: nobody can judge what is not whole."""
         self._has_provider_failed = True
@@ -259,7 +324,7 @@ class RunningAnswer:
             await self._call("on_finish_reason")
             if not self._must_wait(event):
                 await self._mind_withheld_calls(event.choice)
-        await self._let_out_repeats()
+        await self._let_out_repeats(event.choice)
         await self._let_out_in_order(chunk, event)
 
     async def _complete_answer(self) -> None:
@@ -271,11 +336,12 @@ class RunningAnswer:
             self._fail(error)
 
     async def _have_last_word(self) -> None:
+        self._engine.is_over = True
         await self._complete(self._assembler.finish())
         await self._call("on_stream_complete")
         for choice in {block.choice for block in self.state.blocks}:
             await self._mind_withheld_calls(choice)
-        await self._let_out_repeats()
+        await self._let_out_repeats(EVERY_CHOICE)
         for chunk, event in self._tail:
             await self.outbox.let_out(chunk, event)
 
@@ -283,7 +349,7 @@ class RunningAnswer:
         """An agent that gets nothing at all in place of its calls can do nothing, and a provider
         refuses an empty answer in its next request."""
         blocks = [block for block in self.state.blocks if block.choice == choice]
-        has_calls = any(isinstance(block, ToolCallStreamBlock) for block in blocks)
+        has_calls = any(isinstance(block, ToolCallStreamBlock) and block.form != "server" for block in blocks)
         if has_calls and choice not in self.outbox.delivered:
             await self.outbox.send(TextDelta(choice=choice, text=WITHHELD_CALLS))
 
@@ -306,11 +372,14 @@ class RunningAnswer:
             return True
         return isinstance(event, Finish) and (self._has_last_word or self.outbox.holds_of(event.choice))
 
-    async def _let_out_repeats(self) -> None:
-        if not self.outbox.holds_any:
-            repeats, self._repeats = self._repeats, []
-            for chunk, event in repeats:
+    async def _let_out_repeats(self, choice: int) -> None:
+        """Lets out those that wait for `choice`, of which all has come; at the end for every choice."""
+        waiting, self._repeats = self._repeats, []
+        for chunk, event in waiting:
+            if choice in (event.choice, EVERY_CHOICE) and not self.outbox.holds_of(event.choice):
                 await self.outbox.let_out(chunk, event)
+            else:
+                self._repeats.append((chunk, event))
 
     # One hook
 
@@ -412,3 +481,4 @@ _COMPLETE_HOOKS: dict[type[StreamBlock], str] = {
     ReasoningStreamBlock: "on_reasoning_complete",
     ToolCallStreamBlock: "on_tool_call_complete",
 }
+_BLOCK_HOOKS = (*_DELTA_HOOKS.values(), *_COMPLETE_HOOKS.values())

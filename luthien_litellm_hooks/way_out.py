@@ -3,12 +3,13 @@
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from operator import is_
-from typing import cast
+from typing import Literal, cast
 
 from luthien_litellm_hooks.adapters.base import Adapter, RepeatingAdapter
 from luthien_litellm_hooks.egress import Parcel
 from luthien_litellm_hooks.events import (
     DELTAS,
+    EVERY_CHOICE,
     Chunk,
     DeltaEvent,
     End,
@@ -16,6 +17,7 @@ from luthien_litellm_hooks.events import (
     Finish,
     Frame,
     Opaque,
+    Quote,
     ReasoningDelta,
     Start,
     StreamBlock,
@@ -43,12 +45,13 @@ class _ChoiceOut:
         self.has_text = False
         self.is_apart = False  # of the text that left last
         self.has_made_call = False
-        self.calls = 0
+        self.calls = 0  # of the client's
         self.last_call = -1  # its place among the blocks that came
-        self.blocks = 0
-        self.numbers: dict[_Key, int] = {}  # of the calls, or on a framed wire of all blocks
+        self.ids: set[str] = set()  # of the calls
+        self.next_number = 0
+        self.numbers: dict[_Key, int | None] = {}  # of the calls, or on a framed wire of all blocks
         self.spoken: set[_Key] = set()  # the blocks, on a framed wire, in which something was said
-        self.open: tuple[_Key, Frame] | None = None  # the open block, and what ends it
+        self.open: dict[_Key, Frame] = {}  # the open blocks, and what ends each
         self.ended: set[_Key] = set()  # on a wire whose blocks may overlap
         self.headed: set[StreamBlock] = set()  # the calls that began with another piece than their head
         self.finish_reason: str | None = None
@@ -57,20 +60,32 @@ class _ChoiceOut:
 class WayOut:
     """Makes of parcels a stream that is legal whatever the policy does.
 
-    A choice starts before anything of it leaves; blocks are numbered without gaps, begin before
-    they go on, and end before the next begins unless their wire lets them overlap; a call begins
-    with its id and name; one finish ends a choice, its reason fits what was delivered, and nothing
-    of the choice follows it.
+    As long as `is_untouched` says so, chunks leave as they came, in whatever order the provider sends. After
+    that a choice starts before anything of it leaves; blocks are numbered without gaps, begin before
+    they go on, and end before the next begins unless the provider had both open; a call begins
+    with its id and name, and no two have one id; one finish ends a choice, its reason fits what was delivered,
+    and nothing of the choice follows it. A response that the provider broke off gets no finish.
     """
 
-    def __init__(self, adapter: Adapter, on_leave: Callable[[Chunk], None] | None = None) -> None:
+    def __init__(
+        self,
+        adapter: Adapter,
+        on_leave: Callable[[Chunk], None] | None = None,
+        *,
+        is_untouched: Callable[[], bool] = lambda: False,
+        is_judged: bool = True,
+    ) -> None:
         self._adapter = adapter
         self._on_leave = on_leave
+        self._is_untouched = is_untouched
+        self._is_judged = is_judged
         # Not by `isinstance`, which for a protocol takes as long as all else that is set up for an answer.
         self._repeating = cast(RepeatingAdapter, adapter) if hasattr(adapter, "pass_on") else None
         self._choices: dict[int, _ChoiceOut] = {}
         self._thread: _Thread | None = None  # of what left last
-        self._is_cut = False
+        self._has_changed = False  # something has left in another form or order than it came
+        self.is_cut = False
+        """The response was ended with a notice."""
         self._is_over = False
         self._has_failed = False  # so the provider said
 
@@ -84,6 +99,8 @@ class WayOut:
         chunk = parcel.chunk
         if chunk is not None and self._only_goes_on(parcel, chunk):
             parcel.is_taken = True
+            return self._leave(chunk)
+        if chunk is not None and chunk.raw is not None and self.leaves_as_came(parcel):
             return self._leave(chunk)
         # Some providers start a choice again with each chunk, which only a whole chunk may repeat.
         starts = [
@@ -105,7 +122,57 @@ class WayOut:
 
     def _leave(self, chunk: Chunk) -> Iterable[object]:
         self._note(chunk)
-        return self._repeating.pass_on(chunk) if self._repeating else (chunk.raw,)
+        return self._repeating.pass_on(chunk, as_came=not self._is_judged) if self._repeating else (chunk.raw,)
+
+    def leaves_as_came(self, parcel: Parcel) -> bool:
+        """Whether `parcel` is a whole chunk of a response that left as it came so far. Then it is only observed."""
+        is_next = parcel.is_in_order and self._is_as_it_came()
+        if not is_next or parcel.chunk is None or not is_whole(parcel.chunk, parcel.events):
+            return False
+        parcel.is_taken = True
+        for event, block in zip(parcel.events, parcel.blocks, strict=True):
+            self._observe(event, block)
+        return True
+
+    def _is_as_it_came(self) -> bool:
+        return not self._has_changed and self._is_untouched()
+
+    def _observe(self, event: StreamEvent, block: StreamBlock | None) -> None:
+        """Notes what leaves just as the provider sends it, for what may have to follow."""
+        self._thread = _thread_of(event, block)
+        if isinstance(event, Usage) or event.choice == EVERY_CHOICE:
+            return
+        if isinstance(event, End):
+            self._is_over = True
+            return
+        self._has_failed = self._has_failed or isinstance(event, Failure)
+        choice = self._choice(event.choice)
+        choice.has_started = choice.has_started or not (isinstance(event, Opaque) and self._adapter.is_framed)
+        if isinstance(event, Finish):
+            choice.finish_reason = event.reason
+            choice.open.clear()
+        elif isinstance(event, Frame) and event.role != "begin":
+            if event.role == "end":
+                choice.open.pop(_key_of(event, block), None)
+                choice.ended.add(_key_of(event, block))
+        elif isinstance(event, (Frame, *DELTAS)):
+            self._observe_piece(choice, event, _key_of(event, block))
+
+    def _observe_piece(self, choice: _ChoiceOut, event: Frame | DeltaEvent, key: _Key) -> None:
+        if isinstance(event, TextDelta):
+            choice.has_text, choice.is_apart = True, event.is_apart
+        if not isinstance(event, Frame):
+            choice.spoken.add(key)
+        is_call = isinstance(event, ToolCallDelta)
+        if key in choice.numbers or not (is_call or self._adapter.is_framed):
+            return
+        if is_call and isinstance(key, StreamBlock):
+            self._count_call(choice, event, key)
+        choice.numbers[key] = event.index  # some providers give calls none
+        number = choice.next_number if event.index is None else event.index
+        choice.next_number = max(choice.next_number, number + 1)
+        if self._adapter.is_framed and not self._repeating:
+            choice.open[key] = Frame(choice=event.choice, role="end", kind=_kind_of(event), index=number)
 
     def admit(self, parcel: Parcel) -> list[StreamEvent]:
         """The events of `parcel` as they may leave; the same objects where nothing had to change."""
@@ -124,11 +191,13 @@ class WayOut:
         if thread is not None and thread == self._thread:
             return [event]
         legal = list(self._legal(event, block))
-        self._thread = thread if len(legal) == 1 and legal[0] is event else None
+        is_same = len(legal) == 1 and legal[0] is event
+        self._thread = thread if is_same else None
+        self._has_changed = self._has_changed or not is_same
         return legal
 
     def finish(self) -> list[StreamEvent]:
-        """What is still owed to the client: a finish even if nothing else left; nothing if the answer has failed."""
+        """The rest of a response that we ended or made: a finish at least; nothing if the provider has failed."""
         if self._has_failed:
             return []
         owed = list(self._owed_finishes())
@@ -147,7 +216,7 @@ class WayOut:
             self._on_leave(chunk)
 
     def _notice(self, text: str) -> Iterator[StreamEvent]:
-        self._is_cut = True
+        self.is_cut = True
         for number in self._unfinished() or [0]:
             yield TextDelta(choice=number, text=text, is_apart=True)
 
@@ -161,13 +230,13 @@ class WayOut:
         return found
 
     def _legal(self, event: StreamEvent, block: StreamBlock | None) -> Iterator[StreamEvent]:
-        if isinstance(event, Usage):
+        if isinstance(event, Usage) or event.choice == EVERY_CHOICE:
             yield event
             return
         self._has_failed = self._has_failed or isinstance(event, Failure)
         if isinstance(event, End):
             if not self._is_over:
-                yield from self._owed_finishes() if self._is_cut else ()
+                yield from self._owed_finishes() if self.is_cut else ()
                 self._is_over = True
                 yield event
             return
@@ -179,6 +248,8 @@ class WayOut:
         elif isinstance(event, Finish):
             yield from self._finish(choice, event)
         elif self._may_go_on(choice, event) and not isinstance(event, Start):
+            if event.part is not None and event.index is not None and self._is_as_it_came():
+                choice.next_number = max(choice.next_number, event.index)  # whatever gaps the provider leaves
             if self._repeating:
                 yield from self._overlapping(choice, event, block)
             elif self._adapter.is_framed:
@@ -188,7 +259,7 @@ class WayOut:
 
     def _may_go_on(self, choice: _ChoiceOut, event: StreamEvent) -> bool:
         """Some providers, early Gemini models among them, say with each chunk why they finish."""
-        is_providers_own = event.part is not None and not self._is_cut and not self._adapter.is_framed
+        is_providers_own = event.part is not None and not self.is_cut and not self._adapter.is_framed
         return choice.finish_reason is None or is_providers_own
 
     def _start(self, choice: _ChoiceOut, event: StreamEvent) -> Iterator[StreamEvent]:
@@ -202,47 +273,66 @@ class WayOut:
         choice.has_started = True
 
     def _finish(self, choice: _ChoiceOut, event: Finish) -> Iterator[StreamEvent]:
-        reason = event.reason
-        if reason in self._adapter.tool_reasons and (self._is_cut or not choice.calls):
-            reason = self._adapter.stop_reason
-        elif reason == self._adapter.stop_reason and choice.has_made_call and not self._is_cut:
-            reason = self._adapter.tool_reasons[0]
-        is_providers_own = event.part is not None and not self._is_cut
+        reason = event.reason if self._is_as_it_came() else self._fitting(choice, event.reason)
+        is_providers_own = event.part is not None and not self.is_cut
         if choice.finish_reason is not None and not (is_providers_own and choice.finish_reason == reason):
             return  # some providers repeat themselves, which is harmless; but not contradict
-        yield from _end(choice)
+        yield from _end(choice, overlapping=True)
         choice.finish_reason = reason
         yield event if reason == event.reason else from_wire(replace(event, reason=reason), event.part)
+
+    def _fitting(self, choice: _ChoiceOut, reason: str) -> str:
+        """The reason of a choice whose calls we may have withheld or made."""
+        if reason in self._adapter.tool_reasons and (self.is_cut or not choice.calls):
+            return self._adapter.stop_reason
+        if reason == self._adapter.stop_reason and choice.has_made_call and not self.is_cut:
+            return self._adapter.tool_reasons[0]
+        return reason
 
     # Wires that do not frame blocks number the calls alone
 
     def _plain(self, choice: _ChoiceOut, event: StreamEvent, block: StreamBlock | None) -> Iterator[StreamEvent]:
         if isinstance(event, ToolCallDelta):
             call = self._call(choice, event, block)
-            number = choice.numbers.get(block, choice.calls - 1)
+            number = choice.numbers.get(block, choice.next_number - 1)
             yield call if event.form == "legacy_function" else _numbered(call, number)
         elif isinstance(event, TextDelta):
             if choice.has_text and (event.is_apart or choice.is_apart):
                 yield TextDelta(choice=event.choice, text="\n\n")
             yield replace(event, is_apart=False) if event.is_apart else event
             choice.has_text, choice.is_apart = True, event.is_apart
-        elif isinstance(event, ReasoningDelta):
+        elif isinstance(event, ReasoningDelta | Quote):
             yield event
 
     def _call(self, choice: _ChoiceOut, event: ToolCallDelta, block: StreamBlock | None) -> ToolCallDelta:
         """`event`, with the id and name of its call if it is the first piece of it to leave."""
-        if isinstance(block, ToolCallStreamBlock):
-            if block in choice.numbers:  # a head that was held while its call began without it is not said again
-                return replace(event, id=None, name=None) if event.name and block in choice.headed else event
-            choice.numbers[block] = choice.blocks if self._adapter.is_framed else choice.calls
-            choice.last_call = block.place
-            if not event.name:
-                choice.headed.add(block)
-                event = from_wire(replace(event, id=block.id, name=block.name, extra=dict(block.extra)), event.part)
-        else:
+        if not isinstance(block, ToolCallStreamBlock):
             choice.has_made_call = True
-        choice.calls += 1
-        choice.blocks += 1
+            choice.numbers[block] = choice.next_number
+            choice.next_number += 1
+            return self._count_call(choice, event, block)
+        if block in choice.numbers:  # a head that was held while its call began without it is not said again
+            is_said = block in choice.headed or block.is_renamed
+            return from_wire(replace(event, id=None, name=None), event.part) if event.name and is_said else event
+        choice.numbers[block] = choice.next_number
+        choice.next_number += 1
+        if not event.name:
+            choice.headed.add(block)
+            event = from_wire(replace(event, id=block.id, name=block.name, extra=dict(block.extra)), event.part)
+        elif event.name != block.name:
+            event = from_wire(replace(event, name=block.name), event.part)
+        return self._count_call(choice, event, block)
+
+    def _count_call(self, choice: _ChoiceOut, event: ToolCallDelta, block: StreamBlock | None) -> ToolCallDelta:
+        """`event`, under another id if a policy has sent the same one before; counts the calls of the client's."""
+        if event.form != "server":
+            choice.calls += 1
+            choice.last_call = block.place if block is not None else choice.last_call
+        if event.id is None:
+            return event
+        if event.part is None and event.id in choice.ids:
+            event = replace(event, id=f"{event.id}_{choice.next_number}")
+        choice.ids.add(event.id or "")
         return event
 
     # Wires whose blocks may overlap: only what a policy made is ended by what comes next
@@ -251,10 +341,12 @@ class WayOut:
         kind = "text" if isinstance(event, TextDelta) else "reasoning" if isinstance(event, ReasoningDelta) else None
         if block in choice.ended and kind is not None:
             block = None  # a policy says more of it, too late
-        goes_on = choice.open is not None and block is None and choice.open[1].kind == kind
+        goes_on = None in choice.open and block is None and choice.open[None].kind == kind
         if not goes_on:
             yield from _end(choice)
-        if isinstance(event, Frame) and event.role == "begin":
+        if isinstance(event, Frame) and event.kind in ("other", "unknown"):
+            yield event
+        elif isinstance(event, Frame) and event.role == "begin":
             yield _begin(choice, event, block)
         elif isinstance(event, ToolCallDelta):
             yield from self._overlapping_call(choice, event, block)
@@ -267,18 +359,17 @@ class WayOut:
                 choice.ended.add(block)
             yield _numbered(event, choice.numbers[block])
         if block is not None:
-            choice.open = None  # it ends where its own end leaves
+            choice.open.pop(block, None)  # it ends where its own end leaves
 
     def _overlapping_call(
         self, choice: _ChoiceOut, event: ToolCallDelta, block: StreamBlock | None
     ) -> Iterator[StreamEvent]:
         is_begun = block is not None and block in choice.numbers
-        number = choice.numbers[block] if is_begun else choice.blocks
-        if not is_begun:
-            event = self._call(choice, event, block)
-        elif event.name:  # a head that was held while its call began without it
-            event = replace(event, id=None, name=None)
-        yield _numbered(event, number)
+        number = choice.next_number
+        call = self._call(choice, event, block)
+        if is_begun and call.name:  # a head that was held while its call began without it
+            call = from_wire(replace(call, id=None, name=None), call.part)
+        yield _numbered(call, choice.numbers[block])
         if block is None:
             yield Frame(choice=event.choice, role="end", kind="tool_call", index=number)
 
@@ -286,7 +377,7 @@ class WayOut:
 
     def _framed(self, choice: _ChoiceOut, event: StreamEvent, block: StreamBlock | None) -> Iterator[StreamEvent]:
         if isinstance(event, Frame):
-            yield from self._frame(choice, event, event.index if event.kind == "other" else block)
+            yield from self._frame(choice, event, _key_of(event, block))
         elif isinstance(event, ToolCallDelta):
             yield from self._framed_call(choice, event, block)
         elif isinstance(event, TextDelta | ReasoningDelta):
@@ -294,19 +385,19 @@ class WayOut:
 
     def _frame(self, choice: _ChoiceOut, event: Frame, key: _Key) -> Iterator[StreamEvent]:
         if event.role == "begin":
-            if event.kind == "other" or _may_speak(choice, key):
+            if isinstance(key, int) or _may_speak(choice, key):
                 yield from _end(choice)
                 yield _begin(choice, event, key)
-        elif choice.open is not None and choice.open[0] == key:
+        elif key in choice.open:
             yield _numbered(event, choice.numbers[key])
             if event.role == "end":
-                choice.open = None
+                del choice.open[key]
 
     def _framed_text(
         self, choice: _ChoiceOut, event: TextDelta | ReasoningDelta, block: StreamBlock | None
     ) -> Iterator[StreamEvent]:
         kind = "text" if isinstance(event, TextDelta) else "reasoning"
-        if choice.open is None or choice.open[0] is not block or choice.open[1].kind != kind:
+        if block not in choice.open or choice.open[block].kind != kind:
             if not _may_speak(choice, block):
                 return
             yield from _end(choice)
@@ -317,14 +408,14 @@ class WayOut:
         self, choice: _ChoiceOut, event: ToolCallDelta, block: StreamBlock | None
     ) -> Iterator[StreamEvent]:
         if block is not None and block in choice.numbers:
-            is_late = bool(event.name)  # a head that was held while its call began must not begin it again
-            if choice.open is not None and choice.open[0] is block and not is_late:
-                yield _numbered(event, choice.numbers[block])
+            call = self._call(choice, event, block)
+            if block in choice.open and not call.name:  # a head that was held while its call began does not begin it
+                yield _numbered(call, choice.numbers[block])
             return
         yield from _end(choice)
-        number = choice.blocks
+        number = choice.next_number
         yield _numbered(self._call(choice, event, block), number)
-        choice.open = block, Frame(choice=event.choice, role="end", kind="tool_call", index=number)
+        choice.open[block] = Frame(choice=event.choice, role="end", kind="tool_call", index=number)
         if block is None:
             yield from _end(choice)
 
@@ -352,18 +443,29 @@ def _thread_of(event: StreamEvent, block: StreamBlock | None) -> _Thread | None:
     return None if begins else (type(event), block, event.index)
 
 
+def _key_of(event: StreamEvent, block: StreamBlock | None) -> _Key:
+    return event.index if isinstance(event, Frame) and event.kind in ("other", "unknown") else block
+
+
+def _kind_of(event: Frame | DeltaEvent) -> Literal["text", "reasoning", "tool_call", "other", "unknown"]:
+    if isinstance(event, Frame):
+        return event.kind
+    return "tool_call" if isinstance(event, ToolCallDelta) else "text" if isinstance(event, TextDelta) else "reasoning"
+
+
 def _begin(choice: _ChoiceOut, event: Frame, key: _Key) -> StreamEvent:
-    number, choice.blocks = choice.blocks, choice.blocks + 1
+    number, choice.next_number = choice.next_number, choice.next_number + 1
     choice.numbers[key] = number
     choice.spoken.discard(key)
-    choice.open = key, Frame(choice=event.choice, role="end", kind=event.kind, index=number)
+    choice.open[key] = Frame(choice=event.choice, role="end", kind=event.kind, index=number)
     return _numbered(event, number)
 
 
-def _end(choice: _ChoiceOut) -> Iterator[StreamEvent]:
-    if choice.open is not None:
-        yield choice.open[1]
-        choice.open = None
+def _end(choice: _ChoiceOut, *, overlapping: bool = False) -> Iterator[StreamEvent]:
+    """Ends the open blocks; those that the provider had open at once only if `overlapping`."""
+    for key in [*choice.open]:
+        if overlapping or not (isinstance(key, StreamBlock) and key.overlaps):
+            yield choice.open.pop(key)
 
 
 def _said(choice: _ChoiceOut, event: TextDelta | ReasoningDelta, key: _Key) -> StreamEvent:
@@ -374,5 +476,5 @@ def _said(choice: _ChoiceOut, event: TextDelta | ReasoningDelta, key: _Key) -> S
     return _numbered(event, choice.numbers[key])
 
 
-def _numbered(event: DeltaEvent | Frame, number: int) -> StreamEvent:
-    return event if event.index == number else from_wire(replace(event, index=number), event.part)
+def _numbered(event: DeltaEvent | Frame, number: int | None) -> StreamEvent:
+    return event if number in (None, event.index) else from_wire(replace(event, index=number), event.part)

@@ -236,13 +236,8 @@ async def test_all_caps_in_arguments_keeps_the_ids_and_names_of_calls(recording:
 
 
 def in_capitals(readings: dict[int, Reading]) -> dict[int, Reading]:
-    """What `AllCaps` makes of an answer; one that it changed is also given the finish that it lacked."""
-    capitals: dict[int, Reading] = {}
-    for choice, reading in readings.items():
-        text = reading.text.upper()
-        finish_reason = reading.finish_reason if text == reading.text else reading.finish_reason or "stop"
-        capitals[choice] = replace(reading, text=text, finish_reason=finish_reason)
-    return capitals
+    """Returns what `AllCaps` makes of a response."""
+    return {choice: replace(reading, text=reading.text.upper()) for choice, reading in readings.items()}
 
 
 def without_arguments(readings: dict[int, Reading]) -> dict[int, Reading]:

@@ -33,9 +33,14 @@ class Adapter(Protocol):
         """The reasons of an answer that calls tools; the first is the usual one."""
         ...
 
+    @property
+    def cut_reasons(self) -> tuple[str, ...]:
+        """The reasons of a response that a token limit has cut off."""
+        ...
+
     def decode(self, raw: object) -> Sequence[Chunk]:
         """The chunks in one item of a provider's stream, and their events in the order in which
-        they are to be judged. Raises `WireError` if the item cannot be understood."""
+        they are to be judged. A unit that it cannot read is a chunk with one malformed `Unknown`."""
         ...
 
     def flush(self) -> Sequence[Chunk]:
@@ -48,7 +53,7 @@ class Adapter(Protocol):
         ...
 
     def split(self, response: object) -> Chunk:
-        """A full answer as one chunk. Raises `WireError` if it cannot be understood."""
+        """A full response as one chunk; a malformed `Unknown` if it cannot be read."""
         ...
 
     def join(self, response: object, events: Sequence[StreamEvent]) -> object:
@@ -60,7 +65,7 @@ class RepeatingAdapter(Adapter, Protocol):
     """The adapter of a wire that frames its blocks, lets them overlap, and says later again what
     it said before. So it must know all that has left."""
 
-    def pass_on(self, chunk: Chunk) -> Iterable[object]:
+    def pass_on(self, chunk: Chunk, *, as_came: bool) -> Iterable[object]:
         """Items of the client's stream that say all of `chunk`: what came, if nothing before it
-        was changed."""
+        was changed. With `as_came` no policy judges the response, so it is always just what came."""
         ...

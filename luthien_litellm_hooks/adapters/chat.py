@@ -19,6 +19,7 @@ class ChatAdapter:
     has_text_after_calls = True
     stop_reason = "stop"
     tool_reasons = ("tool_calls", "function_call")
+    cut_reasons = ("length",)
 
     def __init__(self, own: Callable[[], ModelResponseStream]) -> None:
         self._own = own

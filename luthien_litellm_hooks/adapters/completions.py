@@ -34,6 +34,7 @@ class CompletionsAdapter:
     has_text_after_calls = False
     stop_reason = "stop"
     tool_reasons = ("stop",)
+    cut_reasons = ("length",)
 
     def __init__(self, like: TextCompletionResponse) -> None:
         self._like = like

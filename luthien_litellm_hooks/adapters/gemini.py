@@ -24,6 +24,7 @@ class GeminiAdapter:
     has_text_after_calls = False
     stop_reason = "STOP"
     tool_reasons = ("STOP",)
+    cut_reasons = ("MAX_TOKENS",)
 
     def __init__(self, like: Json) -> None:
         self._like = like

@@ -31,6 +31,7 @@ class McpCallAdapter:
     has_text_after_calls = False
     stop_reason = "refused"
     tool_reasons = ("call",)
+    cut_reasons = ()
 
     def decode(self, raw: object) -> Sequence[Chunk]:
         raise WireError("an MCP call is not streamed")
@@ -66,6 +67,7 @@ class McpResultAdapter:
     has_text_after_calls = False
     stop_reason = "result"
     tool_reasons = ("call",)
+    cut_reasons = ()
 
     def decode(self, raw: object) -> Sequence[Chunk]:
         raise WireError("an MCP result is not streamed")

@@ -20,6 +20,7 @@ class MessagesAdapter:
     has_text_after_calls = False
     stop_reason = "end_turn"
     tool_reasons = ("tool_use",)
+    cut_reasons = ("max_tokens", "model_context_window_exceeded")
 
     def __init__(self, model: str, id: str) -> None:
         self._id = id

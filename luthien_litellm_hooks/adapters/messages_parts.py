@@ -9,7 +9,7 @@ from luthien_litellm_hooks.errors import WireError
 from luthien_litellm_hooks.events import ToolCallDelta
 
 JSON: TypeAlias = dict[str, Any]
-Kind = Literal["text", "reasoning", "tool_call", "other"]
+Kind = Literal["text", "reasoning", "tool_call", "other", "unknown"]
 
 _KINDS: Mapping[object, Kind] = MappingProxyType(
     {"text": "text", "thinking": "reasoning", "redacted_thinking": "reasoning", "tool_use": "tool_call"}

@@ -21,6 +21,7 @@ class ResponsesAdapter:
     has_text_after_calls = True
     stop_reason = "completed"
     tool_reasons = ("completed",)
+    cut_reasons = ("incomplete",)
 
     def __init__(self, own: Callable[[], ResponsesAPIResponse]) -> None:
         self._reader = Reader()
@@ -41,7 +42,7 @@ class ResponsesAdapter:
         """The units that say `events`; what they repeat is what has left."""
         return self._writer.apart(events)
 
-    def pass_on(self, chunk: Chunk) -> Iterable[object]:
+    def pass_on(self, chunk: Chunk, *, as_came: bool) -> Iterable[object]:
         """The unit that came, or what has become of it; after what was held back until it came."""
         return self._writer.whole(chunk.events)
 

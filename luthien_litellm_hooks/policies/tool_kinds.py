@@ -68,8 +68,9 @@ WORKDIR_KEYS = _words("workdir cwd working_directory directory dir")
 
 
 def clean_name(name: str) -> str:
-    """A name as rules compare it: without what cannot be seen, in one form of Unicode, in lower case."""
-    return _visible(name).strip().casefold()
+    """A name as rules compare it: without what cannot be seen, in one form of Unicode, in lower case. Some models
+    write `functions.` before it, which agents take away."""
+    return _visible(name).strip().casefold().removeprefix("functions.")
 
 
 def words_of(name: str) -> list[str]:
@@ -119,7 +120,7 @@ def _joined(name: str) -> str:
 
 
 def _visible(name: str) -> str:
-    if name.isascii():  # which NFKC leaves as it is, and where nothing is of the category `Cf`
+    if name.isascii() and name.isprintable():  # which NFKC leaves as it is
         return name
     normal = unicodedata.normalize("NFKC", name)
-    return "".join(character for character in normal if unicodedata.category(character) != "Cf")
+    return "".join(character for character in normal if unicodedata.category(character) not in ("Cc", "Cf"))

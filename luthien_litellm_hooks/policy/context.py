@@ -180,6 +180,9 @@ class Engine:
     outbox: Outbox
     deadline: HookDeadline
     has_text_after_calls: bool
+    cut_reasons: tuple[str, ...] = ()
+    is_over: bool = False
+    """All of the response has come."""
     event: StreamEvent | None = None
     """The event that a delta hook is about."""
     passes_chunk: bool = False
@@ -222,6 +225,12 @@ class StreamingResponseContext(PolicyContext):
     def has_text_after_calls(self) -> bool:
         """Whether text may follow a tool call in this answer. On messages, and where policies vote, it may not."""
         return self.engine.has_text_after_calls
+
+    @property
+    def is_cut_off(self) -> bool:
+        """Whether a token limit has cut the response off, or it has ended without a finish reason."""
+        reason = self.engine.state.finish_reason
+        return self.engine.is_over if reason is None else reason in self.engine.cut_reasons
 
     def keepalive(self) -> None:
         """Gives the running hook its whole time again; call it while waiting for something slow."""

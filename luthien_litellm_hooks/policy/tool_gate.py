@@ -1,6 +1,7 @@
 """`ToolGatePolicy`: judges the tool calls of an answer, all at once, while its text streams on."""
 
 import asyncio
+import json
 import time
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +17,9 @@ from luthien_litellm_hooks.policy.helpers import (
     send_text,
     send_tool_call,
 )
+from luthien_litellm_hooks.policy.notices import one_line
 
+_SHOWN_NAME = 100  # characters of a tool's name
 _PROMPT_S = 0.005
 """A verdict that takes no longer is waited for, so that the call need not wait for what comes next."""
 
@@ -58,6 +61,8 @@ class ToolGatePolicy(Policy):
     follow in their order; text that leaves in place of calls comes before them. Where text may follow
     a call (`ctx.has_text_after_calls`), the first calls of which there is nothing to tell do not wait for that.
     If a verdict fails, the calls that others withheld stay withheld, whatever `on_policy_error` says of the rest.
+    A server's call has its verdict at once, because its result follows. Of a withheld call that the model's token
+    limit cut off the client is told just that.
     """
 
     async def judge_tool_call(self, tool_call: ToolCall, ctx: PolicyContext) -> Verdict:
@@ -72,6 +77,9 @@ class ToolGatePolicy(Policy):
         if isinstance(ctx.block, ToolCallStreamBlock):
             verdict = asyncio.create_task(_timed(self.judge_tool_call(ctx.block.tool_call, ctx)))
             _pending(ctx).append(_Pending(ctx.block, verdict))
+            if ctx.block.form == "server":
+                await _deliver(ctx, [_pending(ctx)[-1]])
+                return
             try:
                 if ctx.has_text_after_calls:
                     await asyncio.wait([verdict], timeout=_PROMPT_S)
@@ -129,7 +137,7 @@ async def _deliver(ctx: StreamingResponseContext, calls: Sequence[_Pending]) -> 
         await asyncio.wait([call.verdict for call in calls])
     finally:  # also at the deadline, and when a verdict fails
         _withhold(ctx, calls)
-    verdicts = [(call.block, call.verdict.result()) for call in calls]  # raises what a verdict failed with
+    verdicts = [(call.block, _told(ctx, call, call.verdict.result())) for call in calls]  # raises what one failed with
     for call in calls:
         _pending(ctx).remove(call)
     await _tell(ctx, [verdict.message for _, verdict in verdicts if verdict.message])
@@ -139,10 +147,32 @@ async def _deliver(ctx: StreamingResponseContext, calls: Sequence[_Pending]) -> 
         await _let_out(ctx, block, verdict)
 
 
+def _told(ctx: StreamingResponseContext, call: _Pending, verdict: Verdict) -> Verdict:
+    """`verdict`, with other words for a call that never was whole: nothing in it was forbidden."""
+    if verdict.action != "block" or not ctx.is_cut_off or _is_whole(call.block.tool_call):
+        return verdict
+    told = (
+        f"The tool call {one_line(call.block.name, _SHOWN_NAME)} was cut off before its end, so it was not delivered."
+    )
+    reason = "cut off before its end" if verdict.reason is None else f"cut off before its end: {verdict.reason}"
+    return replace(verdict, message=told, reason=reason)
+
+
+def _is_whole(call: ToolCall) -> bool:
+    """Whether the arguments of `call` have an end; free text never shows it."""
+    if call.form == "custom":
+        return False
+    try:
+        json.loads(call.arguments or "{}")
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
 def _withhold(ctx: StreamingResponseContext, calls: Sequence[_Pending]) -> None:
     for call in calls:
         if (verdict := _known(call)) and verdict.action == "block":
-            _decide(ctx, call.block, verdict)
+            _decide(ctx, call.block, _told(ctx, call, verdict))
             drop_block(ctx, call.block)
 
 
