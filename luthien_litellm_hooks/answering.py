@@ -80,9 +80,6 @@ async def hand_on(answer: Answering, adapter: Adapter) -> AsyncGenerator[Chunk]:
     is_over = False
     try:
         while (parcel := await answer.queue.take()) is not None:
-            if parcel.chunk is not None and way_out.leaves_as_came(parcel):
-                yield parcel.chunk
-                continue
             events = way_out.admit(parcel)
             if parcel.chunk is None:
                 yield Chunk(tuple(events))

@@ -168,7 +168,7 @@ class PolicyExecutor:
         way_out = _way_out(adapter, answers)
         events: list[StreamEvent] = []
         while (parcel := await answers[-1].queue.take()) is not None:
-            events += parcel.events if way_out.leaves_as_came(parcel) else way_out.admit(parcel)
+            events += way_out.admit(parcel)
         notice = next((answer.engine.notice for answer in answers if answer.engine.notice is not None), None)
         if notice is not None and self.on_block == "error":
             raise PolicyBlockedError(notice)

@@ -39,11 +39,11 @@ class Outbox:
         *,
         keeps_order: bool = True,
     ) -> None:
-        """`keeps_order` is false where the caller holds events, too."""
         self._queue = queue
         self._deadline = deadline
         self._on_drop = on_drop
-        self._keeps_order = keeps_order
+        self.keeps_order = keeps_order
+        """Nothing waits for its turn but what is held here."""
         self._open: Parcel | None = None
         self._held = HeldEvents(max_held_bytes)
         self._begun: set[StreamBlock] = set()  # of which something has left
@@ -90,7 +90,7 @@ class Outbox:
         if parcel is not None and parcel.chunk is chunk and not parcel.is_taken:
             parcel.add(event, block)
         else:
-            await self._put(Parcel(chunk, (event,), block, is_in_order=self._keeps_order and not self._held))
+            await self._put(Parcel(chunk, (event,), block, is_in_order=self.keeps_order and not self._held))
 
     async def send(
         self, event: StreamEvent, block: StreamBlock | None = None, about: StreamBlock | None = None

@@ -362,6 +362,7 @@ class RunningAnswer:
     async def _let_out_in_order(self, chunk: Chunk, event: StreamEvent) -> None:
         """Lets `event` out now, or, if it ends the answer, when the policy has had its last word."""
         if self._must_wait(event):
+            self.outbox.keeps_order = False
             self._tail.append((chunk, event))
         else:
             await self.outbox.let_out(chunk, event)

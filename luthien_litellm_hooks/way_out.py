@@ -60,7 +60,7 @@ class _ChoiceOut:
 class WayOut:
     """Makes of parcels a stream that is legal whatever the policy does.
 
-    As long as `is_untouched` says so, chunks leave as they came, in whatever order the provider sends. After
+    As long as `is_untouched` says so, events leave as they came, in whatever order the provider sends. After
     that a choice starts before anything of it leaves; blocks are numbered without gaps, begin before
     they go on, and end before the next begins unless the provider had both open; a call begins
     with its id and name, and no two have one id; one finish ends a choice, its reason fits what was delivered,
@@ -100,8 +100,6 @@ class WayOut:
         if chunk is not None and self._only_goes_on(parcel, chunk):
             parcel.is_taken = True
             return self._leave(chunk)
-        if chunk is not None and chunk.raw is not None and self.leaves_as_came(parcel):
-            return self._leave(chunk)
         # Some providers start a choice again with each chunk, which only a whole chunk may repeat.
         starts = [
             event for event in parcel.events if isinstance(event, Start) and self._choice(event.choice).has_started
@@ -123,16 +121,6 @@ class WayOut:
     def _leave(self, chunk: Chunk) -> Iterable[object]:
         self._note(chunk)
         return self._repeating.pass_on(chunk, as_came=not self._is_judged) if self._repeating else (chunk.raw,)
-
-    def leaves_as_came(self, parcel: Parcel) -> bool:
-        """Whether `parcel` is a whole chunk of a response that left as it came so far. Then it is only observed."""
-        is_next = parcel.is_in_order and self._is_as_it_came()
-        if not is_next or parcel.chunk is None or not is_whole(parcel.chunk, parcel.events):
-            return False
-        parcel.is_taken = True
-        for event, block in zip(parcel.events, parcel.blocks, strict=True):
-            self._observe(event, block)
-        return True
 
     def _is_as_it_came(self) -> bool:
         return not self._has_changed and self._is_untouched()
@@ -180,6 +168,10 @@ class WayOut:
         if parcel.notice is not None:
             for event in self._notice(parcel.notice):
                 parcel.add(event, None)
+        if parcel.chunk is not None and parcel.is_in_order and self._is_as_it_came():
+            for event, block in zip(parcel.events, parcel.blocks, strict=True):
+                self._observe(event, block)
+            return [*parcel.events]
         admitted: list[StreamEvent] = []
         for event, block in zip(parcel.events, parcel.blocks, strict=True):
             admitted += self._admit(event, block)
@@ -248,8 +240,6 @@ class WayOut:
         elif isinstance(event, Finish):
             yield from self._finish(choice, event)
         elif self._may_go_on(choice, event) and not isinstance(event, Start):
-            if event.part is not None and event.index is not None and self._is_as_it_came():
-                choice.next_number = max(choice.next_number, event.index)  # whatever gaps the provider leaves
             if self._repeating:
                 yield from self._overlapping(choice, event, block)
             elif self._adapter.is_framed:
