@@ -64,11 +64,13 @@ class Quote(Frame):
     Policies judge it as a text block of its own, complete at once. A changed `text` is written back into the
     fields that it was read from. A `detail` belongs to the block with its `index`; on wires that do not frame
     blocks, `index` is -1. A quote that is dropped takes its unit of the wire along; one that is `owed`
-    leaves with an empty text, because the wire needs the unit.
+    leaves with an empty text, because the wire needs the unit. One that `repeats` what the response says leaves
+    only if all of its choice left as it came so far.
     """
 
     text: str
     is_owed: bool = False
+    repeats: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -69,7 +69,8 @@ class Outbox:
         """Whether anything of `choice` is held."""
         return any(choice in (block.choice, EVERY_CHOICE) for block in self._held)
 
-    def _is_touched_in(self, choice: int) -> bool:
+    def is_touched_in(self, choice: int) -> bool:
+        """Whether `choice`, which may be `EVERY_CHOICE`, is no longer just what the provider said."""
         return bool(self._touched if choice == EVERY_CHOICE else self._touched & {choice, EVERY_CHOICE})
 
     async def let_out(self, chunk: Chunk, event: StreamEvent, block: StreamBlock | None = None) -> None:
@@ -80,7 +81,7 @@ class Outbox:
             return
         if block in self._withheld:
             return
-        if isinstance(event, Opaque) and event.repeats and self._is_touched_in(event.choice):
+        if isinstance(event, Opaque) and event.repeats and self.is_touched_in(event.choice):
             return
         if block is not None:
             self.delivered.add(block.choice)

@@ -264,6 +264,8 @@ class RunningAnswer:
 
     async def _quote(self, chunk: Chunk, event: Quote) -> None:
         """Judges a quote as the whole block that it is; then it leaves with what it belongs to."""
+        if event.repeats and self.outbox.is_touched_in(event.choice):
+            return
         block = self._assembler.feed(event).block
         if not isinstance(block, ContentStreamBlock):
             return

@@ -28,9 +28,10 @@ from luthien_litellm_hooks import (
 from luthien_litellm_hooks.adapters.gemini import GeminiAdapter
 from luthien_litellm_hooks.assembler import BlockAssembler
 from luthien_litellm_hooks.errors import WireError
-from luthien_litellm_hooks.events import Finish, TextDelta, ToolCallDelta
+from luthien_litellm_hooks.events import Finish, TextDelta, ToolCallDelta, Unknown
 from luthien_litellm_hooks.policies.all_caps import AllCaps, AllCapsConfig
 from luthien_litellm_hooks.policies.noop import NoOp
+from luthien_litellm_hooks.policy_loading import load_policy
 from tests.support.chat import context, provide, pull
 
 STREAMS = Path(os.environ.get("LUTHIEN_TEST_STREAMS") or Path(__file__).parents[2] / "shared" / "streams")
@@ -143,7 +144,7 @@ def _read_part(reading: Reading, part: dict[str, Any]) -> None:
 
 
 def read_by_us(items: Iterable[bytes]) -> dict[int, Reading]:
-    """What the adapter and the assembler make of a stream, but for what nobody judges."""
+    """What the adapter and the assembler make of a stream, but for the server's tools and what nobody judges."""
     wire, assembler = adapter(), BlockAssembler()
     readings: dict[int, Reading] = {}
     for chunk in [*(chunk for item in items for chunk in wire.decode(item)), *wire.flush()]:
@@ -155,6 +156,10 @@ def read_by_us(items: Iterable[bytes]) -> dict[int, Reading]:
     assembler.finish()
     for block in assembler.state.blocks:
         reading = readings.setdefault(block.choice, Reading())
+        if isinstance(block, ContentStreamBlock) and block.is_quoted:
+            continue
+        if isinstance(block, ToolCallStreamBlock) and block.form == "server":
+            continue
         if isinstance(block, ToolCallStreamBlock):
             reading.calls.append((block.id, block.name, json.loads(block.arguments)))
         elif isinstance(block, ReasoningStreamBlock):
@@ -166,6 +171,10 @@ def read_by_us(items: Iterable[bytes]) -> dict[int, Reading]:
 
 def without_others(readings: dict[int, Reading]) -> dict[int, Reading]:
     return {choice: replace(reading, others=[]) for choice, reading in readings.items()}
+
+
+def in_capitals(readings: dict[int, Reading]) -> list[str]:
+    return [other.upper() for reading in readings.values() for other in reading.others]
 
 
 def whole(stream: bytes) -> dict[str, Any]:
@@ -283,7 +292,9 @@ async def test_all_caps_changes_text_and_nothing_else(data: bytes) -> None:
     came = read(payloads(data))
     delivered = await deliver(AllCaps(), [data])
     expected = {choice: replace(reading, text=reading.text.upper()) for choice, reading in came.items()}
-    assert read(payloads(delivered)) == expected
+    left = read(payloads(delivered))
+    assert without_others(left) == without_others(expected)
+    assert in_capitals(left) == in_capitals(came), "more than the texts of a server's results was changed"
     for reading in came.values():
         words = [word for word in reading.text.split() if word.upper() != word and len(word) > 5]
         texts = json.dumps([answer["candidates"] for answer in payloads(delivered)])
@@ -301,7 +312,9 @@ async def test_a_full_answer_is_judged_like_a_stream(data: bytes) -> None:
         shouted = await deliver_full(AllCaps(), response)
         assert type(shouted) is type(response)
         fields = shouted if isinstance(shouted, dict) else shouted.model_dump()
-        assert read([fields]) == {0: replace(came[0], text=came[0].text.upper())}
+        left = read([fields])
+        assert without_others(left) == without_others({0: replace(came[0], text=came[0].text.upper())})
+        assert in_capitals(left) == in_capitals(came)
         assert fields["usageMetadata"] == full["usageMetadata"]
         assert ("groundingMetadata" in fields["candidates"][0]) == (
             "groundingMetadata" in full["candidates"][0] and shouted is response
@@ -428,6 +441,117 @@ async def test_a_comment_and_an_error_pass() -> None:
     assert await deliver(AllCaps(), [data]) == data
 
 
+# The provider's own tools
+
+
+CODE = {"executableCode": {"language": "PYTHON", "code": "import os; os.system('rm -rf /')"}}
+RESULT = {"codeExecutionResult": {"outcome": "OUTCOME_OK", "output": "sk-live\nDONE"}}
+SEARCH = {"toolCall": {"toolType": "GOOGLE_SEARCH_WEB", "args": {"queries": ["weather"]}, "id": "s1"}}
+FOUND = {"toolResponse": {"toolType": "GOOGLE_SEARCH_WEB", "response": {"text": "sunny"}, "id": "s1"}}
+TOOLS = [frame(say("Let me see.")), frame(CODE), frame(RESULT), frame(SEARCH), frame(FOUND), frame(say("Done.")), END]
+
+
+class DroppingCode(SimplePolicy):
+    async def on_response_tool_call(self, tool_call: ToolCall, request: Request) -> ToolCall | None:
+        return None if tool_call.name == "code_execution" else tool_call
+
+
+async def test_code_of_the_provider_is_judged_and_takes_its_result_along() -> None:
+    data = await deliver(DroppingCode(), TOOLS)
+    full = json.dumps(await deliver_full(DroppingCode(), whole(b"".join(TOOLS))))
+    for left in (data.decode(), full):
+        assert "rm -rf" not in left
+        assert "sk-live" not in left
+        assert "sunny" in left
+        assert "weather" in left
+    assert read(payloads(data))[0].finish_reasons == ["STOP"]
+
+
+async def test_results_of_the_providers_tools_are_text() -> None:
+    class Redacting(SimplePolicy):
+        async def on_response_content(self, content: str, request: Request) -> str | None:
+            return content.replace("sk-live", "[redacted]")
+
+    for left in (
+        await deliver(Redacting(), TOOLS),
+        json.dumps(await deliver_full(Redacting(), whole(b"".join(TOOLS)))).encode(),
+    ):
+        assert b"sk-live" not in left
+        assert b"[redacted]\\nDONE" in left
+        assert b"OUTCOME_OK" in left
+        assert b"rm -rf" in left
+
+
+async def test_a_result_waits_for_the_verdict_on_its_call() -> None:
+    judged = await deliver(HoldingToTheEnd(), TOOLS)
+    others = read(payloads(judged))[0].others
+    assert others == read(payloads(b"".join(TOOLS)))[0].others, "a result left before its call"
+
+
+@pytest.mark.parametrize("preset", ["block_dangerous_commands", "sql_protection", "block_web_requests", "secrets"])
+async def test_ordinary_searches_and_code_pass_the_presets(preset: str) -> None:
+    harmless = {"executableCode": {"language": "PYTHON", "code": "print(sum(range(10)))"}}
+    items = [frame(harmless), frame({"codeExecutionResult": {"output": "45"}}), frame(SEARCH), frame(FOUND), END]
+    policy = load_policy(preset, {}, "policy")
+    assert await deliver(policy, items) == b"".join(items)
+
+
+# Arguments in pieces
+
+
+def piece(path: str | None = None, value: object = None, *, name: str | None = None, goes_on: bool = True) -> bytes:
+    partial = {} if path is None else {"partialArgs": [{"jsonPath": path, "stringValue": value, "willContinue": True}]}
+    named = {} if name is None else {"name": name}
+    more = {"willContinue": True} if goes_on else {}
+    return frame({"functionCall": {**named, **partial, **more}})
+
+
+PIECES = [
+    piece(name="run_shell_command"),
+    piece("$.command", "rm -rf"),
+    piece("$.command", " /"),
+    piece("$.where[0].host", "here"),
+    piece(goes_on=False),
+]
+
+
+async def test_arguments_in_pieces_are_judged_whole() -> None:
+    data = b"".join([*PIECES, END])
+    assert await deliver(NoOp(), [data]) == data
+    assert await deliver(Holding(), [data]) == data
+    [call] = read_by_us([data])[0].calls
+    assert call == (None, "run_shell_command", {"command": "rm -rf /", "where": [{"host": "here"}]})
+    left = await deliver(load_policy("block_dangerous_commands", {}, "policy"), [data])
+    assert b"rm -rf" not in left
+    assert b"blocked the call of run_shell_command" in left
+
+
+@pytest.mark.parametrize("end", [[], [END]], ids=["broken off", "finished"])
+async def test_arguments_that_have_no_end_are_no_whole_call(end: list[bytes]) -> None:
+    items = [*PIECES[:2], *end]
+    assert await deliver(NoOp(), items) == b"".join(items)
+    left = await deliver(load_policy("block_dangerous_commands", {}, "policy"), items)
+    assert b"rm -rf" not in left
+    assert read(payloads(left))[0].calls == []
+
+
+@pytest.mark.parametrize("path", ["command", "$..x", "$.a[7]", "$[0]", "$.a[", "$.command.deeper"])
+async def test_arguments_at_a_place_that_is_none_are_not_understood(path: str) -> None:
+    items = [piece(name="bash"), piece("$.command", "ls"), piece(path, "x"), piece(goes_on=False), END]
+    assert b"functionCall" not in await deliver(load_policy("block_dangerous_commands", {}, "policy"), items)
+
+
+async def test_fields_that_nobody_judges_leave_only_with_a_response_that_is_whole() -> None:
+    sources = {"groundingMetadata": {"groundingChunks": [{"web": {"title": "sk-live", "uri": "http://a"}}]}}
+    marked = frame(say("secret"), finish="STOP", logprobsResult={"x": "secret"}, finishMessage="secret", **sources)
+    extra = b'data: {"candidates": [{"content": {"role": "model", "unknown": "secret"}}]}\n\n'
+    for policy in (DroppingText(), NeverLettingOut()):
+        left = await deliver(policy, [extra, marked])
+        assert b"secret" not in left
+        assert b"sk-live" not in left
+    assert await deliver(Holding(), [marked]) == marked
+
+
 # What is no answer of Gemini
 
 
@@ -436,7 +560,6 @@ async def test_a_comment_and_an_error_pass() -> None:
     [
         b"data: no JSON\n\n",
         b"data: [1]\n\n",
-        b'data: {"choices": []}\n\n',
         b'data: {"candidates": {}}\n\n',
         b'data: {"candidates": [1]}\n\n',
         b'data: {"candidates": [{"content": []}]}\n\n',
@@ -444,13 +567,16 @@ async def test_a_comment_and_an_error_pass() -> None:
         b'data: {"candidates": [{"index": "x", "content": {"parts": []}}]}\n\n',
         b'data: {"candidates": [{"content": {"parts": [{"functionCall": {}}]}}]}\n\n',
         b'data: {"candidates": [{"content": {"parts": [{"functionCall": {"name": "a", "args": "x"}}]}}]}\n\n',
-        b'data: {"candidates": [{"content": {"parts": [{"functionCall": {"name": "a", "willContinue": true}}]}}]}\n\n',
         b'data: {"candidates": [{"content": {"parts": [{"functionCall": {"name": "a"}, "text": "b"}]}}]}\n\n',
     ],
 )
-def test_an_unknown_shape_is_an_error(data: bytes) -> None:
-    with pytest.raises(WireError):
-        adapter().decode(data)
+async def test_what_cannot_be_read_passes_where_nobody_judges_and_ends_a_response_where_a_policy_does(
+    data: bytes,
+) -> None:
+    assert await deliver(NoOp(), [frame(say("a")), data, END]) == frame(say("a")) + data + END
+    left = await deliver(Holding(), [frame(say("a")), data, END])
+    assert data not in left
+    assert b"This answer was stopped because a policy check failed" in left
 
 
 @pytest.mark.parametrize("raw", ["data: {}", {"candidates": []}, None])
@@ -459,10 +585,9 @@ def test_an_unknown_item_is_an_error(raw: object) -> None:
         adapter().decode(raw)
 
 
-@pytest.mark.parametrize("response", ["text", b"", None, {"choices": []}])
-def test_an_unknown_answer_is_an_error(response: object) -> None:
-    with pytest.raises(WireError):
-        adapter().split(response)
+@pytest.mark.parametrize("response", ["text", b"", None, {"candidates": 1}])
+def test_a_response_that_cannot_be_read_is_unknown(response: object) -> None:
+    assert [*adapter().split(response).events] == [Unknown(kind="response", is_malformed=True)]
 
 
 @pytest.mark.parametrize("arguments", ['{"a": ', "[1]", "free text"])

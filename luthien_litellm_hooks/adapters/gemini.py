@@ -11,7 +11,7 @@ from luthien_litellm_hooks.adapters import gemini_payload
 from luthien_litellm_hooks.adapters.gemini_payload import Json
 from luthien_litellm_hooks.adapters.sse import SseDecoder, data_of, write_frame
 from luthien_litellm_hooks.errors import WireError
-from luthien_litellm_hooks.events import Chunk, Opaque, StreamEvent, from_wire
+from luthien_litellm_hooks.events import Chunk, Opaque, StreamEvent, Unknown, from_wire
 
 
 class GeminiAdapter:
@@ -38,12 +38,14 @@ class GeminiAdapter:
         return [self._chunk(frame) for frame in self._decoder.feed(raw)]
 
     def flush(self) -> Sequence[Chunk]:
-        """One chunk for each frame that is left."""
-        return [self._chunk(frame) for frame in self._decoder.flush()]
+        """One chunk for each frame that is left, and one with the calls whose arguments never were whole."""
+        chunks = [self._chunk(frame) for frame in self._decoder.flush()]
+        return [*chunks, Chunk(broken)] if (broken := self._reader.read_rest()) else chunks
 
     def encode(self, events: Sequence[StreamEvent], of: Chunk | None) -> Iterable[object]:
         """One frame; how many tokens it all took is said again with every piece of a frame that came."""
-        said = gemini_payload.write(events)
+        yield from (event.part for event in events if isinstance(event.part, bytes))
+        said = gemini_payload.write([event for event in events if not isinstance(event.part, bytes)])
         if said and of is None:
             said |= {key: value for key, value in gemini_payload.head(self._like).items() if key != "usageMetadata"}
         if said:
@@ -51,7 +53,10 @@ class GeminiAdapter:
 
     def split(self, response: object) -> Chunk:
         """The events of every candidate."""
-        return Chunk.from_wire(response, self._reader.read(_fields(response)))
+        try:
+            return Chunk.from_wire(response, self._reader.read(_fields(response)))
+        except WireError:
+            return Chunk.from_wire(response, (Unknown(kind="response", is_malformed=True),))
 
     def join(self, response: object, events: Sequence[StreamEvent]) -> object:
         """A copy of `response` with just `events`; its id, model and usage stay."""
@@ -64,9 +69,13 @@ class GeminiAdapter:
         data = data_of(frame)
         if not data:
             return Chunk.from_wire(frame, (from_wire(Opaque(), frame),))
-        payload = _payload(data)
+        try:
+            payload = _payload(data)
+            events = self._reader.read(payload)
+        except WireError:
+            return Chunk.from_wire(frame, (from_wire(Unknown(kind="frame", is_malformed=True), frame),))
         self._like = payload
-        return Chunk.from_wire(frame, self._reader.read(payload))
+        return Chunk.from_wire(frame, events)
 
 
 def _payload(text: str) -> Json:

@@ -5,6 +5,8 @@ import unicodedata
 from functools import lru_cache
 from typing import Literal
 
+from luthien_litellm_hooks.events import ToolForm
+
 Kind = Literal["shell", "file_write", "web", "sql"]
 
 _WORD = re.compile(r"[^\W_]+")
@@ -102,6 +104,12 @@ def kinds_of_name(name: str) -> frozenset[Kind]:
     if tool & _WEB or joined in _WEB_NAMES:
         kinds.add("web")
     return frozenset(kinds)
+
+
+def is_own_search(name: str, form: ToolForm) -> bool:
+    """Whether a call is a search that the provider runs itself, over an index of its own: it reaches no host that an
+    agent names, unlike a fetch."""
+    return form == "server" and "search" in words_of(name)
 
 
 def is_editor(name: str) -> bool:

@@ -9,7 +9,7 @@ from luthien_litellm_hooks.events import ToolCall
 from luthien_litellm_hooks.policies.rule_conditions import Check, Outcome, compile_condition, named_kinds
 from luthien_litellm_hooks.policies.rule_config import SET_PREFIX, Rule, RuleAction, ToolRulesConfig, split_path
 from luthien_litellm_hooks.policies.tool_arguments import read_arguments, with_value
-from luthien_litellm_hooks.policies.tool_kinds import Kind, kinds_of_name
+from luthien_litellm_hooks.policies.tool_kinds import Kind, is_own_search, kinds_of_name
 from luthien_litellm_hooks.policies.tool_use import ToolUse
 from luthien_litellm_hooks.policy.context import PolicyContext
 from luthien_litellm_hooks.policy.notices import one_line
@@ -19,6 +19,7 @@ _STRICTNESS = ("allow", "modify", "block")
 _SHOWN_NAME = 100
 _LONG = 4096
 _SHELL: frozenset[Kind] = frozenset({"shell"})
+_WEB: frozenset[Kind] = frozenset({"web"})
 
 
 class ToolRules(ToolGatePolicy):
@@ -49,7 +50,10 @@ class ToolRules(ToolGatePolicy):
 
     def _uses(self, tool_call: ToolCall) -> Iterator[ToolUse]:
         """Every way to read the call. Free text of a tool whose name says nothing may be a script."""
-        kinds = kinds_of_name(tool_call.name) | self._declared_kinds(tool_call.name)
+        kinds = kinds_of_name(tool_call.name)
+        if is_own_search(tool_call.name, tool_call.form):
+            kinds -= _WEB
+        kinds |= self._declared_kinds(tool_call.name)
         if tool_call.form == "custom" and not kinds:
             kinds = _SHELL
         readings = read_arguments(tool_call)
