@@ -9,7 +9,15 @@ from typing import Literal, cast
 
 from luthien_litellm_hooks.adapters.base import Adapter
 from luthien_litellm_hooks.answering import Answering, Source, hand_on, stop
-from luthien_litellm_hooks.composition import HOOK_TIMEOUT_S, Composition, Member, Stage, contexts_of, stages_for
+from luthien_litellm_hooks.composition import (
+    HOOK_TIMEOUT_S,
+    Composition,
+    Member,
+    Stage,
+    contexts_of,
+    members_of,
+    stages_for,
+)
 from luthien_litellm_hooks.deadline import run_apart
 from luthien_litellm_hooks.egress import MAX_AHEAD, MAX_ITEMS, PUT_TIMEOUT_S, EgressQueue, Parcel
 from luthien_litellm_hooks.errors import (
@@ -28,7 +36,7 @@ from luthien_litellm_hooks.policy.in_stead import InStead
 from luthien_litellm_hooks.policy.request import Answer, Request
 from luthien_litellm_hooks.recorder import Outcome, TransactionRecorder
 from luthien_litellm_hooks.request_round import ask
-from luthien_litellm_hooks.running_answer import Decode, Flush
+from luthien_litellm_hooks.running_answer import Decode, Flush, has_answer_hook
 from luthien_litellm_hooks.way_out import WayOut, is_whole
 from luthien_litellm_hooks.worker import is_cancelled
 
@@ -83,6 +91,11 @@ class PolicyExecutor:
             put_timeout_s=self.put_timeout_s,
             limits=self.limits,
         )
+
+    def judges(self, ctx: PolicyContext) -> bool:
+        """Whether any of the policies that this request is for has a hook of its own for the answer."""
+        stages = stages_for(self.composition, ctx)
+        return any(has_answer_hook(member.policy) for stage in stages for member in members_of(stage))
 
     async def on_request(self, ctx: PolicyContext) -> Request | Answer:
         """What the policy makes of the request, as others have left it that were asked before:

@@ -178,6 +178,8 @@ class DefaultTransactionRecorder(TransactionRecorder):
         self.outcome: Outcome | None = None
         """How the transaction ended; None while it has not."""
         self._end_time: float | None = None
+        self.failure: tuple[str, str] | None = None
+        """How the provider failed: a kind, and the words that no client gets."""
 
     async def record_request(self, original: Mapping[str, Any], final: Mapping[str, Any]) -> None:
         self.original_request = original
@@ -213,6 +215,10 @@ class DefaultTransactionRecorder(TransactionRecorder):
                 "final_finish_reason": self.egress.finish_reason,
             }
             await self._emit("transaction.non_streaming_response_recorded", reasons)
+
+    def note_failure(self, kind: str, words: str) -> None:
+        """Notes how the provider failed; of several failures the first."""
+        self.failure = self.failure or (kind, words)
 
     async def wait_for_end(self) -> None:
         """Returns when the transaction is over."""

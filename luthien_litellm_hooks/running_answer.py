@@ -471,6 +471,12 @@ class RunningAnswer:
         self._tell_rest()
 
 
+def has_answer_hook(policy: Policy) -> bool:
+    """Whether `policy` has a hook of its own for answers; one without lets all of them through."""
+    hooks = (*HOOKS, "process_full_response")
+    return any(getattr(type(policy), hook) is not getattr(Policy, hook) for hook in hooks if hook != "on_request")
+
+
 _ENDING = (Finish, Usage, End)
 HOOKS = tuple(name for name in vars(Policy) if name.startswith("on_"))
 _FREQUENT_HOOKS = ("on_chunk_received", "on_content_delta", "on_reasoning_delta", "on_tool_call_delta")

@@ -33,6 +33,9 @@ def transaction_record(
         "chunks": {"ingress": kept.ingress.chunks, "egress": kept.egress.chunks},
         "milliseconds": round(kept.milliseconds, 3),
     }
+    if kept.failure is not None:
+        kind, words = kept.failure
+        record["error"] = {"kind": kind, "message": shown(words)} if with_bodies else {"kind": kind}
     if with_bodies:
         record["original"] = {"request": shown(kept.original_request), "answer": _answer(kept.ingress)}
         record["final"] = {"request": shown(kept.final_request), "answer": _answer(kept.egress)}

@@ -9,12 +9,15 @@ from litellm.exceptions import ModifyResponseException
 from litellm.proxy._types import ProxyException, UserAPIKeyAuth
 from litellm.types.utils import CallTypes
 
+from luthien_litellm_hooks.adapters.told_errors import Unquoting
 from luthien_litellm_hooks.doctor_proof import governed, refused
 from luthien_litellm_hooks.errors import LuthienError, PolicyBlockedError
 from luthien_litellm_hooks.events import Chunk, Finish, TextDelta
 from luthien_litellm_hooks.executor import outcome_of
+from luthien_litellm_hooks.hooks.answer_fields import remove_answer_fields
 from luthien_litellm_hooks.hooks.in_force import InForce
 from luthien_litellm_hooks.hooks.probe import nonce_of
+from luthien_litellm_hooks.hooks.provider_errors import Told, ToldError, ToldInStreamError, text_of, unsay
 from luthien_litellm_hooks.hooks.request_data import (
     answer_instead,
     gemini_in_stead,
@@ -26,7 +29,7 @@ from luthien_litellm_hooks.hooks.request_data import (
 from luthien_litellm_hooks.hooks.routes import GOVERNED, NAMES, WITHOUT_MODEL_TEXT
 from luthien_litellm_hooks.hooks.spend_logs import Logged, SpendLogs, remove_forged, stores_bodies
 from luthien_litellm_hooks.hooks.transaction import Transaction, UngovernedError, current
-from luthien_litellm_hooks.hooks.ungoverned import path_of, refusal
+from luthien_litellm_hooks.hooks.ungoverned import RefusedError, path_of, refusal
 from luthien_litellm_hooks.hooks.unread import PaidFor
 from luthien_litellm_hooks.policy.context import PolicyContext
 from luthien_litellm_hooks.policy.request import Answer, Request
@@ -110,6 +113,8 @@ class Governing:
         if isinstance(result, Request):
             context.answer = None if nonce is None else Answer(governed(nonce))
             write_request(data, result)
+            if in_force.executor.judges(context):
+                remove_answer_fields(data)
             return
         answer = result if isinstance(result, Answer) else Answer(result.message)
         if nonce is not None:
@@ -134,22 +139,31 @@ class Governing:
     async def stream(
         self, name: str, response: AsyncIterable[object], request_data: dict[str, Any], user: UserAPIKeyAuth
     ) -> AsyncGenerator[Any, None]:
-        """The client's stream for the provider's. The provider's own errors leave as they are."""
+        """The client's stream for the provider's. Where a policy judges it, its provider's errors are not quoted."""
         transaction = _judged_by(name)
         if transaction is None or transaction.context is None:
             async for chunk in response:
                 yield chunk
             return
+        transaction.is_provider_asked = transaction.is_streaming = True
+        told, unquoting = transaction.told_of_errors, Unquoting(transaction.context.transaction_id)
         adapter = GOVERNED[transaction.route](transaction.context.final_request)
         if transaction.logged is not None:
             response = PaidFor(response, transaction.logged.kept, request_data, user)
         stream = transaction.in_force.executor.run(response, adapter, transaction.context)
         try:
             async for chunk in stream:
-                yield chunk
+                yield chunk if told is None else unquoting.unit(chunk)
         except LuthienError:
             raise UngovernedError from None
+        except Exception as error:
+            transaction.note_failure(type(error).__name__, text_of(error))
+            if told is None:
+                raise
+            raise ToldInStreamError(Told.of(error, told.transaction_id)) from error
         finally:
+            if unquoting.failure is not None:
+                transaction.note_failure(unquoting.failure.kind, unquoting.failure.words)
             try:
                 await stream.aclose()
             finally:
@@ -161,9 +175,12 @@ class Governing:
         transaction = _judged_by(name)
         if transaction is None or transaction.context is None:
             return response
+        transaction.is_provider_asked = True
+        told, unquoting = transaction.told_of_errors, Unquoting(transaction.context.transaction_id)
         adapter = GOVERNED[transaction.route](transaction.context.final_request)
         try:
-            return await transaction.in_force.executor.run_full(response, adapter, transaction.context)
+            answer = await transaction.in_force.executor.run_full(response, adapter, transaction.context)
+            return answer if told is None else unquoting.unit(answer)
         except PolicyBlockedError as blocked:
             raise refusal(transaction.in_force.block_status, blocked.message) from None
         except Exception:
@@ -173,12 +190,29 @@ class Governing:
             if transaction.logged is not None:
                 transaction.logged.withheld = response
 
-    async def failed(self, request_data: dict[str, Any], error: Exception) -> None:
-        """Before a failure is logged, whoever failed."""
+    async def failed(self, request_data: dict[str, Any], error: Exception) -> ToldError | None:
+        """Before a failure is logged, whoever failed. Returns what the client gets instead of an error that may
+        quote an answer; None if it is ours, or nobody judges the answer, or was asked for one."""
         remove_forged(request_data)
         transaction = current.get()
-        if transaction is not None and transaction.logged is not None:
+        if transaction is None or transaction.logged is None:
+            return None
+        told = transaction.told_of_errors
+        is_ours = isinstance(error, RefusedError | UngovernedError | ToldInStreamError)
+        if not is_ours and transaction.is_provider_asked:
+            transaction.note_failure(type(error).__name__, text_of(error))
+        instead = None if told is None or is_ours else Told.of(error, told.transaction_id)
+        if instead is not None:
+            unsay(error, instead)
+        try:
             await self._spend_logs.fail(transaction.logged, request_data, error)
+        except Exception:
+            logger.exception(
+                "transaction %s: the record of a failure could not be written",
+                transaction.logged.context.transaction_id,
+            )
+        is_replaced = instead is not None and not transaction.is_streaming  # where LiteLLM would break a stream off
+        return ToldError(instead) if instead is not None and is_replaced else None
 
     async def logged(self, kwargs: dict[str, Any]) -> None:
         """Before an answer is logged, by anyone."""
@@ -188,8 +222,11 @@ class Governing:
 
 
 def in_stead_of_provider(kwargs: dict[str, Any], call_type: object) -> dict[str, Any] | None:
-    """What LiteLLM is to call instead of Gemini when a policy has answered; None for all else."""
+    """Just before a provider is asked. Returns what LiteLLM is to call instead of Gemini when a policy has answered;
+    None for all else."""
     transaction = current.get()
+    if transaction is not None and path_of(kwargs) is not None:  # not of a call that a policy makes
+        transaction.is_provider_asked = True
     answer = transaction.in_stead if transaction is not None else None
     if answer is None or call_type not in (CallTypes.agenerate_content, CallTypes.agenerate_content_stream):
         return None

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from fastapi import HTTPException
 from litellm.integrations.custom_logger import CustomLogger
 from litellm.proxy._types import UserAPIKeyAuth
 
@@ -21,9 +22,10 @@ class RecordWriter(CustomLogger):
         original_exception: Exception,
         user_api_key_dict: UserAPIKeyAuth,
         traceback_str: str | None = None,
-    ) -> None:
-        """Before a failure is logged, whoever failed."""
-        await self._governing.failed(request_data, original_exception)
+    ) -> HTTPException | None:
+        """Before a failure is logged, whoever failed. Returns what the client gets instead, where it may not
+        be told what failed."""
+        return await self._governing.failed(request_data, original_exception)
 
     async def async_logging_hook(
         self, kwargs: dict[str, Any], result: object, call_type: str

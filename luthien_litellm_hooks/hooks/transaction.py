@@ -34,6 +34,8 @@ class Transaction:
 
     `asked` are the names of those that LiteLLM asked about the request; `judge` is the one of them that
     runs all their policies over the answer, None as long as nobody has come to it.
+
+    `is_provider_asked` is set when LiteLLM sets out to ask one, `is_streaming` when the client's stream begins.
     """
 
     route: str
@@ -43,6 +45,20 @@ class Transaction:
     logged: Logged | None = None
     asked: set[str] = field(default_factory=set[str])
     judge: str | None = None
+    is_provider_asked: bool = False
+    is_streaming: bool = False
+
+    def note_failure(self, kind: str, words: str) -> None:
+        """Keeps for the record how a provider failed."""
+        if self.logged is not None:
+            self.logged.kept.note_failure(kind, words)
+
+    @property
+    def told_of_errors(self) -> PolicyContext | None:
+        """That of an answer which policies judge, and whose provider was asked: a client is not to read in an error
+        what these have not seen. None where LiteLLM's own error may leave."""
+        judged = self.context if self.is_provider_asked and self.in_stead is None else None
+        return judged if judged is not None and self.in_force.executor.judges(judged) else None
 
     @property
     def is_over(self) -> bool:

@@ -76,9 +76,13 @@ class ClosedPaths(BaseRoute):
             await JSONResponse({"error": error}, 403)(scope, receive, send)
 
 
-def refusal(status: int, message: str) -> ProxyException:
-    """The one kind of error that LiteLLM sends well formed, and as it is, on every route."""
-    return ProxyException(message=message, type="policy_error", param=None, code=status)
+class RefusedError(ProxyException):
+    """Of ours: what it says is for the client. LiteLLM sends its kind well formed, and as it is, on every route."""
+
+
+def refusal(status: int, message: str) -> RefusedError:
+    """What LiteLLM is to send."""
+    return RefusedError(message=message, type="policy_error", param=None, code=status)
 
 
 def path_of(data: Mapping[str, Any]) -> str | None:

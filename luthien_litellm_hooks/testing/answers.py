@@ -10,7 +10,8 @@ import threading
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any, TypeAlias, cast
 
 from luthien_litellm_hooks.policy.request import Request
@@ -103,7 +104,8 @@ class Answer:
     """All the provider does for one request.
 
     `finish` is an OpenAI finish reason (None: what the steps imply). A `status` of 400 or more
-    replaces the answer by an error. `raw` replaces the steps by these bytes.
+    replaces the answer by an error. `raw` replaces the steps, or the error, by these bytes. `headers` are sent
+    besides those that every answer has.
     """
 
     steps: Sequence[Step] = ()
@@ -113,6 +115,7 @@ class Answer:
     piece: int = 5
     interleave: bool = False
     raw: bytes | None = None
+    headers: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
     @property
     def calls(self) -> list[Call]:

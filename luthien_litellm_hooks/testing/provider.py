@@ -6,7 +6,7 @@ It is the upstream of `make run` and of every end-to-end test, so neither needs 
 import argparse
 import asyncio
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -121,19 +121,32 @@ class ScriptedProvider:
         names = (seen.headers.get("x-answer", ""), body.get("model", ""))
         answer = next((self.answers[name] for name in names if name in self.answers), None) or answer_to(body)
         if answer.status >= 400:
-            return JSONResponse(wire.error(answer.status, answer.text or "scripted error"), answer.status)
+            return _error(answer, wire)
         media_type = "text/event-stream" if body.get("stream") else "application/json"
-        return _Playback(_emissions(answer, body, wire), media_type, lambda: self.disconnects.append(seen))
+        emissions = _emissions(answer, body, wire)
+        return _Playback(emissions, media_type, answer.headers, lambda: self.disconnects.append(seen))
+
+
+def _error(answer: Answer, wire: Wire) -> Response:
+    if answer.raw is not None:
+        return Response(answer.raw, answer.status, answer.headers, media_type="application/json")
+    return JSONResponse(wire.error(answer.status, answer.text or "scripted error"), answer.status, answer.headers)
 
 
 class _Playback(Response):
     """Sends emissions one by one, obeys the control steps, and notices a client that goes away."""
 
-    def __init__(self, emissions: Iterator[Emission], media_type: str, on_disconnect: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        emissions: Iterator[Emission],
+        media_type: str,
+        headers: Mapping[str, str],
+        on_disconnect: Callable[[], None],
+    ) -> None:
         self.status_code = 200
         self.media_type = media_type
         self.background = None
-        self.init_headers({"cache-control": "no-cache"})
+        self.init_headers({"cache-control": "no-cache", **headers})
         self._emissions = emissions
         self._on_disconnect = on_disconnect
 
