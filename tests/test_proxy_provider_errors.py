@@ -16,7 +16,9 @@ import pytest
 from luthien_litellm_hooks.testing.answers import JSON, Answer, Call, Cut, Say
 from luthien_litellm_hooks.testing.provider import ScriptedProvider
 from luthien_litellm_hooks.testing.routes import ROUTES, RouteName
-from tests.support.proxy import Proxy, proxy_config, running_proxy
+from tests.support.postgres import spend_logs
+from tests.support.prisma_client import prisma_environment
+from tests.support.proxy import SPEND_LOG_SECONDS, Proxy, proxy_config, running_proxy
 
 MARK = "zanzibar"
 """Stands wherever a provider can put words."""
@@ -341,3 +343,39 @@ def test_no_field_of_a_request_makes_litellm_fail_over_an_answer(
     assert MARK not in got.all
     assert "tulip" not in got.all
     assert got.response.status_code == 200, got.all
+
+
+@pytest.fixture(scope="module")
+def recorded(provider_url: str, postgres_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
+    """Where spend logs hold texts."""
+    luthien = {"policy": {"class": "serial", "config": {"policies": [{**WITHHOLDS, "when": {"headers": ASKED}}]}}}
+    config = config_of(provider_url, luthien)
+    config["general_settings"]["store_prompts_in_spend_logs"] = True
+    environment = prisma_environment(postgres_url) | {"PROXY_BATCH_WRITE_AT": str(SPEND_LOG_SECONDS)}
+    with running_proxy(config, tmp_path_factory.mktemp("provider-errors") / "recorded", environment) as running:
+        yield running
+
+
+def test_the_record_says_what_happened_and_the_rest_of_the_row_does_not_quote(
+    recorded: Proxy, provider: ScriptedProvider, postgres_url: str
+) -> None:
+    provider.answers["quoting"] = Answer([Say(MARK)], status=400)
+    key = recorded.virtual_key()
+    told: dict[str, str] = {}
+    for stream in (False, True):
+        for route, wire in NATIVE.items():
+            call = f"{route}-{stream}"
+            headers = {"Authorization": f"Bearer {key}", "x-litellm-call-id": call, **ASKED}
+            told[call] = ask(recorded, route, wire, stream, "quoting", headers).message
+    rows = spend_logs(postgres_url, key, len(told))
+    for row in rows:
+        copies = [row["metadata"], *(row["proxy_server_request"].get(name) or {} for name in BUCKETS)]
+        record, *_ = [copy["spend_logs_metadata"].pop("luthien") for copy in copies if "spend_logs_metadata" in copy]
+        assert record["outcome"] == "provider_error"
+        assert record["error"]["kind"].endswith("Error")
+        assert MARK in record["error"]["message"], "where texts may be kept, the operator reads it here"
+        assert f"transaction {record['transaction_id']}" in told[row["request_id"]]
+        assert MARK not in json.dumps(row, default=str), "its owner may read the row"
+
+
+BUCKETS = ("metadata", "litellm_metadata")
