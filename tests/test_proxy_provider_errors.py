@@ -5,7 +5,7 @@ import json
 import re
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import anthropic
@@ -13,7 +13,7 @@ import httpx
 import openai
 import pytest
 
-from luthien_litellm_hooks.testing.answers import JSON, Answer, Call, Cut, Say
+from luthien_litellm_hooks.testing.answers import JSON, Answer, Call, Cut, Gate, Say, Wait
 from luthien_litellm_hooks.testing.provider import ScriptedProvider
 from luthien_litellm_hooks.testing.routes import ROUTES, RouteName
 from tests.support.postgres import spend_logs
@@ -266,9 +266,7 @@ IN_STREAM: Mapping[str, bytes] = {
     "completions": b"data: " + json.dumps({"error": ERROR["error"]}).encode() + b"\n\n",
     "messages": b"event: error\ndata: " + json.dumps(ERROR).encode() + b"\n\n",
     "responses": b"event: error\ndata: "
-    + json.dumps(
-        {"type": "error", **{name: MARK for name in ("code", "message", "param")}, "sequence_number": 9}
-    ).encode()
+    + json.dumps({"type": "error", **dict.fromkeys(("code", "message", "param"), MARK), "sequence_number": 9}).encode()
     + b"\n\n",
     "gemini": b"data: " + json.dumps({"error": ERROR["error"]}).encode() + b"\n\n",
 }
@@ -343,6 +341,38 @@ def test_no_field_of_a_request_makes_litellm_fail_over_an_answer(
     assert MARK not in got.all
     assert "tulip" not in got.all
     assert got.response.status_code == 200, got.all
+
+
+@pytest.fixture(scope="module")
+def pinging(provider_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
+    """Where a client that waits gets comments, so that an error comes when the status is sent."""
+    config = config_of(provider_url, {"policy": WITHHOLDS})
+    config["litellm_settings"]["sse_keepalive_ping_interval_seconds"] = 0.05
+    with running_proxy(config, tmp_path_factory.mktemp("provider-errors") / "pinging", {}) as running:
+        yield running
+
+
+@WAY
+def test_an_error_that_comes_after_a_ping_is_not_quoted(
+    pinging: Proxy, provider: ScriptedProvider, route: RouteName, wire: str
+) -> None:
+    gate = Gate()
+    name = f"late-{route}-{wire}"
+    provider.answers[name] = Answer([Wait(gate), Say(MARK)], status=400)
+    body = {**ROUTES[route].body, "model": f"{wire}/{name}", "stream": True}
+    path = ROUTES[route].path
+    if route == "gemini":
+        path, body = f"/v1beta/models/{wire}/{name}:streamGenerateContent?alt=sse", ROUTES[route].body
+    if route == "gemini":  # where LiteLLM does not ping before it has an answer
+        gate.open()
+    said = ""
+    with pinging.http.stream("POST", path, json=body, headers={"x-answer": name}) as response:
+        for piece in response.iter_text():
+            said += piece
+            if ": ping" in said:
+                gate.open()
+    assert MARK not in said
+    assert "transaction " in said
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,7 @@ from luthien_litellm_hooks.hooks.request_data import (
 )
 from luthien_litellm_hooks.hooks.routes import GOVERNED, NAMES, WITHOUT_MODEL_TEXT
 from luthien_litellm_hooks.hooks.spend_logs import Logged, SpendLogs, remove_forged, stores_bodies
-from luthien_litellm_hooks.hooks.transaction import Transaction, UngovernedError, current
+from luthien_litellm_hooks.hooks.transaction import Transaction, UngovernedError, current, mark, transaction_of
 from luthien_litellm_hooks.hooks.ungoverned import RefusedError, path_of, refusal
 from luthien_litellm_hooks.hooks.unread import PaidFor
 from luthien_litellm_hooks.policy.context import PolicyContext
@@ -87,6 +87,7 @@ class Governing:
         transaction.context = PolicyContext(
             transaction_id, request, identity=read_identity(user), observability=observability, recorder=recorder
         )
+        mark(data, transaction, transaction_id)
         transaction.logged = Logged.begin(transaction.context, recorder, transaction.in_force, data)
         return transaction.logged
 
@@ -194,7 +195,7 @@ class Governing:
         """Before a failure is logged, whoever failed. Returns what the client gets instead of an error that may
         quote an answer; None if it is ours, or nobody judges the answer, or was asked for one."""
         remove_forged(request_data)
-        transaction = current.get()
+        transaction = transaction_of(request_data)
         if transaction is None or transaction.logged is None:
             return None
         told = transaction.told_of_errors

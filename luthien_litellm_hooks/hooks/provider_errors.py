@@ -50,10 +50,8 @@ class ToldError(ProxyException, HTTPException):
     """LiteLLM takes an `HTTPException` from the failure hook, and sends a `ProxyException` just as it is."""
 
     def __init__(self, told: Told) -> None:
-        HTTPException.__init__(self, told.status, told.message)
-        cast(Any, ProxyException).__init__(
-            self, told.message, told.type, None, told.status, headers=dict(told.headers), openai_code=told.code
-        )
+        cast(Any, ProxyException).__init__(self, told.message, told.type, None, told.status, openai_code=told.code)
+        HTTPException.__init__(self, told.status, told.message, dict(told.headers))
 
 
 class ToldInStreamError(Exception):

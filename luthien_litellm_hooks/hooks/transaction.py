@@ -2,7 +2,8 @@
 
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
+from weakref import WeakValueDictionary
 
 from litellm.exceptions import GuardrailRaisedException
 
@@ -24,7 +25,7 @@ class UngovernedError(GuardrailRaisedException):
         )
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, weakref_slot=True, eq=False)
 class Transaction:
     """A request and its answer, whoever of us LiteLLM asks about them.
 
@@ -69,6 +70,32 @@ class Transaction:
         """Whether it is surely the one that LiteLLM's `data` belong to."""
         call = None if self.logged is None else self.logged.call
         return call is not None and data.get("litellm_logging_obj") is call
+
+
+_SLOT = "luthien_transaction"
+_running: WeakValueDictionary[str, Transaction] = WeakValueDictionary()
+
+
+def mark(data: dict[str, Any], transaction: Transaction, transaction_id: str) -> None:
+    """Notes in LiteLLM's own part of `data` which transaction they belong to."""
+    _running[transaction_id] = transaction
+    bucket = _bucket_of(data)
+    if bucket is not None:
+        bucket[_SLOT] = transaction_id
+
+
+def transaction_of(data: dict[str, Any]) -> Transaction | None:
+    """The transaction of LiteLLM's `data`. Where LiteLLM keeps a client waiting with pings it tells of a failure in
+    another context than the one that asked, in which `current` is unset."""
+    found = current.get()
+    bucket = _bucket_of(data) if found is None else None
+    return found if bucket is None else _running.get(str(bucket.get(_SLOT)))
+
+
+def _bucket_of(data: dict[str, Any]) -> dict[str, Any] | None:
+    """LiteLLM's own metadata; on messages and Responses `metadata` is what the client sends to the provider."""
+    held = (data.get("litellm_metadata"), data.get("metadata"))
+    return next((cast(dict[str, Any], one) for one in held if isinstance(one, dict)), None)
 
 
 current: ContextVar[Transaction | None] = ContextVar("luthien_transaction", default=None)

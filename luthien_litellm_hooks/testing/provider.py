@@ -121,6 +121,9 @@ class ScriptedProvider:
         names = (seen.headers.get("x-answer", ""), body.get("model", ""))
         answer = next((self.answers[name] for name in names if name in self.answers), None) or answer_to(body)
         if answer.status >= 400:
+            for step in answer.steps:
+                if isinstance(step, Wait):
+                    await step.gate.passed()
             return _error(answer, wire)
         media_type = "text/event-stream" if body.get("stream") else "application/json"
         emissions = _emissions(answer, body, wire)
