@@ -17,7 +17,7 @@ MATRIX_UV   := $(MATRIX)/uv/bin/uv
 UNPINNED    := certifi litellm-enterprise litellm-proxy-extras
 EVAL_PYTHON := $(EVAL)/venv/bin/python
 STAMP       := $(VENV)/.installed
-MATRIX_TESTS := tests/test_litellm_contract.py $(wildcard tests/test_proxy_*.py)
+MATRIX_TESTS := tests/test_litellm_contract.py tests/test_provider_errors.py $(wildcard tests/test_proxy_*.py)
 NEW_ENOUGH  := import sys; sys.exit(sys.version_info < (3, 11))
 
 .DEFAULT_GOAL := help

@@ -3,26 +3,32 @@
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import litellm
 import pytest
 import yaml
+from fastapi import HTTPException
 from litellm.caching.dual_cache import DualCache
 from litellm.exceptions import GuardrailRaisedException
 from litellm.integrations.custom_logger import CustomLogger
+from litellm.litellm_core_utils.exception_mapping_utils import ExceptionCheckers
+from litellm.proxy import proxy_server
 from litellm.proxy._types import ProxyException, UserAPIKeyAuth
 from litellm.proxy.types_utils.utils import get_instance_fn
 from litellm.proxy.utils import ProxyLogging
+from litellm.types.litellm_params import ResponseOptions
 from litellm.types.utils import CallTypes
 
 import luthien_litellm_hooks
 from luthien_litellm_hooks import ConfigError, Policy, Request, SimplePolicy, ToolCall
 from luthien_litellm_hooks.executor import PolicyExecutor
+from luthien_litellm_hooks.hooks.answer_fields import remove_answer_fields
 from luthien_litellm_hooks.hooks.callback import LuthienCallback, UngovernedError
 from luthien_litellm_hooks.hooks.in_force import InForce, LivePolicy
+from luthien_litellm_hooks.hooks.provider_errors import Told, ToldError
 from luthien_litellm_hooks.hooks.self_check import callbacks_after, check_dispatch
 from luthien_litellm_hooks.policies.all_caps import AllCaps
 from luthien_litellm_hooks.policies.noop import NoOp
@@ -180,3 +186,22 @@ def _start_and_fail(config: Mapping[str, Any], folder: Path, environment: Mappin
     with starting_proxy(config, folder, environment) as (process, proxy):
         assert process.wait(90) != 0
         return proxy.output
+
+
+def test_each_option_by_which_litellm_reads_an_answer_otherwise_is_taken_out_of_a_request() -> None:
+    others = {"keepalive_seconds", "allow_client_keepalive_override", "thought_signature_in_tool_call_id"}
+    options = {field.name: True for field in fields(ResponseOptions) if field.name not in others}
+    assert options
+    data: dict[str, Any] = {"model": "m", **options}
+    remove_answer_fields(data)
+    assert data == {"model": "m"}
+
+
+def test_litellm_takes_our_error_from_the_failure_hook_and_sends_it_as_it_is() -> None:
+    told = ToldError(Told.of(litellm.RateLimitError("said", "openai", "m"), "id"))
+    assert isinstance(told, HTTPException)
+    handler = proxy_server.app.exception_handlers[ProxyException]
+    found = [proxy_server.app.exception_handlers.get(kind) for kind in type(told).__mro__]
+    assert next(one for one in found if one is not None) is handler
+    assert (told.code, told.status_code, told.detail) == ("429", 429, told.message)
+    assert ExceptionCheckers.is_error_str_context_window_exceeded("This model's maximum context length is 9 tokens")
