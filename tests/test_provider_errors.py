@@ -113,6 +113,7 @@ class _Shape(pydantic.BaseModel):
 def _others() -> list[Exception]:
     """Others that code may raise which reads an answer."""
     raised: list[Exception] = [ValueError(MARK), KeyError(MARK), TypeError(MARK), AttributeError(MARK), OSError(MARK)]
+    raised.append(ExceptionGroup(MARK, [ValueError(MARK)]))
     raised.append(httpx.HTTPStatusError(MARK, request=RESPONSE.request, response=RESPONSE))
     raised.append(HTTPException(418, {"error": {"message": MARK, "said": MARK}}, {"x-said": MARK}))
     raised.append(ProxyException(MARK, MARK, MARK, 400, {"x-said": MARK}, MARK, {"said": MARK}))

@@ -83,6 +83,9 @@ def unsay(error: Exception, told: Told) -> None:
         if name == "message" or _attribute(error, name) is not None:
             with suppress(Exception):  # of what cannot be set
                 setattr(error, name, value)
+    if _attribute(error, "message") != told.message:  # as that of a group of exceptions, which only its class can hide
+        kind = type(error)
+        cast(Any, error).__class__ = type(kind.__name__, (kind,), {"message": told.message})
 
 
 def text_of(error: Exception) -> str:
