@@ -77,6 +77,13 @@ def stages_for(composition: Composition, ctx: PolicyContext) -> tuple[Stage, ...
     return (Parallel(members, composition.strategy, composition.name),)
 
 
+def selectors_of(composition: Composition) -> frozenset[str]:
+    """The keys that the `when` of these policies use."""
+    own = frozenset() if composition.when is None else frozenset(composition.when.model_fields_set)
+    members = () if isinstance(composition, Member) else composition.members
+    return own.union(*map(selectors_of, members))
+
+
 def contexts_of(stage: Stage, ctx: PolicyContext) -> list[PolicyContext]:
     """Each member's own view of the transaction, the same for the request and the answer."""
     if isinstance(stage, Member):

@@ -42,6 +42,7 @@ class LimitsSettings(Section):
 
 
 Bodies = Literal["follow_litellm", "always", "never"]
+Unselected = Literal["pass", "refuse"]
 
 
 class RecordSettings(Section):
@@ -73,6 +74,8 @@ class Settings(Section):
     """What the plugin does not know of a response: withheld where a policy judges it, or let through."""
     ungoverned_routes: Literal["refuse", "allow"] | tuple[str, ...] = "refuse"
     """What becomes of routes whose answers no policy can see; a list names those to let through."""
+    unselected: Unselected = "pass"
+    """What becomes of a request that no policy is for, since each has a `when` that does not fit."""
     queue: QueueSettings = QueueSettings()
     limits: LimitsSettings = LimitsSettings()
     record: RecordSettings = RecordSettings()

@@ -557,6 +557,47 @@ def test_what_a_proxy_starts_with_is_a_warning(text: str, line: int, key: str) -
     assert check(path).exit_code == 0
 
 
+WHEN = """\
+callback_settings:
+  luthien:
+    unselected: UNSELECTED
+    policy:
+      class: serial
+      config:
+        policies:
+          - {class: noop, when: {SELECTOR}}
+          - class: parallel
+            config: {policies: [{class: noop, when: {teams: red}}, {class: all_caps, when: {users: x}}]}
+"""
+SELECTORS = {"keys": "keys: agents", "headers": "headers: {x-agent: codex}"}
+
+
+@pytest.mark.parametrize("selector", ["models: gpt-*", "teams: red", "users: x"])
+def test_a_config_in_which_a_request_may_fit_no_policy_is_told(selector: str) -> None:
+    text = NAMED + WHEN.replace("SELECTOR", selector)
+    assert findings(write(text.replace("UNSELECTED", "pass")), "warning") == [(6, "callback_settings.luthien.policy")]
+    assert findings(write(text.replace("UNSELECTED", "refuse")), "warning") == []
+    everything = text.replace("UNSELECTED", "pass").replace("{class: all_caps, when: {users: x}}", "{class: all_caps}")
+    assert findings(write(everything), "warning") == []
+
+
+@pytest.mark.parametrize("selector", SELECTORS)
+def test_what_a_user_can_choose_is_told(selector: str) -> None:
+    path = write(NAMED + WHEN.replace("SELECTOR", SELECTORS[selector]).replace("UNSELECTED", "refuse"))
+    key = f"callback_settings.luthien.policy.config.policies.0.when.{selector}"
+    assert findings(path, "warning") == [(10, key)]
+    assert check(path).exit_code == 0
+
+
+def test_a_policy_file_is_looked_through_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    policy_file = tmp_path / "policy.yaml"
+    policy_file.write_text("policy: {class: noop, when: {keys: agents}}\n")
+    monkeypatch.setenv(POLICY_FILE_VARIABLE, str(policy_file))
+    found = json.loads(check(write(NAMED)).stdout)["findings"]
+    keys = {finding["key"].removeprefix(f"{policy_file}.") for finding in found if finding["level"] == "warning"}
+    assert keys == {"policy", "policy.when.keys"}
+
+
 @pytest.mark.parametrize("settings", ["store_model_in_db: true", ""])
 def test_a_judge_may_be_in_litellms_database(settings: str) -> None:
     path = write(f"{NAMED}general_settings: {{{settings}}}\ncallback_settings:\n  luthien:\n    policy: {{{JUDGE}}}\n")

@@ -1,9 +1,11 @@
 """What the plugin needs of LiteLLM, checked against the installed version; each was once a silent failure."""
 
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import fields, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +13,17 @@ import litellm
 import pytest
 import yaml
 from fastapi import HTTPException
+from fastapi.routing import APIRoute
+from litellm import Router
 from litellm.caching.dual_cache import DualCache
 from litellm.exceptions import GuardrailRaisedException
 from litellm.integrations.custom_logger import CustomLogger
 from litellm.litellm_core_utils.exception_mapping_utils import ExceptionCheckers
-from litellm.proxy import proxy_server
+from litellm.litellm_core_utils.litellm_logging import Logging
+from litellm.proxy import litellm_pre_call_utils, proxy_server
 from litellm.proxy._types import ProxyException, UserAPIKeyAuth
+from litellm.proxy.google_endpoints import endpoints as google_endpoints
+from litellm.proxy.response_api_endpoints import endpoints as response_endpoints
 from litellm.proxy.types_utils.utils import get_instance_fn
 from litellm.proxy.utils import ProxyLogging
 from litellm.types.litellm_params import ResponseOptions
@@ -29,6 +36,7 @@ from luthien_litellm_hooks.hooks.answer_fields import remove_answer_fields
 from luthien_litellm_hooks.hooks.callback import LuthienCallback, UngovernedError
 from luthien_litellm_hooks.hooks.in_force import InForce, LivePolicy
 from luthien_litellm_hooks.hooks.provider_errors import Told, ToldError
+from luthien_litellm_hooks.hooks.route_paths import PATHS
 from luthien_litellm_hooks.hooks.self_check import callbacks_after, check_dispatch
 from luthien_litellm_hooks.policies.all_caps import AllCaps
 from luthien_litellm_hooks.policies.noop import NoOp
@@ -205,3 +213,43 @@ def test_litellm_takes_our_error_from_the_failure_hook_and_sends_it_as_it_is() -
     assert next(one for one in found if one is not None) is handler
     assert (told.code, told.status_code, told.detail) == ("429", 429, told.message)
     assert ExceptionCheckers.is_error_str_context_window_exceeded("This model's maximum context length is 9 tokens")
+
+
+def test_the_paths_of_each_governed_route_are_litellms() -> None:
+    """A path that is not in our table would let a client leave a policy that is for a route."""
+    endpoints: dict[str, set[str]] = {}
+    routers = (proxy_server.router, response_endpoints.router, google_endpoints.router)
+    for route in (route for router in routers for route in router.routes):
+        if isinstance(route, APIRoute) and "POST" in route.methods:
+            endpoints.setdefault(route.endpoint.__name__, set()).add(re.sub(r"\{model[^}]*\}", "{model}", route.path))
+    functions = {
+        "chat": ("chat_completion",),
+        "completions": ("completion",),
+        "responses": ("responses_api", "cursor_chat_completions"),
+        "gemini": ("google_generate_content", "google_stream_generate_content"),
+    }
+    for name, its_functions in functions.items():
+        assert set(PATHS[name]) == set().union(*(endpoints[function] for function in its_functions))
+
+
+def test_litellm_has_what_models_are_named_by() -> None:
+    deployment = {"model_name": "openai/*", "litellm_params": {"model": "openai/*", "api_key": "k"}}
+    named = {**deployment, "model_name": "smart", "litellm_params": {"model": "openai/gpt-4o", "api_key": "k"}}
+    router: Any = Router([deployment, {**named, "model_info": {"id": "its-id"}}], model_group_alias={"nick": "smart"})
+    assert router.get_model_from_alias(model="nick") == "smart"
+    assert (router.has_model_id("its-id"), router.get_routing_group("smart")) == (True, None)
+    assert (
+        router.pattern_router.get_deployments_by_pattern(model="gpt-4o")[0]["litellm_params"]["model"]
+        == "openai/gpt-4o"
+    )
+    assert router.get_model_list(model_name="smart", team_id=None)[0]["model_name"] == "smart"
+    assert (router.team_pattern_routers, router.default_deployment) == ({}, None)
+    assert all(hasattr(router, name) for name in ("auto_routers", "complexity_routers", "adaptive_routers"))
+    assert "mock_response" in litellm_pre_call_utils._UNTRUSTED_ROOT_CONTROL_FIELDS  # pyright: ignore[reportPrivateUsage]
+
+
+async def test_litellm_logs_what_its_log_is_told() -> None:
+    call: Any = Logging("m", "asked", False, "aresponses", datetime.now(), "id", "f")
+    assert call.messages == [{"role": "user", "content": "asked"}]
+    call.update_messages([{"role": "user", "content": "left"}])
+    assert (call.messages, call.model_call_details["messages"]) == ([{"role": "user", "content": "left"}],) * 2

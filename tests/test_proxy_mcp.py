@@ -39,16 +39,17 @@ def ask(heard: list[str], tmp_path_factory: pytest.TempPathFactory) -> Generator
 
     with serve(server.streamable_http_app(stateless_http=True)) as url:
 
-        async def ask(policy: dict[str, Any]) -> CallToolResult:
-            with _proxy(policy, f"{url}/mcp", tmp_path_factory.mktemp("mcp") / "proxy") as proxy_url:
+        async def ask(policy: dict[str, Any], **settings: Any) -> CallToolResult:
+            luthien = {"policy": policy, **settings}
+            with _proxy(luthien, f"{url}/mcp", tmp_path_factory.mktemp("mcp") / "proxy") as proxy_url:
                 return await _call(proxy_url)
 
         yield ask
 
 
 @contextmanager
-def _proxy(policy: dict[str, Any], server_url: str, folder: Path) -> Generator[str]:
-    config = proxy_config("http://127.0.0.1:9", {"policy": policy})
+def _proxy(luthien: dict[str, Any], server_url: str, folder: Path) -> Generator[str]:
+    config = proxy_config("http://127.0.0.1:9", luthien)
     config["mcp_servers"] = {"lab": {"url": server_url, "transport": "http"}}
     with running_proxy(config, folder, {}) as proxy:
         yield proxy.url
@@ -87,6 +88,16 @@ async def test_a_call_that_is_withheld_is_not_made(ask: Callable[..., Any], hear
     result = await ask(NO_CALLS)
     assert result.is_error
     assert "were withheld" in texts(result)[0]
+    assert len(heard) == before
+
+
+async def test_a_call_that_no_policy_is_for_is_not_made_if_such_are_refused(
+    ask: Callable[..., Any], heard: list[str]
+) -> None:
+    before = len(heard)
+    result = await ask({**ALL_CAPS, "when": {"users": "nobody"}}, unselected="refuse")
+    assert result.is_error
+    assert "no policy of this proxy is for it" in texts(result)[0]
     assert len(heard) == before
 
 

@@ -109,6 +109,15 @@ BODIES: dict[str, tuple[dict[str, Any], list[tuple[str, str]], list[str]]] = {
     "responses, short": ({"input": "look"}, [("user", "look")], []),
     "completions": ({"prompt": "look", "suffix": "end"}, [("user", "look"), ("user", "end")], []),
     "completions, several": ({"prompt": ["look", "here"]}, [("user", "look"), ("user", "here")], []),
+    "a stored prompt": (
+        {
+            "prompt": {"id": "pmpt_1", "variables": {"a": "look", "b": {"type": "input_text", "text": "here"}}},
+            "litellm_system_prompt": "be brief",
+        },
+        [("user", "look"), ("user", "here"), ("system", "be brief")],
+        [],
+    ),
+    "LiteLLM's stored prompt": ({"prompt_id": "p", "prompt_variables": {"a": "look"}}, [("user", "look")], []),
     "completions, tokens": ({"prompt": [[1, 2], [3]]}, [], []),
     "gemini": (
         {

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from luthien_litellm_hooks.checking.callbacks import misplaced, order, unnamed
 from luthien_litellm_hooks.checking.guardrails import wrong_guardrails
 from luthien_litellm_hooks.checking.references import unknown_judges, unset
+from luthien_litellm_hooks.checking.selection import leavable
 from luthien_litellm_hooks.checking.settings import wrong_settings
 from luthien_litellm_hooks.checking.source import Finding, Source, is_below
 from luthien_litellm_hooks.checking.started import CALLBACKS, Start, as_started, items
@@ -23,7 +24,13 @@ def check(source: Source, environment: Mapping[str, str]) -> list[Finding]:
         return list(source.unreadable)
     start = Start.of(source, environment)
     with as_started(start.environment):
-        findings = [*_written(start), *unnamed(start), *wrong_settings(start), *wrong_guardrails(start)]
+        findings = [
+            *_written(start),
+            *unnamed(start),
+            *wrong_settings(start),
+            *wrong_guardrails(start),
+            *leavable(start),
+        ]
     found: dict[str | Finding, Finding] = {}
     for finding in findings:
         found.setdefault(finding.key or finding, finding)

@@ -73,10 +73,16 @@ class Start:
 
     def policies(self) -> Iterator[tuple[str, Mapping[str, object]]]:
         """Each policy that is set, with those inside it, and the key that it stands under."""
+        for key, _, spec in self.governed():
+            yield from _with_members(key, spec)
+
+    def governed(self) -> Iterator[tuple[str, SettingsSection, Mapping[str, object]]]:
+        """The policy of each place that holds settings: the key that it stands under, the settings, and itself."""
         for section in self.settings():
-            yield from _with_members(f"{section.key}.policy", mapping(section.given).get("policy"))
+            yield f"{section.key}.policy", section, mapping(mapping(section.given).get("policy"))
         if self.policy_file:
-            yield from _with_members(f"{self.policy_file.file}.policy", self.policy_file.values.get("policy"))
+            section = next(iter(self.settings()))
+            yield f"{self.policy_file.file}.policy", section, mapping(self.policy_file.values.get("policy"))
 
     def _place_of(self, key: str) -> Place:
         path = self.environment.get(POLICY_FILE_VARIABLE)

@@ -11,12 +11,15 @@ from litellm.proxy._types import UserAPIKeyAuth
 from litellm.types.mcp import MCPPostCallResponseObject
 from litellm.types.utils import CallTypes
 
+from luthien_litellm_hooks.errors import PolicyBlockedError
 from luthien_litellm_hooks.executor import PolicyExecutor
 from luthien_litellm_hooks.hooks.governing import Governing, in_stead_of_provider
+from luthien_litellm_hooks.hooks.identity import read_identity
 from luthien_litellm_hooks.hooks.in_force import LivePolicy
-from luthien_litellm_hooks.hooks.mcp import govern_call, govern_result
+from luthien_litellm_hooks.hooks.mcp import govern_call, govern_result, withheld
 from luthien_litellm_hooks.hooks.records import RecordWriter
-from luthien_litellm_hooks.hooks.request_data import read_identity, read_request
+from luthien_litellm_hooks.hooks.request_data import read_request
+from luthien_litellm_hooks.hooks.selecting import select
 from luthien_litellm_hooks.hooks.self_check import callbacks_after
 from luthien_litellm_hooks.hooks.spend_logs import remove_forged
 from luthien_litellm_hooks.hooks.transaction import UngovernedError, current
@@ -65,9 +68,13 @@ class LuthienCallback(RecordWriter):
 
     async def _govern_mcp_call(self, user: UserAPIKeyAuth | None, data: dict[str, Any]) -> None:
         context = PolicyContext(str(uuid.uuid4()), read_request(data), identity=read_identity(user))
-        executor = self._live.current.executor
-        _mcp_call.set((executor, context))
-        await govern_call(executor, data, context)
+        in_force = self._live.current
+        _mcp_call.set((in_force.executor, context))
+        try:
+            await select(context, in_force, data, user)
+        except PolicyBlockedError as refused:
+            raise withheld(refused.message) from None
+        await govern_call(in_force.executor, data, context)
 
     async def async_post_mcp_tool_call_hook(
         self, kwargs: object, response_obj: MCPPostCallResponseObject, start_time: object, end_time: object

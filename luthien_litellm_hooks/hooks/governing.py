@@ -15,18 +15,21 @@ from luthien_litellm_hooks.errors import LuthienError, PolicyBlockedError
 from luthien_litellm_hooks.events import Chunk, Finish, TextDelta
 from luthien_litellm_hooks.executor import outcome_of
 from luthien_litellm_hooks.hooks.answer_fields import remove_answer_fields
+from luthien_litellm_hooks.hooks.fallbacks import clean_fallbacks
+from luthien_litellm_hooks.hooks.identity import read_identity
 from luthien_litellm_hooks.hooks.in_force import InForce
+from luthien_litellm_hooks.hooks.logged_request import log_request
 from luthien_litellm_hooks.hooks.probe import nonce_of
 from luthien_litellm_hooks.hooks.provider_errors import Told, ToldError, ToldInStreamError, text_of, unsay
 from luthien_litellm_hooks.hooks.request_data import (
     answer_instead,
     gemini_in_stead,
     read_body,
-    read_identity,
     read_request,
-    write_request,
 )
+from luthien_litellm_hooks.hooks.request_rounds import Judged, judge_request
 from luthien_litellm_hooks.hooks.routes import GOVERNED, NAMES, WITHOUT_MODEL_TEXT
+from luthien_litellm_hooks.hooks.selecting import select
 from luthien_litellm_hooks.hooks.spend_logs import Logged, SpendLogs, remove_forged, stores_bodies
 from luthien_litellm_hooks.hooks.transaction import Transaction, UngovernedError, current, mark, transaction_of
 from luthien_litellm_hooks.hooks.ungoverned import RefusedError, path_of, refusal
@@ -62,9 +65,9 @@ class Governing:
         transaction = _transaction(name, in_force, data, call_type)
         try:
             if transaction.context is None:
-                await self._govern(transaction, in_force, self._begin(transaction, user, data), data)
+                await self._govern(transaction, in_force, self._begin(transaction, user, data), user, data)
             elif transaction.in_stead is None:
-                await self._join(transaction, in_force, data)
+                await self._join(transaction, in_force, user, data)
         except (ModifyResponseException, ProxyException):
             raise
         except Exception:
@@ -74,7 +77,8 @@ class Governing:
             raise refusal(500, "The request was refused: it could not be checked.") from None
 
     def _begin(self, transaction: Transaction, user: UserAPIKeyAuth, data: dict[str, Any]) -> Logged:
-        transaction_id, request = str(uuid.uuid4()), read_request(data)
+        clean_fallbacks(data)
+        transaction_id, request = str(uuid.uuid4()), read_request(data, transaction.route)
         observability = self._telemetry.begin(
             transaction_id,
             route=NAMES[transaction.route],
@@ -91,31 +95,40 @@ class Governing:
         transaction.logged = Logged.begin(transaction.context, recorder, transaction.in_force, data)
         return transaction.logged
 
-    async def _join(self, transaction: Transaction, in_force: InForce, data: dict[str, Any]) -> None:
+    async def _join(
+        self, transaction: Transaction, in_force: InForce, user: UserAPIKeyAuth, data: dict[str, Any]
+    ) -> None:
         """Puts those policies behind the others that have not been asked yet."""
         joined = transaction.in_force.followed_by(in_force)
         if joined is None or transaction.logged is None:
             return
         both, added = joined
         transaction.in_force = transaction.logged.in_force = both
-        await self._govern(transaction, added, transaction.logged, data)
+        await self._govern(transaction, added, transaction.logged, user, data)
 
-    async def _govern(self, transaction: Transaction, in_force: InForce, logged: Logged, data: dict[str, Any]) -> None:
+    async def _govern(
+        self,
+        transaction: Transaction,
+        in_force: InForce,
+        logged: Logged,
+        user: UserAPIKeyAuth,
+        data: dict[str, Any],
+    ) -> None:
         context, recorder = logged.context, logged.kept
         nonce = nonce_of(data)
-        try:
-            result = await in_force.executor.on_request(context)
-        except PolicyBlockedError as blocked:
-            result = blocked
+        judged = await self._judge(in_force, context, user, data)
+        result = judged.reply
         came = read_body(data)  # the policy may have changed its own copy in place
         final = result.body if isinstance(result, Request) else came
         if not recorder.original_request or recorder.final_request != final:
             await recorder.record_request(recorder.original_request or came, final)
         if isinstance(result, Request):
             context.answer = None if nonce is None else Answer(governed(nonce))
-            write_request(data, result)
+            judged.write(data, result)
             if in_force.executor.judges(context):
                 remove_answer_fields(data)
+            if final != came or NAMES[transaction.route] != "gemini":
+                log_request(data, transaction.route, result)
             return
         answer = result if isinstance(result, Answer) else Answer(result.message)
         if nonce is not None:
@@ -124,6 +137,15 @@ class Governing:
             await recorder.finalize_non_streaming(outcome_of(context, None))
             raise refusal(in_force.block_status, answer.text)
         await self._answer_instead(transaction, context, answer, data)
+
+    async def _judge(
+        self, in_force: InForce, context: PolicyContext, user: UserAPIKeyAuth, data: dict[str, Any]
+    ) -> Judged:
+        try:
+            await select(context, in_force, data, user)
+        except PolicyBlockedError as refused_unasked:
+            return Judged(refused_unasked)
+        return await judge_request(in_force.executor, context, data)
 
     async def _answer_instead(
         self, transaction: Transaction, context: PolicyContext, answer: Answer, data: dict[str, Any]

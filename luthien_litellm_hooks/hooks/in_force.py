@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from luthien_litellm_hooks.composition import Composition, Member, Parallel, Serial, members_of
-from luthien_litellm_hooks.config import SETTINGS_KEY, Bodies, Settings, build_executor, version_of
+from luthien_litellm_hooks.config import SETTINGS_KEY, Bodies, Settings, Unselected, build_executor, version_of
 from luthien_litellm_hooks.executor import PolicyExecutor
 from luthien_litellm_hooks.hooks.route_names import check_route_names
 from luthien_litellm_hooks.hooks.ungoverned import UngovernedRoutes
@@ -20,6 +20,7 @@ class InForce:
     ungoverned: UngovernedRoutes = field(default_factory=lambda: UngovernedRoutes("refuse"))
     block_status: int = 403
     bodies: Bodies = "follow_litellm"
+    unselected: Unselected = "pass"
 
     @classmethod
     def of(cls, settings: Settings, environment: Mapping[str, str], where: str = SETTINGS_KEY) -> "InForce":
@@ -32,6 +33,7 @@ class InForce:
             UngovernedRoutes(settings.ungoverned_routes),
             settings.block_status,
             settings.record.bodies,
+            settings.unselected,
         )
 
     def followed_by(self, other: "InForce") -> "tuple[InForce, InForce] | None":

@@ -22,17 +22,18 @@ async def govern_call(executor: PolicyExecutor, data: dict[str, Any], context: P
     try:
         final = cast(McpCall, await executor.run_full(call, McpCallAdapter(), context))
     except PolicyBlockedError as blocked:
-        raise _withheld(blocked.message) from None
+        raise withheld(blocked.message) from None
     except Exception:
         logger.exception("a tool call could not be checked; it is withheld")
-        raise _withheld("The tool call was withheld: it could not be checked.") from None
+        raise withheld("The tool call was withheld: it could not be checked.") from None
     if final.notice is not None:
-        raise _withheld(final.notice)
+        raise withheld(final.notice)
     if final is not call:
         data["modified_arguments"] = final.arguments
 
 
-def _withheld(message: str) -> GuardrailRaisedException:
+def withheld(message: str) -> GuardrailRaisedException:
+    """What tells the client that a call is not made."""
     return GuardrailRaisedException("luthien", message, should_wrap_with_default_message=False)
 
 

@@ -2,46 +2,64 @@
 
 import copy
 import json
+from dataclasses import replace
+from itertools import chain, islice
 from typing import Any, cast
 
 import httpx
 from litellm.exceptions import ModifyResponseException
 from litellm.llms.custom_httpx.http_handler import AsyncHTTPHandler
-from litellm.proxy._types import UserAPIKeyAuth
 from litellm.types.utils import Choices, Message, ModelResponse, Usage
 
-from luthien_litellm_hooks.hooks.ungoverned import path_of
-from luthien_litellm_hooks.policy.context import Identity
+from luthien_litellm_hooks.hooks import extra_body
+from luthien_litellm_hooks.hooks.client_request import headers_of, keys_of
+from luthien_litellm_hooks.hooks.fallbacks import Fallback, fallbacks_in
+from luthien_litellm_hooks.hooks.route_paths import paths_of
+from luthien_litellm_hooks.hooks.routes import NAMES
+from luthien_litellm_hooks.hooks.ungoverned import path_of, refusal
 from luthien_litellm_hooks.policy.credentials import is_credential
 from luthien_litellm_hooks.policy.request import Answer, Request
 
 _GEMINI = frozenset({"agenerate_content", "generate_content", "agenerate_content_stream", "generate_content_stream"})
 _MOCKABLE = frozenset({"acompletion", "completion", "atext_completion", "text_completion"}) | _GEMINI
-_LITELLM_OWN = frozenset(
-    {"metadata", "litellm_metadata", "_litellm_skip_openai_stream_done", "_litellm_raw_sse_stream"}
-    | {"litellm_logging_obj", "proxy_server_request", "secret_fields"}  # objects of its own, whatever a client sent
-)
+MAX_ALTERNATIVES = 20
+"""How many requests a client's may become: each is judged."""
+Alternative = Fallback | extra_body.Hidden
 
 _SCALARS = (str, int, float, type(None))
 
 
-def read_request(data: dict[str, Any]) -> Request:
-    """What the client sent, as it stands now, copied: LiteLLM's own keys in `data` are left out, and
+def read_request(data: dict[str, Any], call_type: str = "") -> Request:
+    """A copy of what the client sent, as it stands now: LiteLLM's own keys in `data` are left out, and
     the headers that carry credentials."""
-    return Request(read_body(data), route=path_of(data) or "", headers=_headers(data))
+    headers = {name: value for name, value in headers_of(data).items() if not is_credential(name)}
+    paths = paths_of(NAMES.get(call_type, ""), str(data.get("model") or ""))
+    request = Request(read_body(data), route=path_of(data) or "", headers=headers, paths=paths)
+    others = [read_body(one.applied_to(data)) for one in alternatives_in(data)]
+    return replace(request, alternatives=[replace(request, body=body) for body in others])
+
+
+def alternatives_in(data: dict[str, Any]) -> list[Alternative]:
+    """What LiteLLM may make of the request on its way. Raises a refusal if that is too much to judge."""
+    found = list(islice(chain(extra_body.hidden_in(data), fallbacks_in(data)), MAX_ALTERNATIVES + 1))
+    if len(found) > MAX_ALTERNATIVES:
+        raise refusal(400, f"The request was refused: it names more than {MAX_ALTERNATIVES} fallbacks.")
+    return found
 
 
 def read_body(data: dict[str, Any]) -> dict[str, Any]:
-    """The body of what the client sent, as `read_request` copies it."""
-    return {key: _copied(data[key]) for key in _client_keys(data)}
+    """A copy of the body of what the client sent, as its provider gets it."""
+    return {key: _copied(value) for key, value in extra_body.merged(data, keys_of(data)).items()}
 
 
 def write_request(data: dict[str, Any], final: Request) -> None:
     """Puts what differs from `final` into `data`, which stays the same object: LiteLLM's own."""
-    for key in _client_keys(data) - final.body.keys():
-        del data[key]
-    changed = {key for key in final.body if key not in data or data[key] != final.body[key]}
-    data.update({key: final.body[key] for key in changed})
+    now = extra_body.merged(data, keys_of(data))
+    for key in now.keys() - final.body.keys():
+        extra_body.remove(data, key)
+    for key, value in final.body.items():
+        if key not in now or now[key] != value:
+            extra_body.put(data, key, value)
 
 
 def answer_instead(data: dict[str, Any], answer: Answer, call_type: str) -> None:
@@ -84,30 +102,3 @@ def _copied(value: object) -> Any:
     if isinstance(value, list):
         return [_copied(item) for item in cast(list[object], value)]
     return copy.deepcopy(value)  # LiteLLM has put it there
-
-
-def _client_keys(data: dict[str, Any]) -> set[str]:
-    came = cast(dict[str, Any], data.get("proxy_server_request") or {})
-    body = cast(dict[str, Any], came.get("body") or {})
-    return body.keys() & data.keys() - _LITELLM_OWN
-
-
-def _headers(data: dict[str, Any]) -> dict[str, str]:
-    came = cast(dict[str, Any], data.get("proxy_server_request") or {})
-    headers = cast(dict[str, str], came.get("headers") or {})
-    return {name.lower(): value for name, value in headers.items() if not is_credential(name)}
-
-
-def read_identity(user: UserAPIKeyAuth | None) -> Identity:
-    """Who LiteLLM says is asking."""
-    if user is None:
-        return Identity()
-    return Identity(
-        key_hash=user.token or user.api_key,
-        key_alias=user.key_alias,
-        user_id=user.user_id,
-        team_id=user.team_id,
-        team_alias=user.team_alias,
-        org_id=user.org_id,
-        end_user_id=user.end_user_id,
-    )

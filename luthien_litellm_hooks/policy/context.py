@@ -42,11 +42,18 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who asks, as LiteLLM authenticated them. A field is None where LiteLLM knows nothing."""
+    """Who asks, as LiteLLM authenticated them. A field is None where LiteLLM knows nothing.
+
+    `user_teams` are the ids and aliases of the teams that the key's owner is in: empty unless a `when` names
+    teams, None if they could not be looked up. `key_maker_id` is the user who made the key.
+    """
 
     key_hash: str | None = None
     key_alias: str | None = None
+    key_maker_id: str | None = None
     user_id: str | None = None
+    user_email: str | None = None
+    user_teams: tuple[str, ...] | None = ()
     team_id: str | None = None
     team_alias: str | None = None
     org_id: str | None = None

@@ -1,11 +1,11 @@
 """The request as a policy sees it, and the answer a policy may give in the model's stead."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from luthien_litellm_hooks.policy import turns
+from luthien_litellm_hooks.policy import offered_tools, turns
 from luthien_litellm_hooks.policy.turns import Turn
 
 
@@ -13,19 +13,27 @@ from luthien_litellm_hooks.policy.turns import Turn
 class Request:
     """What a client asked for.
 
-    `body` is the request in the client's own wire format, without what LiteLLM adds to it. It is a
+    `body` is the request in the client's own wire format, without what LiteLLM adds to it, and with
+    the fields of `extra_body` in their place, since they replace those of the request. It is a
     copy: to change the request, return a new one from `on_request`, best made with `replace`.
     `route` is the path that the client asked, "/v1/messages" say. `headers` are the client's, under
     lower-case names and without those that carry credentials. Neither reaches the provider.
+
+    The rest is for `when`. `models` are all names of the models that may answer, None if they cannot
+    be told, and `paths` those that lead to the same route. `alternatives` are the requests that
+    LiteLLM may make in this one's stead, as the client's `fallbacks` say.
     """
 
     body: Mapping[str, Any]
     route: str = field(default="", compare=False)
     headers: Mapping[str, str] = field(default_factory=dict[str, str], compare=False)
+    models: Collection[str] | None = field(default=(), compare=False)
+    paths: Collection[str] = field(default=(), compare=False)
+    alternatives: "Sequence[Request]" = field(default=(), compare=False)
 
     @property
     def model(self) -> str:
-        """The model as the client named it."""
+        """The model as the client named it, in the body, the path or the query."""
         return str(self.body.get("model") or "")
 
     @property
@@ -41,7 +49,12 @@ class Request:
     @property
     def tool_names(self) -> tuple[str, ...]:
         """The names of these tools, whatever the route; of a tool without a name, its type."""
-        return turns.tool_names(self.body)
+        return offered_tools.tool_names(self.body)
+
+    @property
+    def has_untold_tools(self) -> bool:
+        """The model may get tools beside these: those of an MCP server, or of a stored prompt."""
+        return offered_tools.has_untold_tools(self.body)
 
     @property
     def turn(self) -> Turn:

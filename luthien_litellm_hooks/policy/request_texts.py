@@ -63,6 +63,7 @@ _TextChange = Callable[[str], str]
 _BODY_ROLES = {
     "system": "system",
     "instructions": "system",
+    "litellm_system_prompt": "system",
     "systemInstruction": "system",
     "system_instruction": "system",
     "messages": "user",
@@ -80,10 +81,24 @@ _ARGUMENTS = frozenset({"arguments", "args", "input", "action"})
 
 
 def _map_body(body: Mapping[str, Any], change: _Change, of_arguments: _TextChange | None) -> Mapping[str, Any]:
+    def field_of_prompt(key: str, value: object) -> object:
+        return _map_variables(value, change) if key == "variables" else value
+
     def field(key: str, value: object) -> object:
+        if key == "prompt_variables":
+            return _map_variables(value, change)
+        if key == "prompt" and isinstance(value, dict):  # one that the provider keeps
+            return _map_fields(cast(dict[str, Any], value), field_of_prompt)
         return _map(value, _BODY_ROLES[key], change, of_arguments) if key in _BODY_ROLES else value
 
     return _map_fields(body, field)
+
+
+def _map_variables(variables: object, change: _Change) -> object:
+    """The texts that are put into a stored prompt, by name."""
+    if not isinstance(variables, dict):
+        return variables
+    return _map_fields(cast(dict[str, Any], variables), lambda _, value: _map(value, "user", change, None))
 
 
 def _map(value: object, role: str, change: _Change, of_arguments: _TextChange | None) -> object:

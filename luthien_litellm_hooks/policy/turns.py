@@ -1,4 +1,4 @@
-"""Whose turn a request is, and which tools it offers; read from its body, in whichever wire format that is."""
+"""Whose turn a request is; read from its body, in whichever wire format that is."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, cast
@@ -42,22 +42,6 @@ def turn_of(body: Json) -> Turn:
     if _output_limit(body) == 1 or any(text.lstrip().startswith(_SIDE_OPENINGS) for text in texts):
         return "side"
     return "tool" if last is not None and _is_result(last) else "user"
-
-
-def tool_names(body: Json) -> tuple[str, ...]:
-    """The names of the tools that the request offers; of a tool without a name, its type."""
-    tools = [*_maps(body.get("tools")), *_maps(body.get("functions"))]
-    return tuple(name for tool in tools for name in _names(tool))
-
-
-def _names(tool: Json) -> Iterator[str]:
-    declarations = [
-        *_maps(tool.get("functionDeclarations")),
-        *_maps(tool.get("function_declarations")),
-        *_maps([tool.get("function")]),
-    ]
-    names = [declared.get("name") for declared in declarations] or [tool.get("name") or tool.get("type")]
-    yield from (name for name in names if isinstance(name, str))
 
 
 def _output_limit(body: Json) -> object:
