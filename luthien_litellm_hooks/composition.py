@@ -79,8 +79,8 @@ def stages_for(composition: Composition, ctx: PolicyContext) -> tuple[Stage, ...
 
 def selectors_of(composition: Composition) -> frozenset[str]:
     """The keys that the `when` of these policies use."""
-    own = frozenset() if composition.when is None else frozenset(composition.when.model_fields_set)
-    members = () if isinstance(composition, Member) else composition.members
+    own = frozenset[str]() if composition.when is None else frozenset(composition.when.model_fields_set)
+    members: Sequence[Composition] = () if isinstance(composition, Member) else composition.members
     return own.union(*map(selectors_of, members))
 
 

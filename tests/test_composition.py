@@ -427,7 +427,15 @@ async def test_a_request_is_voted_on(strategy: Strategy, replies: list[Any], exp
 
 # For some requests
 
-ALICE = Identity(key_alias="alice", team_id="t-1", team_alias="research")
+ALICE = Identity(
+    key_alias="alice",
+    key_maker_id="u-0",
+    user_id="u-1",
+    user_email="alice@example.com",
+    user_teams=("t-2", "sales"),
+    team_id="t-1",
+    team_alias="research",
+)
 ASKED = Request({"model": "gpt-4o", "tools": [{"type": "function", "function": {"name": "Bash"}}]})
 
 
@@ -441,7 +449,15 @@ ASKED = Request({"model": "gpt-4o", "tools": [{"type": "function", "function": {
         ({"keys": ["bob"]}, False),
         ({"teams": "t-1"}, True),
         ({"teams": "research"}, True),
-        ({"teams": "sales"}, False),
+        ({"teams": "sales"}, True),
+        ({"teams": "t-2"}, True),
+        ({"teams": "legal"}, False),
+        ({"users": "u-1"}, True),
+        ({"users": "*@example.com"}, True),
+        ({"users": "u-0"}, True),
+        ({"users": "bob"}, False),
+        ({"users": "u-1", "teams": "legal"}, False),
+        ({"models": "GPT-*"}, True),
         ({"tools": "Bash"}, True),
         ({"tools": "Write"}, False),
         ({"routes": "/v1/messages"}, False),
@@ -457,6 +473,22 @@ def test_when_sees_the_route_and_the_headers() -> None:
     request = Request({}, route="/v1/messages", headers={"x-agent": "codex"})
     assert When.model_validate({"routes": "/v1/mess*", "headers": {"X-Agent": "co*"}}).applies_to(request, Identity())
     assert not When.model_validate({"headers": {"x-agent": "claude"}}).applies_to(request, Identity())
+
+
+def test_when_fits_what_cannot_be_told() -> None:
+    unknown = Request({"model": "auto"}, models=None)
+    assert When(models=("gpt-*",)).applies_to(unknown, Identity())
+    assert When(teams=("red",)).applies_to(unknown, Identity(user_teams=None))
+    assert not When(teams=("red",), keys=("bob",)).applies_to(unknown, Identity(user_teams=None))
+    assert not When(teams=("red",)).applies_to(unknown, Identity())
+
+
+def test_when_fits_what_one_of_the_alternatives_has() -> None:
+    """Each key may fit another of them: LiteLLM keeps what one fallback set for the next."""
+    with_tool = Request({"model": "o1", "tools": [{"name": "Bash"}]})
+    request = Request({"model": "x"}, alternatives=[with_tool, Request({}, models=("y", "gpt-4o"))])
+    assert When.model_validate({"models": "gpt-*", "tools": "Bash"}).applies_to(request, Identity())
+    assert not When.model_validate({"models": "gpt-*", "tools": "Write"}).applies_to(request, Identity())
 
 
 async def test_a_policy_that_is_not_meant_is_not_called() -> None:

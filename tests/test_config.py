@@ -273,6 +273,8 @@ def test_no_settings_at_all(settings: dict[Any, object]) -> None:
         (policy("noop", timeout_s=math.inf), ".policy.timeout_s"),
         (policy("noop", on_policy_error="ignore"), ".policy.on_policy_error"),
         (policy("all_caps", config={"tool_arguments": "perhaps"}), ".policy.config.tool_arguments"),
+        (policy("noop", when={"users": 5}), ".policy.when.users"),
+        (luthien(policy={"class": "noop"}, unselected="ignore"), ".unselected"),
         (luthien(policy={"class": "noop"}, queue=5), ".queue"),
         (luthien(policy={"class": "noop"}, queue={"max_items": 0}), ".queue.max_items"),
         (luthien(policy={"class": "noop"}, queue={"max_items": 1.5}), ".queue.max_items"),

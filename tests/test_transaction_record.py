@@ -273,6 +273,7 @@ def test_the_version_of_the_whole_changes_with_any_setting_and_is_the_same_where
     others = [
         {"on_block": "error"},
         {"block_status": 451},
+        {"unselected": "refuse"},
         {"ungoverned_routes": "allow"},
         {"record": {"bodies": "never"}},
         {"policy": {"class": "noop", "timeout_s": 3}},
