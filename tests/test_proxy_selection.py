@@ -55,7 +55,7 @@ def proxy(provider: ScriptedProvider, provider_url: str, tmp_path_factory: pytes
         kinds = {"watched": model, "other": model, "failing": FAILS, "unsure": FAILS}
         for kind, its_model in kinds.items():
             params = {"model": f"{wire}/{its_model}", "api_base": bases[wire], "api_key": "k"}
-            info = {"id": f"{wire}-id-of-{kind}"}
+            info = {"id": f"{wire}-{kind}-by-id"}
             models.append({"model_name": f"{wire}-{kind}", "litellm_params": params, "model_info": info})
     config["model_list"] = models
     config["router_settings"] |= {
@@ -117,7 +117,7 @@ def with_routes(asked: Mapping[str, Asking], routes: Mapping[str, tuple[RouteNam
 NAMING_A_WATCHED_MODEL = {
     "by its name": Asking("WIRE-watched"),
     "by an alias": Asking("WIRE-nick"),
-    "by its deployment": Asking("WIRE-id-of-watched"),
+    "by its deployment": Asking("WIRE-watched-by-id"),
     "as a fallback": Asking("WIRE-failing", {"fallbacks": ["WIRE-watched"]}),
     "as a fallback with fields": Asking("WIRE-failing", {"fallbacks": [{"model": "WIRE-watched", "temperature": 0.1}]}),
     "as a fallback of a fallback": Asking(
@@ -125,14 +125,22 @@ NAMING_A_WATCHED_MODEL = {
     ),
     "as a fallback of a name": Asking("WIRE-failing", {"fallbacks": [{"WIRE-failing": ["WIRE-watched"]}]}),
     "as the operator's fallback": Asking("WIRE-unsure"),
+    "as one for long requests": Asking(fields={"context_window_fallback_dict": {"gpt-4o": "WIRE-watched"}}),
     "in the path of an engine": Asking("WIRE-other", path="/engines/WIRE-watched/chat/completions"),
     "in the path of a deployment": Asking(None, path="/openai/deployments/WIRE-watched/chat/completions"),
-    "in the query": Asking("WIRE-other", path="/v1/chat/completions?model=WIRE-watched"),
+    "in the query": Asking(None, path="/v1/chat/completions?model=WIRE-watched"),
     "in a list": Asking("WIRE-watched, WIRE-failing", {"fastest_response": True}),
 }
 ON: Mapping[str, tuple[RouteName, ...]] = {
     **dict.fromkeys(
-        ("in the path of an engine", "in the path of a deployment", "in the query", "in a list"), ("chat",)
+        (
+            "in the path of an engine",
+            "in the path of a deployment",
+            "in the query",
+            "in a list",
+            "as one for long requests",
+        ),
+        ("chat",),
     ),
 }
 
@@ -223,6 +231,6 @@ def test_a_policy_for_a_route_leaves_the_others_alone(proxy: Proxy, route: Route
 
 def test_a_request_with_too_many_fallbacks_is_refused(proxy: Proxy, provider: ScriptedProvider) -> None:
     before = len(provider.requests)
-    response = proxy.http.post("/v1/chat/completions", json={**chat(), "fallbacks": ["openai-other"] * 21})
+    response = proxy.http.post("/v1/chat/completions", json={**chat(), "fallbacks": ["openai-other"] * 11})
     assert (response.status_code, len(provider.requests)) == (400, before), response.text
     assert "fallbacks" in response.json()["error"]["message"]

@@ -22,8 +22,8 @@ from luthien_litellm_hooks.policy.request import Answer, Request
 
 _GEMINI = frozenset({"agenerate_content", "generate_content", "agenerate_content_stream", "generate_content_stream"})
 _MOCKABLE = frozenset({"acompletion", "completion", "atext_completion", "text_completion"}) | _GEMINI
-MAX_ALTERNATIVES = 20
-"""How many requests a client's may become: each is judged."""
+MAX_ALTERNATIVES = 10
+"""How many requests a client's may become: each is judged, and costs as much."""
 Alternative = Fallback | extra_body.Hidden
 
 _SCALARS = (str, int, float, type(None))
@@ -35,7 +35,7 @@ def read_request(data: dict[str, Any], call_type: str = "") -> Request:
     headers = {name: value for name, value in headers_of(data).items() if not is_credential(name)}
     paths = paths_of(NAMES.get(call_type, ""), str(data.get("model") or ""))
     request = Request(read_body(data), route=path_of(data) or "", headers=headers, paths=paths)
-    others = [read_body(one.applied_to(data)) for one in alternatives_in(data)]
+    others = [_fields(one.applied_to(data)) for one in alternatives_in(data)]  # to look at: policies get copies
     return replace(request, alternatives=[replace(request, body=body) for body in others])
 
 
@@ -49,12 +49,12 @@ def alternatives_in(data: dict[str, Any]) -> list[Alternative]:
 
 def read_body(data: dict[str, Any]) -> dict[str, Any]:
     """A copy of the body of what the client sent, as its provider gets it."""
-    return {key: _copied(value) for key, value in extra_body.merged(data, keys_of(data)).items()}
+    return {key: _copied(value) for key, value in _fields(data).items()}
 
 
 def write_request(data: dict[str, Any], final: Request) -> None:
     """Puts what differs from `final` into `data`, which stays the same object: LiteLLM's own."""
-    now = extra_body.merged(data, keys_of(data))
+    now = _fields(data)
     for key in now.keys() - final.body.keys():
         extra_body.remove(data, key)
     for key, value in final.body.items():
@@ -91,6 +91,10 @@ def gemini_in_stead(answer: Answer, *, is_streaming: bool) -> AsyncHTTPHandler:
     body = json.dumps({"candidates": [candidate], "usageMetadata": usage})
     text = f"data: {body}\n\n" if is_streaming else body
     return AsyncHTTPHandler(transport=httpx.MockTransport(lambda _: httpx.Response(200, text=text)))
+
+
+def _fields(data: dict[str, Any]) -> dict[str, Any]:
+    return extra_body.merged(data, keys_of(data))
 
 
 def _copied(value: object) -> Any:
