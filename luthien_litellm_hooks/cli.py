@@ -26,6 +26,14 @@ _ApiKey = Annotated[
     str,
     typer.Option("--api-key", envvar="LITELLM_MASTER_KEY", help="An admin's key of that proxy; it is never printed."),
 ]
+_SaltKey = Annotated[
+    str,
+    typer.Option(
+        envvar="LITELLM_SALT_KEY",
+        show_default=False,
+        help="What the proxy seals records with, to open those in the database; without one --api-key does.",
+    ),
+]
 _Id = Annotated[str, typer.Argument(metavar="ID", help="The id of a transaction, a response, or a LiteLLM call.")]
 _POLICY = 'A policy\'s short name, or "module:Class".'
 _AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
@@ -116,16 +124,17 @@ def show(
     database_url: _DatabaseUrl = None,
     url: _ProxyUrl = None,
     api_key: _ApiKey = "",
+    salt_key: _SaltKey = "",
     as_json: _AsJson = False,
 ) -> None:
     """Show a transaction: what was asked, what came, what was delivered, and who decided why.
 
     It reads LiteLLM's spend logs. The exit code is 1 if they have no such transaction, and
-    2 if they cannot be read.
+    2 if they cannot be read, or the record cannot be opened.
     """
     from luthien_litellm_hooks.inspection.commands import Source, run_show
 
-    raise typer.Exit(run_show(Source(url, api_key, database_url), wanted, as_json=as_json, is_full=full))
+    raise typer.Exit(run_show(Source(url, api_key, database_url, salt_key), wanted, as_json=as_json, is_full=full))
 
 
 @app.command()
@@ -134,12 +143,13 @@ def diff(
     database_url: _DatabaseUrl = None,
     url: _ProxyUrl = None,
     api_key: _ApiKey = "",
+    salt_key: _SaltKey = "",
     as_json: _AsJson = False,
 ) -> None:
     """Show only what the policies changed in a transaction. The exit codes are those of `show`."""
     from luthien_litellm_hooks.inspection.commands import Source, run_diff
 
-    raise typer.Exit(run_diff(Source(url, api_key, database_url), wanted, as_json=as_json))
+    raise typer.Exit(run_diff(Source(url, api_key, database_url, salt_key), wanted, as_json=as_json))
 
 
 @app.command("list")
@@ -153,13 +163,14 @@ def list_transactions(
     database_url: _DatabaseUrl = None,
     url: _ProxyUrl = None,
     api_key: _ApiKey = "",
+    salt_key: _SaltKey = "",
     as_json: _AsJson = False,
 ) -> None:
     """List transactions, newest first. The exit code is 2 if the spend logs cannot be read."""
     from luthien_litellm_hooks.inspection.commands import Source, run_list
 
     code = run_list(
-        Source(url, api_key, database_url),
+        Source(url, api_key, database_url, salt_key),
         outcome=outcome,
         policy=policy,
         model=model,
@@ -187,6 +198,7 @@ def try_policy(
     database_url: _DatabaseUrl = None,
     url: _ProxyUrl = None,
     api_key: _ApiKey = "",
+    salt_key: _SaltKey = "",
     as_json: _AsJson = False,
 ) -> None:
     """Run a policy on an answer without a proxy: what would be delivered, what it decided, and why.
@@ -197,7 +209,7 @@ def try_policy(
     from luthien_litellm_hooks.commands.trial import Settings, run_trial
     from luthien_litellm_hooks.inspection.commands import Source
 
-    source = Source(url, api_key, database_url)
+    source = Source(url, api_key, database_url, salt_key)
     settings = Settings(config, config_file)
     raise typer.Exit(run_trial(policy, settings, answer, record, source, as_json=as_json, is_full=full))
 

@@ -43,6 +43,7 @@ class LimitsSettings(Section):
 
 Bodies = Literal["follow_litellm", "always", "never"]
 Unselected = Literal["pass", "refuse"]
+Readers = Literal["admins", "owners"]
 
 
 class RecordSettings(Section):
@@ -50,6 +51,9 @@ class RecordSettings(Section):
 
     bodies: Bodies = "follow_litellm"
     """The texts of requests and answers: where LiteLLM's `store_prompts_in_spend_logs` is on, or always, or never."""
+    readable_by: Readers = "admins"
+    """`admins` seals reasons, evidence and texts: the holder of the proxy's salt or master key opens them. `owners`
+    leaves them in clear for all who may read the row, the owner of the client's key among them."""
 
 
 class EventsSettings(Section):

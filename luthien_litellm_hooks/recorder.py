@@ -238,6 +238,14 @@ class DefaultTransactionRecorder(TransactionRecorder):
             return not _begins_with(came, left)
         return (came, self.ingress.finish_reason) != (left, self.egress.finish_reason)
 
+    @property
+    def is_delivered_as_it_came(self) -> bool:
+        """Whether the client surely got all of the provider's answer, and nothing else."""
+        if self.ingress.is_truncated or self.egress.is_truncated:
+            return False
+        came, left = self.ingress.content(), self.egress.content()
+        return (came, self.ingress.finish_reason) == (left, self.egress.finish_reason)
+
     def _end(self, outcome: Outcome) -> bool:
         if self.outcome is not None:
             return False

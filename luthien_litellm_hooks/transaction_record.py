@@ -11,6 +11,12 @@ from luthien_litellm_hooks.recorder import AnswerRecord, DefaultTransactionRecor
 MAX_TEXT_CHARACTERS = 100_000
 """What is kept of each text of a request: all of a prompt, but not of a picture."""
 
+SEALED = "sealed"
+"""The member of a stored record that holds the whole record, encrypted; null if there was no key to do it with."""
+_CLEAR = ("transaction_id", "version", "policies", "outcome", "changed", "chunks", "milliseconds")
+_CLEAR_OF_DECISIONS = ("policy", "action", "milliseconds", "is_vote")
+_CONVERSATIONS = ("messages", "input", "contents", "prompt")
+
 
 def transaction_record(
     ctx: PolicyContext,
@@ -19,10 +25,12 @@ def transaction_record(
     policies: Sequence[tuple[str, str]],
     *,
     with_bodies: bool,
+    of_last_turn: bool = False,
 ) -> dict[str, Any]:
     """What is known of a transaction, as new JSON values. `version` is that of all settings that it met, `policies`
     are names and versions. Only with `with_bodies` does it hold texts of the request and the answer, and what
-    quotes them."""
+    quotes them; with `of_last_turn` no earlier turns of the request."""
+    show = _last_turn if of_last_turn else shown
     record: dict[str, Any] = {
         "transaction_id": ctx.transaction_id,
         "version": version,
@@ -37,9 +45,33 @@ def transaction_record(
         kind, words = kept.failure
         record["error"] = {"kind": kind, "message": shown(words)} if with_bodies else {"kind": kind}
     if with_bodies:
-        record["original"] = {"request": shown(kept.original_request), "answer": _answer(kept.ingress)}
-        record["final"] = {"request": shown(kept.final_request), "answer": _answer(kept.egress)}
+        record["original"] = {"request": show(kept.original_request), "answer": _answer(kept.ingress)}
+        record["final"] = {"request": show(kept.final_request), "answer": _answer(kept.egress)}
     return record
+
+
+def clear_part(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What the owner of the client's key may know: how it ended, which policies did what, and counts."""
+    clear = {name: record[name] for name in _CLEAR}
+    decisions = [{name: one[name] for name in _CLEAR_OF_DECISIONS if name in one} for one in record["decisions"]]
+    return clear | {"decisions": decisions}
+
+
+def _last_turn(body: Mapping[str, Any]) -> Any:
+    """What may be shown of the model and of the user's last message, where the conversation is a list."""
+    kept = {name: value for name, value in body.items() if name == "model"}
+    for name in _CONVERSATIONS:
+        said: object = body.get(name)
+        if isinstance(said, str):
+            kept[name] = said
+        elif isinstance(said, list):
+            kept[name] = [item for item in cast(list[object], said) if _is_users(item)][-1:]
+    return shown(kept)
+
+
+def _is_users(item: object) -> bool:
+    said = cast(Mapping[str, object], item) if isinstance(item, Mapping) else {}
+    return said.get("role") == "user" or ("role" not in said and "parts" in said)
 
 
 def shown(body: object) -> Any:

@@ -310,3 +310,34 @@ def test_a_proxy_with_a_wrong_guardrail_does_not_start_and_says_why(provider_url
     with starting_proxy(config, tmp_path / "proxy", {}) as (process, proxy):
         assert process.wait(START_SECONDS) != 0
         assert re.search(r"config\.yaml:\d+: error: guardrails\.0\.litellm_params\.policy\.class: ", proxy.output)
+
+
+LISTS = ("/guardrails/list", "/v2/guardrails/list")
+
+
+@pytest.mark.parametrize("path", LISTS)
+@pytest.mark.parametrize("role", ["internal_user", "internal_user_viewer", "proxy_admin_viewer", "proxy_admin"])
+def test_litellms_lists_of_guardrails_show_rules_to_admins_alone(proxy: Proxy, role: str, path: str) -> None:
+    user = proxy.http.post("/user/new", json={"user_role": role, "auto_create_key": False}).json()["user_id"]
+    bearer = {"Authorization": f"Bearer {proxy.virtual_key(user_id=user)}"}
+    answer = httpx.get(proxy.url + path, headers=bearer)
+    if not answer.is_success:
+        assert answer.status_code in (401, 403)
+        return
+    listed = {one["guardrail_name"]: one["litellm_params"] for one in answer.json()["guardrails"]}
+    assert listed.keys() >= {"blue", "red", "lab"}
+    assert [listed["blue"]["mode"], listed["blue"]["guardrail"]] == [MODES, FULL_NAME]
+    assert ("orchid" in answer.text) is (role == "proxy_admin")
+    if role == "proxy_admin":
+        assert listed["blue"]["policy"] == replacing("violet")
+
+
+@pytest.mark.parametrize("role", ["internal_user", "internal_user_viewer", "proxy_admin_viewer"])
+def test_no_other_route_on_guardrails_shows_rules_to_users(proxy: Proxy, role: str) -> None:
+    user = proxy.http.post("/user/new", json={"user_role": role, "auto_create_key": False}).json()["user_id"]
+    bearer = {"Authorization": f"Bearer {proxy.virtual_key(user_id=user)}"}
+    ids = [one["guardrail_id"] for one in proxy.http.get(LISTS[1]).json()["guardrails"]]
+    paths = [f"/guardrails/{id}{end}" for id in ids for end in ("", "/info")]
+    paths += ["/guardrails/submissions", "/guardrails/usage/overview", "/guardrails/usage/logs", "/config/yaml"]
+    for path in [*paths, "/get/config/callbacks", "/config/list?config_type=general_settings"]:
+        assert "orchid" not in httpx.get(proxy.url + path, headers=bearer).text, path

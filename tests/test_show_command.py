@@ -45,7 +45,13 @@ class Database:
     """Commands that read from PostgreSQL, in processes of their own: LiteLLM's client is not generated for this one."""
 
     def __init__(self, url: str, **environment: str) -> None:
-        self._environment = {**os.environ, "COLUMNS": "100", **prisma_environment(url), **environment}
+        self._environment = {
+            **os.environ,
+            "COLUMNS": "100",
+            **prisma_environment(url),
+            "LITELLM_MASTER_KEY": KEY,
+            **environment,
+        }
 
     def run(self, *arguments: str) -> Done:
         done = subprocess.run(

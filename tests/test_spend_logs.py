@@ -343,6 +343,29 @@ def test_a_client_cannot_hide_from_the_record(
     assert record(row)["outcome"] == "complete"
 
 
+@pytest.mark.parametrize("wish", ["header", "key"])
+@pytest.mark.parametrize("route", ["chat", "messages", "responses"])
+@pytest.mark.usefixtures("gates")
+def test_a_wish_for_redaction_empties_what_litellm_logs_and_not_the_record(
+    proxy: Proxy, postgres_url: str, route: RouteName, wish: str
+) -> None:
+    variables = {
+        "turn_off_message_logging": "true",
+        "langsmith_api_key": "k",
+        "langsmith_base_url": "http://127.0.0.1:9",
+    }
+    logging = [{"callback_name": "langsmith", "callback_type": "success", "callback_vars": variables}]
+    key = proxy.virtual_key(metadata={"logging": logging} if wish == "key" else {})
+    path, body = request(Cell("modify the answer", route, is_streamed=False))
+    headers = {"x-litellm-enable-message-redaction": "true"} if wish == "header" else {}
+    response = httpx.post(proxy.url + path, json=body, headers={**headers, "Authorization": f"Bearer {key}"})
+    assert response.status_code == 200, response.text
+    [row] = spend_logs(postgres_url, key)
+    assert "flower" not in json.dumps(row["response"])
+    assert text(record(row)["original"]["answer"]) == CAME
+    assert ASKED in str(record(row)["original"]["request"])
+
+
 @pytest.mark.parametrize(("has_key", "path", "status"), [(True, "/v1/embeddings", 404), (False, "/v1/messages", 401)])
 def test_a_client_cannot_write_a_record_where_none_is_kept(
     proxy: Proxy, postgres_url: str, has_key: bool, path: str, status: int

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from luthien_litellm_hooks.checking.callbacks import misplaced, order, unnamed
 from luthien_litellm_hooks.checking.guardrails import wrong_guardrails
+from luthien_litellm_hooks.checking.lost_records import lost_records
 from luthien_litellm_hooks.checking.references import unknown_judges, unset
 from luthien_litellm_hooks.checking.selection import leavable
 from luthien_litellm_hooks.checking.settings import wrong_settings
@@ -73,6 +74,7 @@ def _written(start: Start) -> Iterator[Finding]:
     yield from order(start)
     yield from unset(start)
     yield from unknown_judges(start)
+    yield from lost_records(start)
 
 
 def _include(start: Start) -> Iterator[Finding]:

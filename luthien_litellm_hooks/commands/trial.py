@@ -71,7 +71,11 @@ def _choose(file: Path | None, record: str | None, source: Source) -> TriedAnswe
     if file is not None:
         return read_answer(file)
     found = find_transaction(source, cast(str, record))
-    return None if found is None else recorded_answer(*found)
+    if found is None:
+        return None
+    if found[1].is_closed:
+        raise ConfigError("There is nothing to try the policy on: the record stays closed.")
+    return recorded_answer(*found)
 
 
 def _try(policy: Mapping[str, object], tried: TriedAnswer) -> Outcome:

@@ -13,7 +13,7 @@ from litellm.types.utils import CallTypes
 
 from luthien_litellm_hooks.errors import PolicyBlockedError
 from luthien_litellm_hooks.executor import PolicyExecutor
-from luthien_litellm_hooks.hooks.governing import Governing, in_stead_of_provider
+from luthien_litellm_hooks.hooks.governing import Governing, govern_deployment, in_stead_of_provider
 from luthien_litellm_hooks.hooks.identity import read_identity
 from luthien_litellm_hooks.hooks.in_force import LivePolicy
 from luthien_litellm_hooks.hooks.mcp import govern_call, govern_result, withheld
@@ -90,6 +90,7 @@ class LuthienCallback(RecordWriter):
         path = path_of(kwargs)
         if current.get() is None and path is not None and call_type is not CallTypes.call_mcp_tool:
             self._live.current.ungoverned.check(path)
+        govern_deployment(kwargs)
         return in_stead_of_provider(kwargs, call_type)
 
     def async_post_call_streaming_iterator_hook(

@@ -86,13 +86,13 @@ class Governing:
             is_streaming=request.is_streaming,
             parent=cast(object, user.parent_otel_span),
         )
-        with_bodies = stores_bodies(transaction.in_force.bodies)
+        with_bodies = stores_bodies(transaction.in_force.bodies, user)
         recorder = DefaultTransactionRecorder(observability, show=shown if with_bodies else None)
         transaction.context = PolicyContext(
             transaction_id, request, identity=read_identity(user), observability=observability, recorder=recorder
         )
         mark(data, transaction, transaction_id)
-        transaction.logged = Logged.begin(transaction.context, recorder, transaction.in_force, data)
+        transaction.logged = Logged.begin(transaction.context, recorder, transaction.in_force, data, user)
         return transaction.logged
 
     async def _join(
@@ -103,7 +103,8 @@ class Governing:
         if joined is None or transaction.logged is None:
             return
         both, added = joined
-        transaction.in_force = transaction.logged.in_force = both
+        transaction.in_force = both
+        transaction.logged.joined(both)
         await self._govern(transaction, added, transaction.logged, user, data)
 
     async def _govern(
@@ -242,6 +243,14 @@ class Governing:
         transaction = current.get()
         if transaction is not None and transaction.logged is not None and transaction.logged.is_of(kwargs):
             await self._spend_logs.complete(transaction.logged, kwargs)
+
+
+def govern_deployment(kwargs: dict[str, Any]) -> None:
+    """Before a provider is called: LiteLLM's loggers of this call, which may be another than the client's own where
+    LiteLLM translates between wires, get what the client gets."""
+    transaction = current.get()
+    if transaction is not None and transaction.logged is not None and transaction.logged.is_of(kwargs):
+        transaction.logged.govern(kwargs.get("litellm_logging_obj"))
 
 
 def in_stead_of_provider(kwargs: dict[str, Any], call_type: object) -> dict[str, Any] | None:

@@ -15,7 +15,7 @@ from luthien_litellm_hooks.errors import ConfigError
 from luthien_litellm_hooks.guardrail_settings import check_params
 from luthien_litellm_hooks.hooks import start
 from luthien_litellm_hooks.hooks.config_file import checked_config
-from luthien_litellm_hooks.hooks.governing import Governing, in_stead_of_provider
+from luthien_litellm_hooks.hooks.governing import Governing, govern_deployment, in_stead_of_provider
 from luthien_litellm_hooks.hooks.in_force import InForce
 from luthien_litellm_hooks.hooks.playground import judged_answer, judged_request
 from luthien_litellm_hooks.hooks.self_check import check_dispatch
@@ -91,6 +91,7 @@ class LuthienGuardrail(CustomGuardrail):
         if not self._was_asked(current.get()) and self._is_selected_for(kwargs, call_type):
             logger.error("the guardrail %s was not asked about a request; it is refused", self._name)
             raise refusal(403, "The request was refused: its policy could not check it.")
+        govern_deployment(kwargs)
         return in_stead_of_provider(kwargs, call_type)
 
     def async_post_call_streaming_iterator_hook(

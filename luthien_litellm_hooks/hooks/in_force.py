@@ -4,10 +4,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from luthien_litellm_hooks.composition import Composition, Member, Parallel, Serial, members_of
-from luthien_litellm_hooks.config import SETTINGS_KEY, Bodies, Settings, Unselected, build_executor, version_of
+from luthien_litellm_hooks.config import (
+    SETTINGS_KEY,
+    Bodies,
+    Readers,
+    Settings,
+    Unselected,
+    build_executor,
+    version_of,
+)
 from luthien_litellm_hooks.executor import PolicyExecutor
 from luthien_litellm_hooks.hooks.route_names import check_route_names
 from luthien_litellm_hooks.hooks.ungoverned import UngovernedRoutes
+from luthien_litellm_hooks.policies.noop import NoOp
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +30,7 @@ class InForce:
     block_status: int = 403
     bodies: Bodies = "follow_litellm"
     unselected: Unselected = "pass"
+    readable_by: Readers = "admins"
 
     @classmethod
     def of(cls, settings: Settings, environment: Mapping[str, str], where: str = SETTINGS_KEY) -> "InForce":
@@ -34,6 +44,7 @@ class InForce:
             settings.block_status,
             settings.record.bodies,
             settings.unselected,
+            settings.record.readable_by,
         )
 
     def followed_by(self, other: "InForce") -> "tuple[InForce, InForce] | None":
@@ -52,6 +63,11 @@ class InForce:
             block_status=stops.block_status,
         )
         return both, replace(other, executor=other.executor.of(Serial(added), other.executor.on_block))
+
+    @property
+    def judges(self) -> bool:
+        """Whether a policy may withhold anything."""
+        return not all(isinstance(member.policy, NoOp) for member in members_of(self.executor.composition))
 
     def __str__(self) -> str:
         policies = ", ".join(f"{name} {version}" for name, version in self.policies)

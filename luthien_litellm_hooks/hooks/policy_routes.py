@@ -1,26 +1,19 @@
 """The admin's routes: what is in force, and reading the settings again."""
 
 from collections.abc import Awaitable, Callable
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Depends
-from litellm.proxy._types import LitellmUserRoles, UserAPIKeyAuth
-from litellm.proxy.auth.user_api_key_auth import user_api_key_auth
+from fastapi import APIRouter
 from starlette.responses import JSONResponse
 
+from luthien_litellm_hooks.hooks.admins import admin_router
 from luthien_litellm_hooks.hooks.in_force import LivePolicy
-from luthien_litellm_hooks.hooks.ungoverned import refusal
-
-
-async def _admin(user: Annotated[UserAPIKeyAuth, Depends(user_api_key_auth)]) -> None:
-    if user.user_role != LitellmUserRoles.PROXY_ADMIN:
-        raise refusal(403, "The policy is for the proxy's admins: use the master key.")
 
 
 def policy_routes(live: LivePolicy, reload: Callable[[], Awaitable[None]]) -> APIRouter:
     """`GET /luthien/policy` and `POST /luthien/reload`. Both answer what is in force; the second first reads the
     settings again, and answers with status 400 if they are wrong."""
-    router = APIRouter(prefix="/luthien", tags=["luthien"], dependencies=[Depends(_admin)])
+    router = admin_router()
 
     async def show() -> JSONResponse:
         return JSONResponse(_shown(live))

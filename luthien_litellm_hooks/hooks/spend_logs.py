@@ -2,8 +2,9 @@
 
 import asyncio
 import contextlib
+import inspect
 import logging
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, cast
@@ -12,7 +13,7 @@ import litellm
 from fastapi import HTTPException
 from litellm.litellm_core_utils import redact_messages
 from litellm.litellm_core_utils.litellm_logging import Logging, StandardLoggingPayloadSetup
-from litellm.litellm_core_utils.logging_worker import GLOBAL_LOGGING_WORKER
+from litellm.proxy import proxy_server
 from litellm.proxy._types import UserAPIKeyAuth
 from litellm.proxy.hooks.proxy_track_cost_callback import ProxyDBLogger
 from litellm.proxy.spend_tracking.spend_tracking_utils import should_store_prompts_and_responses_in_spend_logs
@@ -22,6 +23,8 @@ from luthien_litellm_hooks.config import Bodies
 from luthien_litellm_hooks.executor import outcome_of
 from luthien_litellm_hooks.hooks.in_force import InForce
 from luthien_litellm_hooks.hooks.logged_answer import as_delivered
+from luthien_litellm_hooks.hooks.loggers import WITHHELD_ERROR, Delivery, govern_logging, is_providers
+from luthien_litellm_hooks.hooks.sealing import seal
 from luthien_litellm_hooks.hooks.ungoverned import path_of
 from luthien_litellm_hooks.policy.context import PolicyContext
 from luthien_litellm_hooks.recorder import AnswerRecord, DefaultTransactionRecorder, Outcome
@@ -32,12 +35,12 @@ logger = logging.getLogger("luthien_litellm_hooks")
 SLOT = "spend_logs_metadata"
 KEY = "luthien"
 _BUCKETS = ("metadata", "litellm_metadata")
-_SHARE_OF_LITELLMS_TIME = 0.5
-"""How much of the time that LiteLLM gives to logging an answer the transaction may still take to end."""
 _GRACE_S = 10.0
 """How long after the end of a stream LiteLLM may come to log it; for clients that left, the next."""
 _GRACE_OF_LEAVERS_S = 2.0
 _CLIENT_CLOSED_REQUEST = 499
+_OF_ERRORS = ("error_code", "error_class", "llm_provider")
+"""What a row may tell of a provider's error."""
 _GUARDRAIL_STATUS: dict[Outcome | None, str] = {
     "blocked": "guardrail_intervened",
     "policy_error": "guardrail_failed_to_respond",
@@ -49,7 +52,8 @@ _GUARDRAIL_STATUS: dict[Outcome | None, str] = {
 class Logged:
     """A transaction on its way into the spend logs. `call` is what LiteLLM logs it with; `written`
     is set when LiteLLM comes to write its row. `withheld` is a full answer of the provider's that nobody
-    gets, and that has to be paid for all the same."""
+    gets, and that has to be paid for all the same. `opted_out` says
+    whether the client's key or team stores no texts."""
 
     context: PolicyContext
     kept: DefaultTransactionRecorder
@@ -57,18 +61,41 @@ class Logged:
     call: Logging | None
     written: asyncio.Event = field(default_factory=asyncio.Event)
     withheld: object = None
+    opted_out: bool = False
+    delivery: Delivery = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.delivery = Delivery(self.kept, hides_errors=False)
+        self.govern(self.call)
 
     @classmethod
     def begin(
-        cls, context: PolicyContext, kept: DefaultTransactionRecorder, in_force: InForce, data: dict[str, Any]
+        cls,
+        context: PolicyContext,
+        kept: DefaultTransactionRecorder,
+        in_force: InForce,
+        data: dict[str, Any],
+        user: UserAPIKeyAuth,
     ) -> "Logged":
         """Of the request that LiteLLM's `data` belong to. LiteLLM writes of a full answer only when the
         policy is done with it, and not at all if that withholds it: then the failure has its row."""
         call: object = data.get("litellm_logging_obj")
+        opted_out = in_force.bodies == "follow_litellm" and not stores_bodies("follow_litellm", user)
         if not isinstance(call, Logging):
-            return cls(context, kept, in_force, None)
+            return cls(context, kept, in_force, None, opted_out=opted_out)
         call.defer_async_logging = not data.get("stream")
-        return cls(context, kept, in_force, call)
+        return cls(context, kept, in_force, call, opted_out=opted_out)
+
+    def govern(self, call: object) -> None:
+        """Has LiteLLM's loggers get of this call what the client gets, if a policy may withhold anything."""
+        self.delivery.hides_errors = self.in_force.judges and self.in_force.readable_by == "admins"
+        if self.in_force.judges and isinstance(call, Logging):
+            govern_logging(call, self.delivery)
+
+    def joined(self, in_force: InForce) -> None:
+        """More policies are to judge the same transaction."""
+        self.in_force = in_force
+        self.govern(self.call)
 
     def is_of(self, kwargs: dict[str, Any]) -> bool:
         """Whether it is this that LiteLLM logs, not a call that a policy made in the midst of it, which
@@ -89,7 +116,7 @@ class SpendLogs:
         record says so: it has no outcome, or not all votes."""
         logged.written.set()
         try:
-            async with asyncio.timeout(GLOBAL_LOGGING_WORKER.timeout * _SHARE_OF_LITELLMS_TIME):
+            async with asyncio.timeout_at(logged.delivery.until()):
                 await _wait_for_end(logged)
         except TimeoutError:
             logger.warning("transaction %s is logged unfinished", logged.context.transaction_id)
@@ -103,6 +130,8 @@ class SpendLogs:
         await logged.kept.finalize_non_streaming(outcome)
         if not isinstance(request_data.get("metadata"), dict):
             request_data["metadata"] = {}
+        if not has_left and is_providers(error) and logged.delivery.hides_errors:
+            request_data["metadata"] = _MetadataOfFailure(cast(dict[str, Any], request_data["metadata"]))
         self._write(logged, request_data)
         if not isinstance(request_data.get("standard_logging_object"), dict):
             information = [_guardrail_information(logged.kept.outcome)]
@@ -147,17 +176,24 @@ class SpendLogs:
                 await cast(Any, writer).async_post_call_failure_hook(failed, gone, user)
 
     def _write(self, logged: Logged, kwargs: dict[str, Any]) -> None:
-        in_force, with_bodies = logged.in_force, _writes_bodies(logged.in_force.bodies, kwargs)
+        in_force = logged.in_force
         record = transaction_record(
-            logged.context, logged.kept, in_force.version, in_force.policies, with_bodies=with_bodies
+            logged.context,
+            logged.kept,
+            in_force.version,
+            in_force.policies,
+            with_bodies=not logged.opted_out and stores_bodies(in_force.bodies),
+            of_last_turn=in_force.bodies == "follow_litellm" and _stores_last_turn(),
         )
+        if in_force.readable_by == "admins":
+            record = seal(record)
         for bucket in buckets_of(kwargs):
             _put(bucket, record)
         payload: object = kwargs.get("standard_logging_object")
         if isinstance(payload, dict):
             payload = cast(dict[str, Any], payload)
             _write_metadata(payload, record)
-            if logged.kept.is_answer_changed and not _is_redacted(kwargs):
+            if not logged.kept.is_delivered_as_it_came and not _is_redacted(kwargs):
                 _write_answer(payload, logged.kept.egress)
 
 
@@ -168,15 +204,38 @@ async def _wait_for_end(logged: Logged) -> None:
             await poll.wait()
 
 
-def stores_bodies(bodies: Bodies) -> bool:
-    """Whether texts of requests and answers may be kept."""
+def stores_bodies(bodies: Bodies, user: UserAPIKeyAuth | None = None) -> bool:
+    """Whether texts of requests and answers may be kept, of this user's if one is given. Only the operator's own switch
+    counts against it: neither a client's header nor a key's `turn_off_message_logging` empties a record."""
     if bodies == "follow_litellm":
-        return should_store_prompts_and_responses_in_spend_logs()
+        return litellm.turn_off_message_logging is not True and _litellm_stores(user)
     return bodies == "always"
 
 
-def _writes_bodies(bodies: Bodies, kwargs: dict[str, Any]) -> bool:
-    return stores_bodies(bodies) and (bodies == "always" or not _is_redacted(kwargs))
+def _litellm_stores(user: UserAPIKeyAuth | None) -> bool:
+    """LiteLLM asks keys and teams too, from 1.110 on."""
+    stores = cast(Any, should_store_prompts_and_responses_in_spend_logs)
+    if user is None or "metadata" not in inspect.signature(stores).parameters:
+        return stores()
+    who = cast(Any, user)
+    return stores({"user_api_key_metadata": who.metadata, "user_api_key_team_metadata": who.team_metadata})
+
+
+def _stores_last_turn() -> bool:
+    """`spend_logs_prompt_storage: latest_turn`, which LiteLLM knows from 1.110 on; before that it may still be set."""
+    settings = cast(Mapping[str, object], cast(Any, proxy_server).general_settings or {})
+    return settings.get("spend_logs_prompt_storage") == "latest_turn"
+
+
+class _MetadataOfFailure(dict[str, Any]):
+    """What LiteLLM writes a failure's row from. It adds to this what the error says, which the row must not hold."""
+
+    def update(self, *given: Any, **named: Any) -> None:
+        super().update(*given, **named)
+        said: object = self.get("error_information")
+        if isinstance(said, dict):
+            told = {name: value for name, value in cast(dict[str, Any], said).items() if name in _OF_ERRORS}
+            self["error_information"] = told | {"error_message": WITHHELD_ERROR}
 
 
 async def _log_answer(call: Logging, kept: DefaultTransactionRecorder) -> None:

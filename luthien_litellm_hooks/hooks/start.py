@@ -21,12 +21,14 @@ from luthien_litellm_hooks.guardrail_settings import (
     load_guardrail_settings,
 )
 from luthien_litellm_hooks.hooks.callback import LuthienCallback
-from luthien_litellm_hooks.hooks.config_file import checked_config
+from luthien_litellm_hooks.hooks.config_file import checked_config, warn_of_lost_records
 from luthien_litellm_hooks.hooks.governing import Governing
+from luthien_litellm_hooks.hooks.guardrail_lists import guardrail_list_routes
 from luthien_litellm_hooks.hooks.in_force import InForce, LivePolicy
 from luthien_litellm_hooks.hooks.observing import telemetry
 from luthien_litellm_hooks.hooks.policy_reload import PolicyReload
 from luthien_litellm_hooks.hooks.policy_routes import policy_routes
+from luthien_litellm_hooks.hooks.record_routes import record_routes
 from luthien_litellm_hooks.hooks.records import RecordWriter
 from luthien_litellm_hooks.hooks.self_check import check_dispatch
 from luthien_litellm_hooks.hooks.settings_source import SettingsSource
@@ -89,6 +91,8 @@ def _process_of(settings: Settings, where: str) -> _Process:
     global _process
     if _process is None:
         warn_if_untested()
+        warn_of_lost_records()
+        proxy_server.app.router.routes[:0] = [*record_routes().routes, *guardrail_list_routes().routes]
         _process = _Process(settings, where, Governing(telemetry(settings.events, os.environ)))
     return _process
 

