@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psycopg
 import pytest
 
 from luthien_litellm_hooks.testing.answers import Answer, Call, Say
@@ -53,6 +54,8 @@ _SKIPPED = re.compile(
     r"|/mcp$|/oauth|/authorize|/\\.well-known|cost_map|latest_release|events?$|stream"
 )
 """Routes that lead elsewhere, sign people in, or never end."""
+_TELLING = re.compile("spend|log|activity|session|audit|trace|usage|guardrail|request|response|report|error|cache|tool")
+"""Words that stand in the path of a route that may show what stands in spend logs."""
 
 
 @dataclass(frozen=True)
@@ -85,12 +88,26 @@ def blocked(proxy: Proxy, provider: ScriptedProvider, postgres_url: str) -> Gene
         user_role = "internal_user" if in_team else role
         user = post(proxy, "/user/new", user_role=user_role, auto_create_key=False)["user_id"]
         if in_team:
-            member = {"role": "admin" if role == "team admin" else "user", "user_id": user}
-            post(proxy, "/team/member_add", team_id=team, member=member)
+            post(proxy, "/team/member_add", team_id=team, member={"role": "user", "user_id": user})
+        if role == "team admin":
+            _make_admin(postgres_url, team, user)
         keys[role] = post(proxy, "/key/generate", user_id=user, **({"team_id": team} if in_team else {}))["key"]
         ids[role] = _blocked_call(proxy, keys[role], postgres_url) | {"user_id": user, "team_id": team}
     yield Block(keys, ids)
     del provider.answers["gpt-4o"]
+
+
+def _make_admin(postgres_url: str, team: str, user: str) -> None:
+    """In the database: LiteLLM's API does so for Enterprise users only."""
+    query = """
+        UPDATE "LiteLLM_TeamTable" SET admins = array_append(admins, %(user)s), members_with_roles = (
+            SELECT jsonb_agg(
+                CASE WHEN member ->> 'user_id' = %(user)s THEN jsonb_set(member, '{role}', '"admin"') ELSE member END
+            ) FROM jsonb_array_elements(members_with_roles) AS member
+        ) WHERE team_id = %(team)s
+    """
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        assert connection.execute(query, {"user": user, "team": team}).rowcount == 1
 
 
 def _blocked_call(proxy: Proxy, key: str, postgres_url: str) -> dict[str, str]:
@@ -120,7 +137,8 @@ def paths(postgres_url: str) -> list[str]:
     """Every route that LiteLLM answers a GET on, as this version has them, also those that it loads late."""
     environment = {**os.environ, **prisma_environment(postgres_url)}
     listed = subprocess.run([sys.executable, "-c", _PATHS], env=environment, capture_output=True, check=True)
-    return [path for path in json.loads(listed.stdout.splitlines()[-1]) if not _SKIPPED.search(path)]
+    every = json.loads(listed.stdout.splitlines()[-1])
+    return [path for path in every if _TELLING.search(path) and not _SKIPPED.search(path)]
 
 
 def test_the_list_of_routes_has_those_that_show_spend_logs(paths: list[str]) -> None:
@@ -136,8 +154,7 @@ def test_no_route_shows_what_was_withheld_or_why(proxy: Proxy, blocked: Block, p
     def ask(path: str) -> None:
         filled = re.sub(r"\{(\w+)(:\w+)?\}", lambda name: ids.get(name[1], ids["request_id"]), path)
         asked = {"start_date": "2020-01-01 00:00:00", "end_date": "2100-01-01 00:00:00", **ids}
-        wide = {"start_date": "2020-01-01 00:00:00", "end_date": "2100-01-01 00:00:00", "summarize": "false"}
-        for parameters in (asked, wide, {"request_id": ids["request_id"]}):
+        for parameters in (asked, {"request_id": ids["request_id"]}) if "logs" in path else (asked,):
             try:
                 answer = httpx.get(
                     proxy.url + filled, params=parameters, headers=_bearer(blocked.keys[role]), timeout=5
