@@ -13,6 +13,8 @@ from luthien_litellm_hooks.events import (
     Chunk,
     ContentStreamBlock,
     Failure,
+    Frame,
+    Opaque,
     ReasoningStreamBlock,
     StreamBlock,
     StreamEvent,
@@ -75,6 +77,7 @@ class AnswerRecord:
 
     def __init__(self, max_characters: int = MAX_ANSWER_CHARACTERS) -> None:
         self.chunks = 0
+        self._unjudged = 0
         self._new: list[Chunk] = []
         self._has_failed = self._is_truncated = False
         self._left = max_characters
@@ -98,6 +101,12 @@ class AnswerRecord:
         self._read_new()
         return self._assembler.state.finish_reason
 
+    @property
+    def unjudged(self) -> int:
+        """How many pieces brought something that stands in no block: a picture, a field of unknown content."""
+        self._read_new()
+        return self._unjudged
+
     def content(self) -> list[dict[str, Any]]:
         """The blocks, in the order in which they began."""
         self._read_new()
@@ -120,6 +129,8 @@ class AnswerRecord:
     def _add(self, event: StreamEvent) -> None:
         if isinstance(event, Failure):
             self._has_failed = True
+        if isinstance(event, Opaque) or (isinstance(event, Frame) and event.kind in ("other", "unknown")):
+            self._unjudged += 1
         self._left -= len(text_of(event))
         if self._left < 0:
             self._is_truncated = True
@@ -243,8 +254,9 @@ class DefaultTransactionRecorder(TransactionRecorder):
         """Whether the client surely got all of the provider's answer, and nothing else."""
         if self.ingress.is_truncated or self.egress.is_truncated:
             return False
-        came, left = self.ingress.content(), self.egress.content()
-        return (came, self.ingress.finish_reason) == (left, self.egress.finish_reason)
+        came, left = self.ingress, self.egress
+        ended = (came.finish_reason, came.unjudged) == (left.finish_reason, left.unjudged)
+        return ended and came.content() == left.content()
 
     def _end(self, outcome: Outcome) -> bool:
         if self.outcome is not None:

@@ -19,7 +19,7 @@ from luthien_litellm_hooks import (
 )
 from luthien_litellm_hooks.composition import Member, Parallel, members_of
 from luthien_litellm_hooks.config import Bodies, build_executor, load_settings
-from luthien_litellm_hooks.events import Chunk, Finish, TextDelta, ToolCallDelta
+from luthien_litellm_hooks.events import Chunk, Event, Finish, Frame, Opaque, TextDelta, ToolCallDelta
 from luthien_litellm_hooks.executor import PolicyExecutor
 from luthien_litellm_hooks.hooks.in_force import InForce
 from luthien_litellm_hooks.hooks.logged_answer import as_delivered
@@ -282,3 +282,35 @@ def test_the_version_of_the_whole_changes_with_any_setting_and_is_the_same_where
         {"policy": {"class": "all_caps"}},
     ]
     assert len({version(), *(version(**other) for other in others)}) == len(others) + 1
+
+
+async def test_an_answer_that_the_policy_still_holds_is_not_logged(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(GLOBAL_LOGGING_WORKER, "timeout", 0.01)
+    ctx, recorder = transaction()
+    recorder.add_ingress_chunk(Chunk((TextDelta(text="one orchid"), Finish(reason="stop"))))
+    recorder.add_egress_chunk(Chunk((TextDelta(text="one"),)))
+    given = kwargs()
+    await SpendLogs().complete(Logged(ctx, recorder, in_force(), None), given)
+    assert given["standard_logging_object"]["response"]["choices"][0]["message"]["content"] == "one"
+
+
+@pytest.mark.parametrize("withheld", [Opaque(), Frame(role="begin", kind="unknown", index=1)])
+async def test_what_is_withheld_though_no_policy_judges_it_is_not_logged(withheld: Event) -> None:
+    ctx, recorder = transaction()
+    recorder.add_ingress_chunk(Chunk((TextDelta(text="one"), withheld)))
+    recorder.add_egress_chunk(Chunk((TextDelta(text="one"),)))
+    await recorder.finalize_streaming("complete")
+    given = kwargs()
+    given["standard_logging_object"]["response"]["choices"][0]["logprobs"] = {"content": "orchid"}
+    await SpendLogs().complete(Logged(ctx, recorder, in_force(), None), given)
+    assert "orchid" not in str(given["standard_logging_object"])
+
+
+async def test_an_answer_that_left_as_it_came_is_logged_as_it_came() -> None:
+    ctx, recorder = transaction()
+    for add in (recorder.add_ingress_chunk, recorder.add_egress_chunk):
+        add(Chunk((TextDelta(text="one"), Opaque())))
+    await recorder.finalize_streaming("complete")
+    given, before = kwargs(), kwargs()
+    await SpendLogs().complete(Logged(ctx, recorder, in_force(), None), given)
+    assert given["standard_logging_object"]["response"] == before["standard_logging_object"]["response"]
