@@ -70,7 +70,9 @@ def _last_turn(body: Mapping[str, Any]) -> Any:
 
 
 def _is_users(item: object) -> bool:
-    said = cast(Mapping[str, object], item) if isinstance(item, Mapping) else {}
+    if not isinstance(item, Mapping):
+        return False
+    said = cast(Mapping[str, object], item)
     return said.get("role") == "user" or ("role" not in said and "parts" in said)
 
 
