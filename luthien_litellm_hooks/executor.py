@@ -1,7 +1,6 @@
 """Runs policies over a request and its answer, and decides what happens when one fails."""
 
 import asyncio
-import logging
 import sys
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import replace
@@ -30,6 +29,7 @@ from luthien_litellm_hooks.errors import (
 from luthien_litellm_hooks.events import Chunk, Finish, StreamEvent, TextDelta, text_of
 from luthien_litellm_hooks.failures import OnPolicyError, failure_notice, note_failure
 from luthien_litellm_hooks.limits import DEFAULT_LIMITS, Limits
+from luthien_litellm_hooks.log_lines import logger
 from luthien_litellm_hooks.policy.base import Policy
 from luthien_litellm_hooks.policy.context import PolicyContext
 from luthien_litellm_hooks.policy.in_stead import InStead
@@ -39,8 +39,6 @@ from luthien_litellm_hooks.request_round import ask
 from luthien_litellm_hooks.running_answer import Decode, Flush, has_answer_hook
 from luthien_litellm_hooks.way_out import WayOut, is_whole
 from luthien_litellm_hooks.worker import is_cancelled
-
-logger = logging.getLogger("luthien_litellm_hooks")
 
 OnBlock = Literal["notice", "error"]
 Unjudged = Literal["withhold", "pass"]

@@ -1,12 +1,10 @@
 """A policy's failure: what it may do to an answer, and who is told what of it."""
 
-import logging
 from typing import Literal
 
+from luthien_litellm_hooks.log_lines import logger
 from luthien_litellm_hooks.policy.context import PolicyContext
 from luthien_litellm_hooks.policy.notices import NOTICE_MARK
-
-logger = logging.getLogger("luthien_litellm_hooks")
 
 OnPolicyError = Literal["block", "pass"]
 

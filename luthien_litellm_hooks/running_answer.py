@@ -1,7 +1,6 @@
 """One answer on its way through a policy: which hook is called when, and what a failure does."""
 
 import asyncio
-import logging
 import time
 from collections.abc import AsyncIterable, Awaitable, Callable, Sequence
 from functools import partial
@@ -41,13 +40,12 @@ from luthien_litellm_hooks.events import (
 )
 from luthien_litellm_hooks.failures import OnPolicyError, failure_notice, note_failure, unread_notice
 from luthien_litellm_hooks.limits import Limits
+from luthien_litellm_hooks.log_lines import logger
 from luthien_litellm_hooks.outbox import Outbox
 from luthien_litellm_hooks.policy.base import Policy
 from luthien_litellm_hooks.policy.context import Engine, PolicyContext, StreamingResponseContext
 from luthien_litellm_hooks.policy.notices import NOTICE_MARK
 from luthien_litellm_hooks.worker import close_stream, is_cancelled, read_items, start_worker
-
-logger = logging.getLogger("luthien_litellm_hooks")
 
 WITHHELD_CALLS = f"{NOTICE_MARK} The tool calls of this answer were withheld."
 Hook = Callable[[StreamingResponseContext], Awaitable[None]]

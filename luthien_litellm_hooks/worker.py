@@ -1,10 +1,9 @@
 """The task that works on an answer: how it begins, what it reads, and who cancelled it."""
 
 import asyncio
-import logging
 from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine
 
-logger = logging.getLogger("luthien_litellm_hooks")
+from luthien_litellm_hooks.log_lines import logger
 
 CLOSE_GRACE_S = 5.0
 """How long a worker that is cancelled may take to clean up."""

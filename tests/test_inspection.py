@@ -13,7 +13,7 @@ from rich.console import Console
 from luthien_litellm_hooks import Policy
 from luthien_litellm_hooks.errors import ConfigError
 from luthien_litellm_hooks.inspection.comparison import Gap, Pair, compare, fold, shared_ends
-from luthien_litellm_hooks.inspection.outline import answer_lines, escape, outline, request_lines
+from luthien_litellm_hooks.inspection.outline import answer_lines, outline, request_lines
 from luthien_litellm_hooks.inspection.printing import diff_lines, print_diff, print_list, print_transaction
 from luthien_litellm_hooks.inspection.transactions import (
     Answer,
@@ -23,6 +23,7 @@ from luthien_litellm_hooks.inspection.transactions import (
     best_matches,
     read_transaction,
 )
+from luthien_litellm_hooks.printable import escape
 from luthien_litellm_hooks.testing.answers import Answer as Scripted
 from luthien_litellm_hooks.testing.answers import Call, Say, Think
 from tests.support.recorded import QUESTION, TIME, AsksPolitely, NoDeletes, Untouched, recorded, row

@@ -33,7 +33,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("limits",),
     ("adapters", "assembler", "parsing"),
     ("events",),
-    ("errors", "doctor_proof"),
+    ("log_lines",),
+    ("errors", "doctor_proof", "printable"),
 )
 
 # Modules that make up one room together.

@@ -11,9 +11,9 @@ from luthien_litellm_hooks.checking.findings import check, in_words
 from luthien_litellm_hooks.checking.source import Finding, Source, read_source
 from luthien_litellm_hooks.checking.started import Start, items, mapping
 from luthien_litellm_hooks.errors import ConfigError
-from luthien_litellm_hooks.inspection.outline import escape
 from luthien_litellm_hooks.inspection.output import complain, print_json
 from luthien_litellm_hooks.inspection.printing import terminal
+from luthien_litellm_hooks.printable import escape
 
 _STYLES: Mapping[str, str] = {"error": "red", "warning": "yellow"}
 

@@ -12,11 +12,11 @@ from rich.text import Text
 
 from luthien_litellm_hooks.commands.settings_table import example, rows
 from luthien_litellm_hooks.errors import ConfigError
-from luthien_litellm_hooks.inspection.outline import escape
 from luthien_litellm_hooks.inspection.output import complain, print_json
 from luthien_litellm_hooks.inspection.printing import terminal
 from luthien_litellm_hooks.policy_loading import COMPOSITIONS, policy_class, short_names
 from luthien_litellm_hooks.policy_spec import ParallelConfig, SerialConfig, config_schema
+from luthien_litellm_hooks.printable import escape
 
 _COMPOSITIONS: dict[str, type[SerialConfig]] = dict(zip(COMPOSITIONS, (SerialConfig, ParallelConfig), strict=True))
 

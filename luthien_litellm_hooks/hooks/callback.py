@@ -1,6 +1,5 @@
 """The callback that a LiteLLM config names: `luthien_litellm_hooks.luthien`."""
 
-import logging
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterable
 from contextvars import ContextVar
@@ -23,11 +22,10 @@ from luthien_litellm_hooks.hooks.selecting import select
 from luthien_litellm_hooks.hooks.self_check import callbacks_after
 from luthien_litellm_hooks.hooks.spend_logs import remove_forged
 from luthien_litellm_hooks.hooks.transaction import UngovernedError, current
-from luthien_litellm_hooks.hooks.ungoverned import path_of
+from luthien_litellm_hooks.hooks.ungoverned import kind_of, path_of
+from luthien_litellm_hooks.log_lines import logger
 from luthien_litellm_hooks.policy.context import PolicyContext
 from luthien_litellm_hooks.policy.request import Request
-
-logger = logging.getLogger("luthien_litellm_hooks")
 
 _NAME = ""
 """Of the callback among those that LiteLLM asks; guardrails have names of their own."""
@@ -89,7 +87,7 @@ class LuthienCallback(RecordWriter):
         For an MCP call this comes before the request hook, which is then sure to come."""
         path = path_of(kwargs)
         if current.get() is None and path is not None and call_type is not CallTypes.call_mcp_tool:
-            self._live.current.ungoverned.check(path)
+            self._live.current.ungoverned.check(kind_of(path), path)
         govern_deployment(kwargs)
         return in_stead_of_provider(kwargs, call_type)
 
@@ -110,8 +108,7 @@ class LuthienCallback(RecordWriter):
     def _withhold_unless_open(self, data: dict[str, Any]) -> None:
         """An answer of a request that no policy has seen passes only where the operator, or the
         route's kind, was asked for that request."""
-        if current.get() is None and not self._live.current.ungoverned.is_open(
-            path_of(data) or "a request without a route"
-        ):
+        path = path_of(data)
+        if current.get() is None and not self._live.current.ungoverned.is_open(kind_of(path), path):
             logger.error("an answer came without a request that was checked; it is withheld")
             raise UngovernedError

@@ -1,6 +1,5 @@
 """How a request and its answer are governed: the same for the callback and for guardrails."""
 
-import logging
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterable
 from typing import Any, cast
@@ -34,13 +33,12 @@ from luthien_litellm_hooks.hooks.spend_logs import Logged, SpendLogs, remove_for
 from luthien_litellm_hooks.hooks.transaction import Transaction, UngovernedError, current, mark, transaction_of
 from luthien_litellm_hooks.hooks.ungoverned import RefusedError, path_of, refusal
 from luthien_litellm_hooks.hooks.unread import PaidFor
+from luthien_litellm_hooks.log_lines import logger
 from luthien_litellm_hooks.policy.context import PolicyContext
 from luthien_litellm_hooks.policy.request import Answer, Request
 from luthien_litellm_hooks.recorder import DefaultTransactionRecorder
 from luthien_litellm_hooks.telemetry.spans import Telemetry
 from luthien_litellm_hooks.transaction_record import shown
-
-logger = logging.getLogger("luthien_litellm_hooks")
 
 
 class Governing:

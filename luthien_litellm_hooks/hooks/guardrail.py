@@ -1,6 +1,5 @@
 """The guardrail that a LiteLLM config names: `luthien_litellm_hooks.LuthienGuardrail`."""
 
-import logging
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping, Sequence
 from typing import Any, cast
 
@@ -22,8 +21,8 @@ from luthien_litellm_hooks.hooks.self_check import check_dispatch
 from luthien_litellm_hooks.hooks.spend_logs import remove_forged
 from luthien_litellm_hooks.hooks.transaction import Transaction, UngovernedError, current
 from luthien_litellm_hooks.hooks.ungoverned import path_of, refusal
-
-logger = logging.getLogger("luthien_litellm_hooks")
+from luthien_litellm_hooks.hooks.versions import running
+from luthien_litellm_hooks.log_lines import logger
 
 
 class LuthienGuardrail(CustomGuardrail):
@@ -48,7 +47,7 @@ class LuthienGuardrail(CustomGuardrail):
         self._in_force: InForce = in_force
         self._governing: Governing = governing
         check_dispatch(self)
-        logger.info("the guardrail %s is %s", guardrail_name, in_force)
+        logger.info("%s: the guardrail %s is %s", running(), guardrail_name, in_force)
 
     def _load(self, where: str, event_hook: object, params: Mapping[str, object]) -> tuple[InForce, Governing]:
         check_params(event_hook, params, where)

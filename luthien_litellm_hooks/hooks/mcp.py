@@ -1,6 +1,5 @@
 """MCP tool calls through LiteLLM's gateway: judged before they are made, their results after."""
 
-import logging
 from typing import Any, cast
 
 from litellm.exceptions import GuardrailRaisedException
@@ -10,9 +9,8 @@ from mcp.types import TextContent
 from luthien_litellm_hooks.adapters.mcp import McpCall, McpCallAdapter, McpResultAdapter
 from luthien_litellm_hooks.errors import PolicyBlockedError
 from luthien_litellm_hooks.executor import PolicyExecutor
+from luthien_litellm_hooks.log_lines import logger
 from luthien_litellm_hooks.policy.context import PolicyContext
-
-logger = logging.getLogger("luthien_litellm_hooks")
 
 
 async def govern_call(executor: PolicyExecutor, data: dict[str, Any], context: PolicyContext) -> None:

@@ -1,7 +1,6 @@
 """When the settings are read again: on a change of their files, on SIGHUP, and when an admin asks for it."""
 
 import asyncio
-import logging
 import os
 import signal
 import sys
@@ -17,8 +16,7 @@ from luthien_litellm_hooks.hooks.config_file import checked_config
 from luthien_litellm_hooks.hooks.in_force import InForce, LivePolicy
 from luthien_litellm_hooks.hooks.observing import count_reading
 from luthien_litellm_hooks.hooks.settings_source import SettingsSource
-
-logger = logging.getLogger("luthien_litellm_hooks")
+from luthien_litellm_hooks.log_lines import logger
 
 LOOK_S = 0.5
 """How often the files are looked at. A change counts when it has lasted from one look to the next: a file

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import inspect
-import logging
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -26,11 +25,10 @@ from luthien_litellm_hooks.hooks.logged_answer import as_delivered
 from luthien_litellm_hooks.hooks.loggers import WITHHELD_ERROR, Delivery, govern_logging, is_providers
 from luthien_litellm_hooks.hooks.sealing import seal
 from luthien_litellm_hooks.hooks.ungoverned import path_of
+from luthien_litellm_hooks.log_lines import logger
 from luthien_litellm_hooks.policy.context import PolicyContext
 from luthien_litellm_hooks.recorder import AnswerRecord, DefaultTransactionRecorder, Outcome
 from luthien_litellm_hooks.transaction_record import transaction_record
-
-logger = logging.getLogger("luthien_litellm_hooks")
 
 SLOT = "spend_logs_metadata"
 KEY = "luthien"

@@ -1,6 +1,5 @@
 """How the callback, and guardrails, are put together when LiteLLM loads them."""
 
-import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from luthien_litellm_hooks.hooks.config_file import checked_config, warn_of_lost
 from luthien_litellm_hooks.hooks.governing import Governing
 from luthien_litellm_hooks.hooks.guardrail_lists import guardrail_list_routes
 from luthien_litellm_hooks.hooks.in_force import InForce, LivePolicy
+from luthien_litellm_hooks.hooks.log_handler import show_log_lines
 from luthien_litellm_hooks.hooks.observing import telemetry
 from luthien_litellm_hooks.hooks.policy_reload import PolicyReload
 from luthien_litellm_hooks.hooks.policy_routes import policy_routes
@@ -33,9 +33,8 @@ from luthien_litellm_hooks.hooks.records import RecordWriter
 from luthien_litellm_hooks.hooks.self_check import check_dispatch
 from luthien_litellm_hooks.hooks.settings_source import SettingsSource
 from luthien_litellm_hooks.hooks.ungoverned import ClosedPaths
-from luthien_litellm_hooks.hooks.versions import warn_if_untested
-
-logger = logging.getLogger("luthien_litellm_hooks")
+from luthien_litellm_hooks.hooks.versions import running, warn_if_untested
+from luthien_litellm_hooks.log_lines import logger
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +58,7 @@ def build() -> LuthienCallback:
     check_dispatch(callback)
     reload = PolicyReload(live, settings, SettingsSource(os.environ), os.environ)
     reload.start()
-    logger.info("in force is %s", live.current)
+    logger.info("%s: in force is %s", running(), live.current)
     closed = ClosedPaths(lambda: live.current.ungoverned)
     proxy_server.app.router.routes[:0] = [closed, *policy_routes(live, reload.now).routes]
     cast(dict[str, object], guardrail_initializer_registry)[SHORT_NAME] = _initialize
@@ -90,6 +89,7 @@ def check_name(guardrail: CustomGuardrail) -> None:
 def _process_of(settings: Settings, where: str) -> _Process:
     global _process
     if _process is None:
+        show_log_lines()
         warn_if_untested()
         warn_of_lost_records()
         proxy_server.app.router.routes[:0] = [*record_routes().routes, *guardrail_list_routes().routes]

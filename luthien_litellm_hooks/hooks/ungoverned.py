@@ -1,6 +1,5 @@
 """Routes whose answers no policy can see: closed, unless the operator opens them."""
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, cast
 from urllib.parse import urlsplit
@@ -11,7 +10,7 @@ from starlette.routing import BaseRoute, Match
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 
-logger = logging.getLogger("luthien_litellm_hooks")
+from luthien_litellm_hooks.log_lines import logger
 
 UngovernedSetting = Literal["refuse", "allow"] | Sequence[str]
 
@@ -21,6 +20,8 @@ HOOKLESS_PATHS = (
     *("/v1/threads", "/threads", "/v1/assistants", "/assistants"),
     *("/v1/rag/query", "/rag/query"),
 )
+UNASKED = "a route on which LiteLLM asks no policy"
+"""The kind of all others of that sort."""
 _POLICY_VIOLATION = 1008  # https://www.rfc-editor.org/rfc/rfc6455#section-7.4.1
 
 
@@ -28,25 +29,28 @@ class UngovernedRoutes:
     """Which of them the operator has opened.
 
     A list of them holds paths ("/v1/threads", with all below it) or LiteLLM's call types
-    ("pass_through_endpoint"). `counts` is how often each was asked for, whatever came of it.
+    ("pass_through_endpoint"). `counts` is how often each kind of route was asked for, whatever came of it.
     """
 
     def __init__(self, setting: UngovernedSetting) -> None:
         self._setting = setting
         self.counts: dict[str, int] = {}
 
-    def check(self, route: str, *names: str | None) -> None:
-        """Raises a refusal unless `route` is open, by its own or one of its other `names`."""
-        if not self.is_open(route, *names):
-            raise refusal(403, _closed(route))
+    def check(self, kind: str, path: str | None = None) -> None:
+        """Raises a refusal unless the kind of route, or the client's `path`, is open."""
+        if not self.is_open(kind, path):
+            raise refusal(403, _closed(kind))
 
-    def is_open(self, route: str, *names: str | None) -> bool:
-        """Whether a request may pass that no policy will see; tells the operator of the first."""
-        self.counts[route] = self.counts.get(route, 0) + 1
-        is_open = self._is_open(route, *names)
-        if self.counts[route] == 1:
+    def is_open(self, kind: str, path: str | None = None) -> bool:
+        """Returns whether a request may pass that no policy will see; tells the operator of the first of its kind.
+
+        `kind` is one of a few: a client's own path would fill memory and log.
+        """
+        self.counts[kind] = self.counts.get(kind, 0) + 1
+        is_open = self._is_open(kind, path)
+        if self.counts[kind] == 1:
             logger.warning(
-                "%s is not governed by the policy: its requests are %s", route, "let through" if is_open else "refused"
+                "%s is not governed by the policy: its requests are %s", kind, "let through" if is_open else "refused"
             )
         return is_open
 
@@ -63,16 +67,16 @@ class ClosedPaths(BaseRoute):
         self._routes = routes
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        is_ours = scope["type"] in ("http", "websocket") and any(
-            _is_at_or_below(_path(scope), closed) for closed in HOOKLESS_PATHS
-        )
-        return (Match.FULL, {}) if is_ours and not self._routes().is_open(_path(scope)) else (Match.NONE, {})
+        kind = _hookless(_path(scope)) if scope["type"] in ("http", "websocket") else None
+        is_closed = kind is not None and not self._routes().is_open(kind, _path(scope))
+        return (Match.FULL, {}) if is_closed else (Match.NONE, {})
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
             await WebSocket(scope, receive, send).close(_POLICY_VIOLATION)
         else:
-            error = {"message": _closed(_path(scope)), "type": "policy_error", "param": None, "code": "403"}
+            message = _closed(kind_of(_path(scope)))
+            error = {"message": message, "type": "policy_error", "param": None, "code": "403"}
             await JSONResponse({"error": error}, 403)(scope, receive, send)
 
 
@@ -92,6 +96,15 @@ def path_of(data: Mapping[str, Any]) -> str | None:
     request: object = data.get("proxy_server_request") or litellm_params.get("proxy_server_request")
     url: object = cast(Mapping[str, Any], request).get("url") if isinstance(request, Mapping) else None
     return urlsplit(url).path if isinstance(url, str) else None
+
+
+def kind_of(path: str | None) -> str:
+    """The kind of a route that LiteLLM has called no request hook on."""
+    return _hookless(path or "") or UNASKED
+
+
+def _hookless(path: str) -> str | None:
+    return next((top for top in HOOKLESS_PATHS if _is_at_or_below(path, top)), None)
 
 
 def _path(scope: Scope) -> str:

@@ -1,17 +1,24 @@
 """Which versions of LiteLLM the plugin is tested with, and what is said where another does not fit."""
 
-import logging
 import re
 from collections.abc import Generator
 from contextlib import contextmanager
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
 from luthien_litellm_hooks.errors import ConfigError
-
-logger = logging.getLogger("luthien_litellm_hooks")
+from luthien_litellm_hooks.log_lines import logger
 
 TESTED = ("1.106.2", "1.108.11", "1.109.1")
 """What `make test-matrix` runs, oldest first. Each stands for all patches of its minor version."""
+
+
+def running() -> str:
+    """Names the plugin and LiteLLM with their versions."""
+    try:
+        own = version("luthien-litellm-hooks")
+    except PackageNotFoundError:  # its source is on the path
+        own = "(not installed)"
+    return f"luthien_litellm_hooks {own} on LiteLLM {version('litellm')}"
 
 
 def warn_if_untested(installed: str | None = None) -> None:

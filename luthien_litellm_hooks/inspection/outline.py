@@ -1,29 +1,18 @@
 """Requests and answers as lines to read and compare, without anything that a terminal would obey."""
 
 import json
-import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from luthien_litellm_hooks.inspection.transactions import Answer, Block
+from luthien_litellm_hooks.printable import escape, one_line
 
 _INDENT = "  "
 _TEXT_LINE = "│ "
 """Marks the lines of a text in an outline: they may look like members."""
 _LONGEST_SCALAR = 40
-_SHOWN_RAW = ("\n", "\t")
-_UNSEEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
-"""Unicode's categories of control and format characters, lone surrogates, line and paragraph separators."""
 _CONVERSATION = ("messages", "input", "contents", "prompt")
 """What holds the conversation, in the wire formats: it is shown last, so that its end is what is seen."""
-
-
-def escape(text: str) -> str:
-    """The text with all that is invisible, or that would move or colour what a terminal shows, as
-    `\\x1b` or `\\u202e`; only line ends and tabs stay. A model's text may be written to deceive who reads it."""
-    if text.isascii() and text.isprintable():
-        return text
-    return "".join(_escaped(character) for character in text)
 
 
 def request_lines(request: Mapping[str, Any]) -> list[str]:
@@ -62,17 +51,6 @@ def outline(value: object) -> list[str]:
         return _lines(value)
     except RecursionError:
         return [escape(json.dumps(value))]
-
-
-def one_line(text: str) -> str:
-    return escape(text).replace("\n", "\\n").replace("\t", "\\t")
-
-
-def _escaped(character: str) -> str:
-    if character in _SHOWN_RAW or unicodedata.category(character) not in _UNSEEN:
-        return character
-    code = ord(character)
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
 def _block_lines(block: Block) -> list[str]:

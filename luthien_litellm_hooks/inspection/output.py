@@ -3,7 +3,7 @@
 import json
 import sys
 
-from luthien_litellm_hooks.inspection.outline import escape
+from luthien_litellm_hooks.printable import escape
 
 
 def print_json(value: object) -> None:

@@ -11,8 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from luthien_litellm_hooks.inspection.comparison import Gap, Pair, compare, fold, shared_ends
-from luthien_litellm_hooks.inspection.outline import answer_lines, block_title, ending_lines, one_line, request_lines
+from luthien_litellm_hooks.inspection.outline import answer_lines, block_title, ending_lines, request_lines
 from luthien_litellm_hooks.inspection.transactions import Decision, Failure, Record, Side, Transaction
+from luthien_litellm_hooks.printable import one_line
 
 HOW_TO_STORE = (
     "The texts of this transaction are not stored. To store those to come, set `store_prompts_in_spend_logs: true` "

@@ -8,12 +8,11 @@ from typing import Annotated, Literal, cast
 from pydantic import Field
 
 from luthien_litellm_hooks.events import ContentStreamBlock, ReasoningStreamBlock, ToolCallStreamBlock
+from luthien_litellm_hooks.log_lines import debug_logger
 from luthien_litellm_hooks.policy.base import Policy, PolicyConfig
 from luthien_litellm_hooks.policy.context import Decision, PolicyContext, StreamingResponseContext
 from luthien_litellm_hooks.policy.credentials import is_credential
 from luthien_litellm_hooks.policy.request import Request
-
-logger = logging.getLogger("luthien_litellm_hooks.debug")
 
 REDACTED = "[redacted]"
 
@@ -76,9 +75,9 @@ class DebugLogging(Policy):
         self._log(ctx, "closed, decisions", [_said(decision) for decision in ctx.decisions])
 
     def _log(self, ctx: PolicyContext, what: str, value: object) -> None:
-        if logger.isEnabledFor(self._level):
+        if debug_logger.isEnabledFor(self._level):
             shown = json.dumps(_shown(value, self._max_length), ensure_ascii=False, default=str)
-            logger.log(self._level, "transaction %s: %s: %s", ctx.transaction_id, what, shown)
+            debug_logger.log(self._level, "transaction %s: %s: %s", ctx.transaction_id, what, shown)
 
 
 def _said(decision: Decision) -> Mapping[str, object]:

@@ -7,8 +7,9 @@ from typing import Any, Literal
 
 from luthien_litellm_hooks.assembler import StreamState
 from luthien_litellm_hooks.deadline import HookDeadline
-from luthien_litellm_hooks.events import StreamBlock, StreamEvent
+from luthien_litellm_hooks.events import ReasoningStreamBlock, StreamBlock, StreamEvent, ToolCallStreamBlock
 from luthien_litellm_hooks.limits import HoldClock
+from luthien_litellm_hooks.log_lines import error_text, logger, quoted
 from luthien_litellm_hooks.outbox import Outbox
 from luthien_litellm_hooks.policy.request import Answer, Request
 from luthien_litellm_hooks.recorder import NoOpTransactionRecorder, TransactionRecorder
@@ -143,25 +144,37 @@ class PolicyContext:
         block: StreamBlock | None = None,
         milliseconds: float | None = None,
     ) -> None:
-        """Records a decision, about `block` or the request; it changes nothing by itself.
+        """Records a decision, about `block` or the request; it changes nothing by itself. A block is logged.
 
-        Texts of the request or the answer belong into `evidence`, not into `reason`. `milliseconds` is
-        what the decision took, the time since the hook was called if not given.
+        Texts of the request or the answer belong into `evidence`, not into `reason`, which is logged.
+        `milliseconds` is what the decision took, the time since the hook was called if not given.
         """
         if milliseconds is None:
             milliseconds = (time.monotonic() - self.hook_began) * 1000
-        self.decisions.append(
-            Decision(
-                self.policy_name,
-                action,
-                block,
-                reason,
-                message,
-                score,
-                evidence,
-                milliseconds,
-                is_vote=self.is_voter,
-            )
+        decision = Decision(
+            self.policy_name,
+            action,
+            block,
+            reason,
+            message,
+            score,
+            evidence,
+            milliseconds,
+            is_vote=self.is_voter,
+        )
+        self.decisions.append(decision)
+        if action == "block" and not self.is_voter:
+            self._log_block(decision)
+
+    def _log_block(self, decision: Decision) -> None:
+        """Writes one line, without any text of the request or the answer but a tool's name."""
+        logger.warning(
+            "transaction %s: policy %s blocked %s; key_alias %s; reason %s",
+            self.transaction_id,
+            quoted(decision.policy),
+            _named(decision.block),
+            quoted(self.identity.key_alias),
+            quoted(decision.reason),
         )
 
     def note_error(self, where: str, error: Exception) -> None:
@@ -172,11 +185,19 @@ class PolicyContext:
                 self.policy_name,
                 "error",
                 reason=f"{where}: {kind}",
-                evidence=str(error),
+                evidence=error_text(error),
                 error=kind,
                 is_vote=self.is_voter,
             )
         )
+
+
+def _named(block: StreamBlock | None) -> str:
+    if block is None:
+        return "the transaction"
+    if isinstance(block, ToolCallStreamBlock):
+        return f"tool {quoted(block.name)}"
+    return "reasoning" if isinstance(block, ReasoningStreamBlock) else "text"
 
 
 @dataclass(slots=True)

@@ -1,12 +1,10 @@
 """What only observes must never be in the way."""
 
-import logging
 from types import TracebackType
 
+from luthien_litellm_hooks.log_lines import logger
 from luthien_litellm_hooks.telemetry.metrics import Metrics
 from luthien_litellm_hooks.telemetry.names import OBSERVER_FAILURES
-
-logger = logging.getLogger("luthien_litellm_hooks")
 
 
 class FailOpen:

@@ -5,15 +5,13 @@ the library wrote to PROMETHEUS_MULTIPROC_DIR, and nothing else. It comes with L
 is no dependency of ours: without it the metrics are OpenTelemetry's alone.
 """
 
-import logging
 import re
 from collections.abc import Callable
 from importlib import import_module
 from typing import Protocol, cast
 
+from luthien_litellm_hooks.log_lines import logger
 from luthien_litellm_hooks.telemetry.names import Metric
-
-logger = logging.getLogger("luthien_litellm_hooks")
 
 
 class Series(Protocol):

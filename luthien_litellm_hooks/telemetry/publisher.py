@@ -1,7 +1,6 @@
 """Events on their way out of the process: nobody waits for a sink, and none is lost in silence."""
 
 import json
-import logging
 import time
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
@@ -9,10 +8,9 @@ from itertools import islice
 from threading import Condition, Event, Thread
 from typing import Protocol
 
+from luthien_litellm_hooks.log_lines import logger
 from luthien_litellm_hooks.telemetry.metrics import Metrics, process_metrics
 from luthien_litellm_hooks.telemetry.names import EVENTS_DROPPED, OBSERVER_FAILURES
-
-logger = logging.getLogger("luthien_litellm_hooks")
 
 MAX_WAITING = 10_000
 MAX_WAITING_BYTES = 64 * 1024 * 1024
