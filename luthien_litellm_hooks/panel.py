@@ -34,6 +34,7 @@ from luthien_litellm_hooks.failures import note_failure
 from luthien_litellm_hooks.limits import MEMORY, Limits, size_of
 from luthien_litellm_hooks.outbox import Outbox
 from luthien_litellm_hooks.policy.context import PolicyContext
+from luthien_litellm_hooks.policy.notices import notice
 from luthien_litellm_hooks.running_answer import WITHHELD_CALLS, Decode, Flush, RunningAnswer
 from luthien_litellm_hooks.worker import CLOSE_GRACE_S, close_stream, read_items, start_worker
 
@@ -274,7 +275,8 @@ class Panel:
         for block, piece in [item for item in pieces if _is_of_call(*item)]:
             await self._let_out_piece(block, piece)
         if choice not in self.outbox.delivered and any(isinstance(b.block, ToolCallStreamBlock) for b in ballots):
-            await self.outbox.send(TextDelta(choice=choice, text=WITHHELD_CALLS))
+            words = notice(WITHHELD_CALLS, self._ctx.transaction_id)
+            await self.outbox.send(TextDelta(choice=choice, text=words))
 
     def _heeded(self, picks: Iterable[int | None]) -> list["Seat"]:
         """The voters whose words about no block are delivered: those whose version of a block is, and

@@ -44,7 +44,7 @@ from luthien_litellm_hooks.log_lines import logger
 from luthien_litellm_hooks.outbox import Outbox
 from luthien_litellm_hooks.policy.base import Policy
 from luthien_litellm_hooks.policy.context import Engine, PolicyContext, StreamingResponseContext
-from luthien_litellm_hooks.policy.notices import NOTICE_MARK
+from luthien_litellm_hooks.policy.notices import NOTICE_MARK, notice
 from luthien_litellm_hooks.worker import close_stream, is_cancelled, read_items, start_worker
 
 WITHHELD_CALLS = f"{NOTICE_MARK} The tool calls of this answer were withheld."
@@ -351,7 +351,8 @@ class RunningAnswer:
         blocks = [block for block in self.state.blocks if block.choice == choice]
         has_calls = any(isinstance(block, ToolCallStreamBlock) and block.form != "server" for block in blocks)
         if has_calls and choice not in self.outbox.delivered:
-            await self.outbox.send(TextDelta(choice=choice, text=WITHHELD_CALLS))
+            words = notice(WITHHELD_CALLS, self._ctx.transaction_id)
+            await self.outbox.send(TextDelta(choice=choice, text=words))
 
     async def _complete(self, blocks: Sequence[StreamBlock]) -> None:
         for block in blocks:

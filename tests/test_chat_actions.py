@@ -19,11 +19,10 @@ from luthien_litellm_hooks import (
     send_text,
     send_tool_call,
 )
-from luthien_litellm_hooks.running_answer import WITHHELD_CALLS
 from luthien_litellm_hooks.testing import openai_wire
 from luthien_litellm_hooks.testing.answers import Answer, Call, Say
 from luthien_litellm_hooks.testing.answers import Usage as Tokens
-from tests.support.chat import Delivered, deliver, deliver_full
+from tests.support.chat import WITHHELD, Delivered, deliver, deliver_full
 
 ACTIONS = ("pass", "drop", "text", "call", "two")
 MADE_TEXT, MADE_CALL = "made", "made_call"
@@ -111,7 +110,7 @@ async def test_a_client_reads_just_what_the_policy_let_out(answer: Answer, actio
     policy = Acts(actions)
     delivered = await deliver(policy, _chunks(answer))
     read = Delivered.of(delivered)
-    expected = policy.expected or ([f"text {WITHHELD_CALLS}"] if answer.calls else [])
+    expected = policy.expected or ([f"text {WITHHELD}"] if answer.calls else [])
     assert read.text == "".join(said[5:] for said in expected if said.startswith("text"))
     assert [name for _, name, _ in read.calls] == [said[5:] for said in expected if said.startswith("call")]
     assert read.finish_reasons == ["tool_calls" if read.calls else "stop"]

@@ -66,6 +66,8 @@ ANSWER = [
 ]
 READ, DELETE = ("call_0", "read", '{"a": 1}'), ("call_1", "delete", "{}")
 
+OF = " (transaction transaction-1)"
+
 
 class Says(SimplePolicy):
     """Says of every text what it is given."""
@@ -171,12 +173,12 @@ async def test_calls_that_one_renames_are_judged_by_their_new_names() -> None:
     assert [name for _, name, _ in got.calls] == ["safe_read", "safe_delete"]
     got = await delivered(serial(NoDeletes(), Renames()))
     assert [name for _, name, _ in got.calls] == ["safe_read"]
-    assert got.text == "one secret\n\n[luthien] No deletions."
+    assert got.text == f"one secret\n\n[luthien] No deletions.{OF}"
 
 
 async def test_a_notice_of_one_is_text_to_the_next() -> None:
     got = await delivered(serial(NoDeletes(), AllCaps()))
-    assert got.text == "ONE SECRET\n\n[LUTHIEN] NO DELETIONS."
+    assert got.text == f"ONE SECRET\n\n[LUTHIEN] NO DELETIONS.{OF.upper()}"
     assert got.calls == [READ]
 
 
@@ -194,9 +196,12 @@ class Tells(Policy):
 @pytest.mark.parametrize(
     ("policies", "blocks"),
     [
-        ((NoDeletes(), NoOp()), ["one secret", "[luthien] No deletions."]),
-        ((NoOp(), NoDeletes()), ["one secret", "[luthien] No deletions."]),
-        ((Tells(), NoDeletes()), ["[luthien] No texts.", "[luthien] No deletions."]),
+        ((NoDeletes(), NoOp()), ["one secret", f"[luthien] No deletions.{OF}"]),
+        ((NoOp(), NoDeletes()), ["one secret", f"[luthien] No deletions.{OF}"]),
+        (
+            (Tells(), NoDeletes()),
+            [f"[luthien] No texts.{OF}", f"[luthien] No deletions.{OF}"],
+        ),
     ],
 )
 async def test_a_notice_that_begins_a_block_has_no_blank_line_before_it(
@@ -212,7 +217,7 @@ async def test_a_notice_that_begins_a_block_has_no_blank_line_before_it(
 @pytest.mark.parametrize(
     ("answer", "expected"),
     [
-        ("block", "one [luthien] This answer was stopped because a policy check failed (transaction transaction-1)."),
+        ("block", f"one [luthien] This answer was stopped because a policy check failed{OF}."),
         ("pass", "one secret"),
     ],
 )
@@ -315,19 +320,34 @@ CASES: list[tuple[Strategy, list[Policy], str, list[Any]]] = [
     ("any_blocks", [NoOp(), NoOp()], "one secret", [READ, DELETE]),
     ("any_blocks", [NoOp(), Redacts()], "one ***", [READ, DELETE]),
     ("any_blocks", [Redacts(), Says(None)], "", [READ, DELETE]),
-    ("any_blocks", [NoOp(), NoDeletes()], "one secret\n\n[luthien] No deletions.", [READ]),
-    ("any_blocks", [Redacts(), NoDeletes(), NoOp()], "one ***\n\n[luthien] No deletions.", [READ]),
+    ("any_blocks", [NoOp(), NoDeletes()], f"one secret\n\n[luthien] No deletions.{OF}", [READ]),
+    (
+        "any_blocks",
+        [Redacts(), NoDeletes(), NoOp()],
+        f"one ***\n\n[luthien] No deletions.{OF}",
+        [READ],
+    ),
     ("any_blocks", [AllCaps(), Redacts()], "ONE SECRET", [READ, DELETE]),
     ("any_blocks", [NoOp(), Refuses()], "Refused.", []),
     ("majority", [NoOp(), NoOp(), Redacts()], "one secret", [READ, DELETE]),
     ("majority", [NoOp(), AllCaps(), Redacts()], "ONE SECRET", [READ, DELETE]),
-    ("majority", [NoDeletes(), NoOp(), NoDeletes()], "one secret\n\n[luthien] No deletions.", [READ]),
+    (
+        "majority",
+        [NoDeletes(), NoOp(), NoDeletes()],
+        f"one secret\n\n[luthien] No deletions.{OF}",
+        [READ],
+    ),
     ("majority", [NoDeletes(), NoOp()], "one secret", [READ, DELETE]),
     ("majority", [Refuses(), NoOp(), NoOp()], "one secret", [READ, DELETE]),
     ("majority", [Refuses(), NoOp(), Says(None)], "Refused.", [READ, DELETE]),
     ("unanimous", [Says(None), NoOp()], "one secret", [READ, DELETE]),
     ("unanimous", [Says(None), Redacts()], "", [READ, DELETE]),
-    ("unanimous", [NoDeletes(), Renames()], "one secret\n\n[luthien] No deletions.", [("call_0", "read", READ[2])]),
+    (
+        "unanimous",
+        [NoDeletes(), Renames()],
+        f"one secret\n\n[luthien] No deletions.{OF}",
+        [("call_0", "read", READ[2])],
+    ),
     ("unanimous", [Refuses(), Fails()], "Refused.", []),
     ("first", [NoOp(), Says(None), NoDeletes()], "one secret", [READ, DELETE]),
     ("first", [Redacts(), NoOp(), NoOp()], "one ***", [READ, DELETE]),
@@ -392,13 +412,13 @@ async def test_calls_withheld_by_different_policies_leave_a_notice() -> None:
 
     items = [*call(0, "read", "{}"), *call(1, "delete", "{}"), finish("tool_calls")]
     got = await delivered(parallel("any_blocks", NoReads(), NoDeletesInSilence()), items)
-    assert got.text == "[luthien] The tool calls of this answer were withheld."
+    assert got.text == f"[luthien] The tool calls of this answer were withheld.{OF}"
     assert (got.calls, got.finish_reasons) == ([], ["stop"])
 
 
 async def test_a_stream_without_a_finish_reason_is_voted_on_too() -> None:
     got = await delivered(parallel("any_blocks", NoDeletes(), NoOp()), ANSWER[:-2])
-    assert (got.text, got.calls) == ("one secret\n\n[luthien] No deletions.", [READ])
+    assert (got.text, got.calls) == (f"one secret\n\n[luthien] No deletions.{OF}", [READ])
 
 
 REPLIES: list[tuple[Strategy, list[Any], Any]] = [

@@ -43,7 +43,7 @@ EXAMPLES: Mapping[str, tuple[dict[str, Any], Any, str, list[str]]] = {
     "NoFridayDeploys": (
         {},
         [Call("deploy", "{}"), Call("test", "{}")],
-        "[luthien] Nothing is deployed on Fridays.",
+        "[luthien] Nothing is deployed on Fridays. (transaction transaction-test)",
         ["test"],
     ),
     "NoTools": ({"tools": ["rm"]}, [Call("rm", "{}"), Call("ls", "{}")], "", ["ls"]),

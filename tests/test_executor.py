@@ -31,9 +31,9 @@ from luthien_litellm_hooks.adapters.chat import ChatAdapter
 from luthien_litellm_hooks.egress import EAGER_READS, MAX_AHEAD
 from luthien_litellm_hooks.events import Chunk, StreamEvent
 from luthien_litellm_hooks.policies.noop import NoOp
-from luthien_litellm_hooks.running_answer import WITHHELD_CALLS
 from tests.support.chat import (
     USAGE,
+    WITHHELD,
     Delivered,
     adapter,
     call,
@@ -232,7 +232,7 @@ async def test_of_a_chunk_that_carries_several_things_only_what_is_let_out_leave
 async def test_what_nobody_lets_out_is_never_delivered() -> None:
     delivered = Delivered.of(await deliver(Hold(), ANSWER))
     assert (delivered.reasoning, delivered.calls) == ("", [])
-    assert delivered.text == WITHHELD_CALLS, "an agent can do nothing with an answer that says nothing"
+    assert delivered.text == WITHHELD, "an agent can do nothing with an answer that says nothing"
     assert delivered.finish_reasons == ["stop"], "no call was delivered, so the agent must not wait for one"
     text_alone = Delivered.of(await deliver(Hold(), [text("t"), finish()]))
     assert (text_alone.text, text_alone.finish_reasons) == ("", ["stop"])

@@ -14,7 +14,8 @@ from tests.support.chat import Delivered, call, chunk, context, deliver, finish,
 from tests.support.judge import JSON, JudgeModel, by_content, rating
 
 STREAM = [text("Let me "), text("look."), *call(0, "read", '{"path": ', '"x"}'), *call(1, "rm", '{"path": "y"}')]
-FAILURE = "[luthien] This answer was stopped because a policy check failed (transaction transaction-1)."
+OF = " (transaction transaction-1)"
+FAILURE = f"[luthien] This answer was stopped because a policy check failed{OF}."
 TOOLS = [{"type": "function", "function": {"name": name}} for name in ("read", "rm", "list")]
 
 
@@ -44,11 +45,17 @@ async def test_a_call_that_the_judge_finds_harmful_is_withheld_and_the_others_pa
     judge.opinion = by_content({'"rm"': rating(0.9, "it deletes")}, rating(0.1, "it reads"))
     ctx = context()
     got = await ask(judge, "tool_call_judge", STREAM, ctx)
-    assert got.text == "Let me look.\n\n[luthien] The tool call 'rm' was withheld."
+    assert got.text == f"Let me look.\n\n[luthien] The tool call 'rm' was withheld.{OF}"
     assert got.calls == [("call_0", "read", '{"path": "x"}')]
     assert sorted(decisions(ctx), key=str) == [
         ("allow", 0.1, "harm is 0.10 probable; 0.60 is withheld", "it reads", None),
-        ("block", 0.9, "harm is 0.90 probable; 0.60 is withheld", "it deletes", "The tool call 'rm' was withheld."),
+        (
+            "block",
+            0.9,
+            "harm is 0.90 probable; 0.60 is withheld",
+            "it deletes",
+            "The tool call 'rm' was withheld.",
+        ),
     ]
 
 
@@ -69,7 +76,7 @@ async def test_the_message_tells_what_its_template_says_and_no_more_than_200_cha
     judge.opinion = lambda _instructions, _shown: rating(0.875, "it {deletes}")
     template = "{{{tool_name}}} {tool_arguments} {probability:.2f} {explanation}"
     got = await ask(judge, "tool_call_judge", call(0, "rm", "x" * 300), message=template)
-    assert got.text == "[luthien] {rm} " + "x" * 200 + " 0.88 it {deletes}"
+    assert got.text == "[luthien] {rm} " + "x" * 200 + f" 0.88 it {{deletes}}{OF}"
 
 
 async def test_the_judge_is_shown_each_call_once_as_data(judge: JudgeModel) -> None:
@@ -90,8 +97,8 @@ async def test_what_is_too_long_to_be_judged_whole_is_not_judged(judge: JudgeMod
 
 SECRET = {"name": "no secrets", "rule": "The agent tells no secrets.", "applies_to": ["text", "tool_call", "reasoning"]}
 POLITE = {"name": "polite", "rule": "The agent is polite.", "applies_to": ["text"]}
-WITHHELD = "[luthien] A part of this answer was withheld by the rule 'no secrets'."
-TOLD = "[luthien] Mind."
+WITHHELD = f"[luthien] A part of this answer was withheld by the rule 'no secrets'.{OF}"
+TOLD = f"[luthien] Mind.{OF}"
 
 ACTIONS: dict[str, tuple[JSON, str]] = {
     "block": ({"action": "block"}, WITHHELD),
@@ -131,7 +138,7 @@ async def test_a_note_lets_the_block_pass_and_speaks_after_text_and_before_calls
     rules = [{**SECRET, "action": "note"}]
     stream = [think("42"), text("It is 42."), *call(0, "read", "{}")]
     got = await ask(judge, "llm_rules", stream, rules=rules)
-    told = "[luthien] This may break the rule 'no secrets'."
+    told = f"[luthien] This may break the rule 'no secrets'.{OF}"
     assert got.reasoning == "42"
     assert got.text == f"{told}\n\nIt is 42.\n\n{told}\n\n{told}"
     assert got.calls == [("call_0", "read", "{}")]
@@ -140,12 +147,28 @@ async def test_a_note_lets_the_block_pass_and_speaks_after_text_and_before_calls
 @pytest.mark.parametrize(
     ("first", "second", "told"),
     [
-        ({"action": "block", "message": "One."}, {"action": "block", "message": "Two."}, "[luthien] One.\nTwo."),
-        ({"action": "block", "message": "One."}, {"action": "block", "message": "One."}, "[luthien] One."),
-        ({"action": "note", "message": "One."}, {"action": "block", "message": "Two."}, "[luthien] Two."),
-        ({"action": "replace"}, {"action": "block", "message": "Two."}, "[luthien] Two."),
+        (
+            {"action": "block", "message": "One."},
+            {"action": "block", "message": "Two."},
+            f"[luthien] One.\nTwo.{OF}",
+        ),
+        (
+            {"action": "block", "message": "One."},
+            {"action": "block", "message": "One."},
+            f"[luthien] One.{OF}",
+        ),
+        (
+            {"action": "note", "message": "One."},
+            {"action": "block", "message": "Two."},
+            f"[luthien] Two.{OF}",
+        ),
+        ({"action": "replace"}, {"action": "block", "message": "Two."}, f"[luthien] Two.{OF}"),
         ({"action": "note", "message": "One."}, {"action": "replace"}, "b"),
-        ({"action": "note", "message": "One."}, {"action": "note", "message": "Two."}, "Hi.\n\n[luthien] One.\nTwo."),
+        (
+            {"action": "note", "message": "One."},
+            {"action": "note", "message": "Two."},
+            f"Hi.\n\n[luthien] One.\nTwo.{OF}",
+        ),
     ],
 )
 async def test_of_several_broken_rules_the_strictest_decides(
@@ -162,7 +185,7 @@ async def test_two_texts_for_one_block_are_none(judge: JudgeModel) -> None:
     got = await ask(judge, "llm_rules", [text("Hi.")], rules=rules)
     assert got.text == (
         "[luthien] A part of this answer was withheld by the rule 'no secrets'.\n"
-        "A part of this answer was withheld by the rule 'polite'."
+        f"A part of this answer was withheld by the rule 'polite'.{OF}"
     )
 
 
@@ -258,7 +281,7 @@ async def test_text_is_replaced_by_any_blocks(
         ([NEW_TEXT, KEPT_CALL], "changed", [("call_0", "rm")]),
         ([KEPT_CALL, NEW_CALL], "", [("call_0", "rm"), (None, "list")]),
         ([NEW_TEXT], "changed", []),
-        ([], "[luthien] The tool calls of this answer were withheld.", []),
+        ([], f"[luthien] The tool calls of this answer were withheld.{OF}", []),
     ],
 )
 async def test_a_call_is_replaced_by_any_blocks(

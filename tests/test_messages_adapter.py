@@ -40,8 +40,8 @@ from luthien_litellm_hooks.errors import WireError
 from luthien_litellm_hooks.events import Chunk, End, Finish, Start, StreamEvent
 from luthien_litellm_hooks.policies.all_caps import AllCaps, AllCapsConfig
 from luthien_litellm_hooks.policies.noop import NoOp
-from luthien_litellm_hooks.running_answer import WITHHELD_CALLS
 from luthien_litellm_hooks.way_out import WayOut
+from tests.support.chat import WITHHELD
 from tests.support.messages import (
     JSON,
     Reading,
@@ -222,7 +222,7 @@ def with_calls_minded(came: Reading, blocks: Sequence[tuple[Any, ...]]) -> Readi
     left = Reading(tuple(blocks), came.stop_reason)
     has_lost_calls = any(block[0] == "call" for block in came.blocks) and not any(b[0] == "call" for b in blocks)
     if has_lost_calls and not left.judged:
-        left = replace(left, blocks=(*left.blocks, ("text", WITHHELD_CALLS, "[]")))
+        left = replace(left, blocks=(*left.blocks, ("text", WITHHELD, "[]")))
     return replace(left, stop_reason="end_turn") if has_lost_calls and came.stop_reason == "tool_use" else left
 
 

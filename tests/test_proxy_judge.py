@@ -66,7 +66,7 @@ def test_the_harmful_call_is_withheld_and_the_other_delivered(
     proxies: Proxies, judge: JudgeModel, route: str, stream: bool
 ) -> None:
     said = ROUTES[route](judging(proxies, judge), "judged", stream, {})
-    assert said == Said(f"Early.{apart(route)}[luthien] Withheld.", (LOOK,))
+    assert said.anonymous == Said(f"Early.{apart(route)}[luthien] Withheld.", (LOOK,))
     assert sorted(shown["name"] for _, shown in judge.asked) == ["look", "wipe"]
 
 
@@ -141,7 +141,7 @@ def test_rules_replace_text_and_withhold_calls(proxies: Proxies, judge: JudgeMod
     assert ROUTES[route](proxy, "judged-text", stream, {}) == Said("No.")
     if route != "completions":
         said = ROUTES[route](proxy, "judged", stream, {})
-        assert said == Said(f"Early.{apart(route)}[luthien] Withheld.", (LOOK,))
+        assert said.anonymous == Said(f"Early.{apart(route)}[luthien] Withheld.", (LOOK,))
 
 
 @EVERY_ROUTE
@@ -184,7 +184,7 @@ def test_the_proxys_own_model_judges_and_is_not_judged(
     provider.answers["judge-group"] = Answer([Say(opinion)])
     proxy = governed_by_its_own_model(proxies)
     before = len(provider.requests)
-    assert ROUTES[route](proxy, "judged-text", stream, {}) == Said(told)
+    assert ROUTES[route](proxy, "judged-text", stream, {}).anonymous == Said(told)
     seen = [request.body.get("model") for request in provider.requests[before:]]
     assert len(seen) == 2
     assert seen[1] == "judge-group"

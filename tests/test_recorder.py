@@ -141,7 +141,9 @@ async def test_a_withheld_call_is_kept_as_the_model_made_it(route: RouteName, is
         "name": "delete",
         "arguments": "{}",
     }
-    assert "".join(texts(recorder.egress)).replace("\n\n", "") == "hmone secret[luthien] No."
+    assert (
+        "".join(texts(recorder.egress)).replace("\n\n", "") == "hmone secret[luthien] No. (transaction transaction-1)"
+    )
     assert recorder.outcome == "blocked"
     (decision,) = ctx.decisions
     assert (decision.action, decision.reason, decision.message) == ("block", "it deletes", "No.")

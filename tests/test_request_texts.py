@@ -186,12 +186,15 @@ def test_a_request_in_which_nothing_is_changed_is_the_same_object(
 
 
 def test_of_our_own_notices_in_the_history_the_mark_stays() -> None:
-    ours = notice("This was withheld.")
+    ours = notice("This was withheld.", "t-1")
     messages = [{"role": role, "content": ours} for role in ("user", "assistant")]
     request = Request({"messages": messages})
     assert [(text.role, text.is_notice) for text in iter_texts(request)] == [("user", False), ("assistant", True)]
     changed = map_texts(request, str.upper)
-    assert [message["content"] for message in changed.messages] == [ours.upper(), notice("THIS WAS WITHHELD.")]
+    assert [message["content"] for message in changed.messages] == [
+        ours.upper(),
+        "[luthien] THIS WAS WITHHELD. (TRANSACTION T-1)",
+    ]
 
 
 @pytest.mark.parametrize(

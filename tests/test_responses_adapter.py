@@ -30,9 +30,9 @@ from luthien_litellm_hooks.assembler import BlockAssembler
 from luthien_litellm_hooks.events import ContentStreamBlock, Finish, ReasoningStreamBlock
 from luthien_litellm_hooks.policies.all_caps import AllCaps, AllCapsConfig
 from luthien_litellm_hooks.policies.noop import NoOp
-from luthien_litellm_hooks.running_answer import WITHHELD_CALLS
 from luthien_litellm_hooks.testing import responses_wire
 from luthien_litellm_hooks.testing.answers import Answer, Call, Say, Think
+from tests.support.chat import WITHHELD
 from tests.support.responses import (
     Reading,
     adapter,
@@ -293,7 +293,7 @@ async def test_all_caps_changes_the_text_alone(recording: Path) -> None:
 async def test_what_was_dropped_is_gone_everywhere(recording: Path) -> None:
     delivered = await unharmed(DropAll(), events_of(recording))
     came = what_came(recorded(recording))
-    notice = (WITHHELD_CALLS,) if came.calls else ()
+    notice = (WITHHELD,) if came.calls else ()
     assert strictly(delivered, recording) == Reading(text=notice, others=came.others, status=came.status)
     assert_gone(delivered, came)
 
@@ -352,7 +352,7 @@ AFTER: dict[type[Policy], Reading] = {
     HoldingAll: BEFORE,
     HoldingToTheLast: BEFORE,
     AllCaps: replace(BEFORE, text=("ONE TWO THREE",), calls=CAPITALS),
-    DropAll: Reading(text=(WITHHELD_CALLS,)),
+    DropAll: Reading(text=(WITHHELD,)),
     DropCalls: replace(BEFORE, calls=()),
     DropFirst: Reading(calls=BEFORE.calls[1:]),
     RenameCalls: replace(BEFORE, calls=tuple((id, f"safe_{name}", said) for id, name, said in BEFORE.calls)),

@@ -15,10 +15,11 @@ from luthien_litellm_hooks.hooks.routes import GOVERNED
 from luthien_litellm_hooks.policy.notices import NOTICE_MARK
 from luthien_litellm_hooks.policy.tool_gate import ALLOW, ToolGatePolicy, Verdict
 from luthien_litellm_hooks.recorder import AnswerRecord
-from luthien_litellm_hooks.running_answer import WITHHELD_CALLS
 from luthien_litellm_hooks.testing.answers import Answer, Call, Say
 from luthien_litellm_hooks.testing.routes import ROUTES, RouteName
 from tests.support.chat import (
+    TRANSACTION_ID,
+    WITHHELD,
     Delivered,
     adapter,
     call,
@@ -35,6 +36,8 @@ from tests.support.chat import (
 )
 
 BLOCK = Verdict("block", message="No.", reason="because")
+
+OF = f" (transaction {TRANSACTION_ID})"
 
 
 class Gate(ToolGatePolicy):
@@ -98,7 +101,7 @@ async def test_one_notice_comes_before_the_calls_that_remain_in_their_order() ->
     ctx = context()
     items = await deliver(Gate({"a": BLOCK, "c": rename("d")}), ANSWER, ctx)
     delivered = Delivered.of(items)
-    assert delivered.text == f"before \n\n{NOTICE_MARK} No."
+    assert delivered.text == f"before \n\n{NOTICE_MARK} No.{OF}"
     assert names(delivered) == ["b", "d"]
     assert delivered.finish_reasons == ["tool_calls"]
     kinds = [
@@ -119,21 +122,22 @@ async def test_where_text_may_follow_calls_what_comes_before_a_withheld_one_has_
     items = await deliver(Gate({"b": BLOCK}), ANSWER)
     deltas = [item.choices[0].delta for item in items]
     said = [delta.content or [entry.function.name for entry in delta.tool_calls or ()] for delta in deltas]
-    assert [word for word in said if word not in ([], [None])] == ["before ", ["a"], f"\n\n{NOTICE_MARK} No.", ["c"]]
+    told = f"\n\n{NOTICE_MARK} No.{OF}"
+    assert [word for word in said if word not in ([], [None])] == ["before ", ["a"], told, ["c"]]
 
 
 async def test_what_there_is_to_tell_of_a_call_that_is_allowed_comes_before_it() -> None:
     items = await deliver(Gate({"a": Verdict("allow", message="Beware.")}), ANSWER)
     said = [bool(item.choices[0].delta.tool_calls) for item in items if item.choices[0].finish_reason is None]
     assert said == sorted(said)
-    assert Delivered.of(items).text == f"before \n\n{NOTICE_MARK} Beware."
+    assert Delivered.of(items).text == f"before \n\n{NOTICE_MARK} Beware.{OF}"
 
 
 async def test_the_same_message_is_told_once() -> None:
     delivered = Delivered.of(
         await deliver(Gate({"a": BLOCK, "b": BLOCK, "c": replace(BLOCK, message="Nor this.")}), ANSWER)
     )
-    assert delivered.text == f"before \n\n{NOTICE_MARK} No.\nNor this."
+    assert delivered.text == f"before \n\n{NOTICE_MARK} No.\nNor this.{OF}"
     assert delivered.calls == []
     assert delivered.finish_reasons == ["stop"]
 
@@ -144,14 +148,14 @@ async def test_a_call_can_be_withheld_without_a_word() -> None:
     assert (delivered.text, names(delivered)) == ("before ", ["b", "c"])
     assert [(decision.action, decision.reason) for decision in ctx.decisions] == [("block", "because")]
     alone = [*call(0, "a", "{}"), finish("tool_calls")]
-    assert Delivered.of(await deliver(Gate({"a": silent}), alone)).text == WITHHELD_CALLS
+    assert Delivered.of(await deliver(Gate({"a": silent}), alone)).text == WITHHELD
 
 
 async def test_a_full_answer_gets_the_same_verdicts() -> None:
     calls = [tool(0, "call_0", "a", "{}"), tool(1, "call_1", "b", "{}"), tool(2, "call_2", "c", "{}")]
     response = full({"content": "before ", "tool_calls": calls}, "tool_calls")
     message = (await deliver_full(Gate({"a": BLOCK, "c": rename("d")}), response)).choices[0].message
-    assert message.content == f"before \n\n{NOTICE_MARK} No."
+    assert message.content == f"before \n\n{NOTICE_MARK} No.{OF}"
     assert [entry.function.name for entry in message.tool_calls] == ["b", "d"]
 
 
@@ -206,7 +210,7 @@ async def test_each_choice_is_told_of_its_own_calls() -> None:
         Gate({"a": BLOCK, "b": rename("c")}), [*choice_of(0, "a"), *choice_of(1, "b"), *choice_of(2, "d")]
     )
     first, second, third = (Delivered.of(items, choice) for choice in range(3))
-    assert (first.text, names(first)) == (f"{NOTICE_MARK} No.", [])
+    assert (first.text, names(first)) == (f"{NOTICE_MARK} No.{OF}", [])
     assert (second.text, names(second)) == ("", ["c"])
     assert (third.text, names(third)) == ("", ["d"])
 
@@ -215,9 +219,9 @@ async def test_calls_of_choices_that_the_provider_did_not_finish_are_judged_too(
     items = [item for choice, name in enumerate("aba") for item in choice_of(choice, name)[:1]]
     delivered = await deliver(Gate({"a": BLOCK, "b": rename("c")}), items)
     first, second, third = (Delivered.of(delivered, choice) for choice in range(3))
-    assert (first.text, names(first)) == (f"{NOTICE_MARK} No.", [])
+    assert (first.text, names(first)) == (f"{NOTICE_MARK} No.{OF}", [])
     assert (second.text, names(second)) == ("", ["c"])
-    assert (third.text, names(third)) == (f"{NOTICE_MARK} No.", [])
+    assert (third.text, names(third)) == (f"{NOTICE_MARK} No.{OF}", [])
 
 
 FAILURES = pytest.mark.parametrize("failure", [RuntimeError("secret"), asyncio.CancelledError()])

@@ -464,7 +464,7 @@ async def test_what_the_client_gets() -> None:
         finish("tool_calls"),
     ]
     delivered = Delivered.of(await deliver(policy, answer, ctx))
-    assert delivered.text == f"Working. \n\n{NOTICE_MARK} No Bash."
+    assert delivered.text == f"Working. \n\n{NOTICE_MARK} No Bash. (transaction transaction-1)"
     assert [(name, json.loads(arguments)) for _, name, arguments in delivered.calls] == [
         ("Read", {"path": "a"}),
         ("fetch", {"safe": True}),

@@ -30,7 +30,7 @@ ANSWER = Answer(
 
 def picture() -> str:
     """The picture as it should be: the same at each call."""
-    record = asyncio.run(recorded(BlockDangerousCommands(), ANSWER)) | _settled()
+    record = asyncio.run(recorded(BlockDangerousCommands(), ANSWER, transaction_id=TRANSACTION)) | _settled()
     record["decisions"] = [decision | {"policy": POLICY, "milliseconds": 1.4} for decision in record["decisions"]]
     transaction = read_transaction(
         row(record, request_id="chatcmpl-Ct41xQm8", litellm_call_id="e7a1f0c2-0b7d-4c55-9f0e-1d2c3b4a5f60")

@@ -32,9 +32,10 @@ async def send_text(ctx: StreamingResponseContext, text: str) -> None:
 
 
 async def send_notice(ctx: StreamingResponseContext, text: str) -> None:
-    """Sends text in our own name: marked as such, and apart from the text before it. Otherwise like
-    `send_text`."""
-    await _send(ctx, TextDelta(choice=ctx.choice, text=notice(text), is_apart=True), ContentStreamBlock)
+    """Sends text in our own name: marked as such, with the transaction's id, and apart from the text
+    before it. Otherwise like `send_text`."""
+    words = notice(text, ctx.transaction_id)
+    await _send(ctx, TextDelta(choice=ctx.choice, text=words, is_apart=True), ContentStreamBlock)
 
 
 async def send_reasoning(ctx: StreamingResponseContext, text: str) -> None:

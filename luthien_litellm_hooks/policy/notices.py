@@ -4,9 +4,10 @@ NOTICE_MARK = "[luthien]"
 """What our words in an answer begin with."""
 
 
-def notice(text: str) -> str:
-    """`text` with the mark before it, once."""
-    return text if is_notice(text) else f"{NOTICE_MARK} {text}"
+def notice(text: str, transaction_id: str) -> str:
+    """`text` with the mark before it and the transaction behind it, each once."""
+    marked = text if is_notice(text) else f"{NOTICE_MARK} {text}"
+    return marked if transaction_id in marked else f"{marked} (transaction {transaction_id})"
 
 
 def one_line(text: str, length: int) -> str:

@@ -10,7 +10,11 @@ from litellm.types.utils import ModelResponse, ModelResponseStream
 from luthien_litellm_hooks import Policy, PolicyContext, PolicyExecutor, Request
 from luthien_litellm_hooks.adapters.chat import ChatAdapter
 from luthien_litellm_hooks.composition import Composition
+from luthien_litellm_hooks.policy.notices import notice
+from luthien_litellm_hooks.running_answer import WITHHELD_CALLS
 
+TRANSACTION_ID = "transaction-1"
+WITHHELD = notice(WITHHELD_CALLS, TRANSACTION_ID)
 HEAD = {"id": "chatcmpl-upstream", "model": "model-upstream", "created": 1_700_000_000}
 
 
@@ -100,7 +104,7 @@ def adapter() -> ChatAdapter:
 
 
 def context(**body: Any) -> PolicyContext:
-    return PolicyContext("transaction-1", Request({"model": "m", **body}))
+    return PolicyContext(TRANSACTION_ID, Request({"model": "m", **body}))
 
 
 async def pull(stream: AsyncIterator[Any]) -> list[Any]:

@@ -1,13 +1,17 @@
 """Official clients on every governed route of a real proxy, and what each makes of the same answer."""
 
 import json
+import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tests.support.proxy import Proxy
 
 QUESTION = "hello"
+
+
+_ID = re.compile(r" \(transaction [0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\)")
 
 
 @dataclass(frozen=True)
@@ -17,6 +21,11 @@ class Said:
     text: str
     calls: tuple[tuple[str, Any], ...] = ()
     reasoning: str = ""
+
+    @property
+    def anonymous(self) -> "Said":
+        """The same without the transaction's id, which each notice carries."""
+        return replace(self, text=_ID.sub("", self.text))
 
 
 Ask = Callable[[Proxy, str, bool, Mapping[str, str]], Said]

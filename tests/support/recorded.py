@@ -57,11 +57,13 @@ class Untouched(SimplePolicy):
     pass
 
 
-async def recorded(policy: Policy, answer: Answer = ANSWER, *, with_bodies: bool = True) -> dict[str, Any]:
-    """The record of a streamed chat answer."""
+async def recorded(
+    policy: Policy, answer: Answer = ANSWER, *, with_bodies: bool = True, transaction_id: str = ""
+) -> dict[str, Any]:
+    """The record of a streamed chat answer, of a new transaction unless it is named."""
     way = ROUTES["chat"]
     recorder = DefaultTransactionRecorder()
-    ctx = PolicyContext(str(uuid.uuid4()), Request(REQUEST), recorder=recorder)
+    ctx = PolicyContext(transaction_id or str(uuid.uuid4()), Request(REQUEST), recorder=recorder)
     executor = PolicyExecutor(policy)
     final = await executor.on_request(ctx)
     assert isinstance(final, Request)
