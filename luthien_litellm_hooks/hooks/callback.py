@@ -1,35 +1,24 @@
 """The callback that a LiteLLM config names: `luthien_litellm_hooks.luthien`."""
 
-import uuid
 from collections.abc import AsyncGenerator, AsyncIterable
-from contextvars import ContextVar
 from typing import Any
 
 from litellm.caching.dual_cache import DualCache
 from litellm.proxy._types import UserAPIKeyAuth
-from litellm.types.mcp import MCPPostCallResponseObject
 from litellm.types.utils import CallTypes
 
-from luthien_litellm_hooks.errors import PolicyBlockedError
-from luthien_litellm_hooks.executor import PolicyExecutor
 from luthien_litellm_hooks.hooks.governing import Governing, govern_deployment, in_stead_of_provider
-from luthien_litellm_hooks.hooks.identity import read_identity
 from luthien_litellm_hooks.hooks.in_force import LivePolicy
-from luthien_litellm_hooks.hooks.mcp import govern_call, govern_result, withheld
+from luthien_litellm_hooks.hooks.mcp import govern_call
 from luthien_litellm_hooks.hooks.records import RecordWriter
-from luthien_litellm_hooks.hooks.request_data import read_request
-from luthien_litellm_hooks.hooks.selecting import select
 from luthien_litellm_hooks.hooks.self_check import callbacks_after
 from luthien_litellm_hooks.hooks.spend_logs import remove_forged
 from luthien_litellm_hooks.hooks.transaction import UngovernedError, current
 from luthien_litellm_hooks.hooks.ungoverned import kind_of, path_of
 from luthien_litellm_hooks.log_lines import logger
-from luthien_litellm_hooks.policy.context import PolicyContext
-from luthien_litellm_hooks.policy.request import Request
 
 _NAME = ""
 """Of the callback among those that LiteLLM asks; guardrails have names of their own."""
-_mcp_call: ContextVar[tuple[PolicyExecutor, PolicyContext] | None] = ContextVar("luthien_mcp_call", default=None)
 
 
 class LuthienCallback(RecordWriter):
@@ -50,7 +39,7 @@ class LuthienCallback(RecordWriter):
         self._check_order()
         remove_forged(data)
         if call_type == "call_mcp_tool":
-            await self._govern_mcp_call(user_api_key_dict, data)
+            await govern_call(self._live.current, data, user_api_key_dict)
             return data
         await self._governing.request(_NAME, self._live.current, user_api_key_dict, data, call_type)
         transaction = current.get()
@@ -63,24 +52,6 @@ class LuthienCallback(RecordWriter):
             self._is_order_checked = True
             for other in callbacks_after(self):
                 logger.warning("%s may change what the policy let out: list luthien last in `callbacks`", other)
-
-    async def _govern_mcp_call(self, user: UserAPIKeyAuth | None, data: dict[str, Any]) -> None:
-        context = PolicyContext(str(uuid.uuid4()), read_request(data), identity=read_identity(user))
-        in_force = self._live.current
-        _mcp_call.set((in_force.executor, context))
-        try:
-            await select(context, in_force, data, user)
-        except PolicyBlockedError as refused:
-            raise withheld(refused.message) from None
-        await govern_call(in_force.executor, data, context)
-
-    async def async_post_mcp_tool_call_hook(
-        self, kwargs: object, response_obj: MCPPostCallResponseObject, start_time: object, end_time: object
-    ) -> MCPPostCallResponseObject:
-        """What an MCP tool gave back, before the client gets it."""
-        unasked = self._live.current.executor, PolicyContext(str(uuid.uuid4()), Request({}))
-        executor, context = _mcp_call.get() or unasked
-        return await govern_result(executor, response_obj, context)
 
     async def async_pre_call_deployment_hook(self, kwargs: dict[str, Any], call_type: object) -> dict[str, Any] | None:
         """Just before a provider is called: a client's request that no policy has seen stops here.

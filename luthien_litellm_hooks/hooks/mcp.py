@@ -1,23 +1,39 @@
 """MCP tool calls through LiteLLM's gateway: judged before they are made, their results after."""
 
+import uuid
+from collections.abc import Awaitable, Callable, Sequence
+from contextvars import ContextVar
 from typing import Any, cast
 
 from litellm.exceptions import GuardrailRaisedException
-from litellm.types.mcp import MCPPostCallResponseObject
-from mcp.types import TextContent
+from litellm.proxy._types import UserAPIKeyAuth
+from mcp.types import CallToolResult, GetPromptResult, PromptMessage, ReadResourceResult, TextContent
 
-from luthien_litellm_hooks.adapters.mcp import McpCall, McpCallAdapter, McpResultAdapter
+from luthien_litellm_hooks.adapters.mcp import McpCall, McpCallAdapter
+from luthien_litellm_hooks.adapters.texts import TextsAdapter
 from luthien_litellm_hooks.errors import PolicyBlockedError
 from luthien_litellm_hooks.executor import PolicyExecutor
+from luthien_litellm_hooks.hooks.identity import read_identity
+from luthien_litellm_hooks.hooks.in_force import InForce, LivePolicy
+from luthien_litellm_hooks.hooks.mcp_results import McpResult, texts_of, with_texts
+from luthien_litellm_hooks.hooks.request_data import read_request
+from luthien_litellm_hooks.hooks.selecting import select
 from luthien_litellm_hooks.log_lines import logger
 from luthien_litellm_hooks.policy.context import PolicyContext
+from luthien_litellm_hooks.policy.request import Request
+
+_call: ContextVar[tuple[PolicyExecutor, PolicyContext] | None] = ContextVar("luthien_mcp_call", default=None)
 
 
-async def govern_call(executor: PolicyExecutor, data: dict[str, Any], context: PolicyContext) -> None:
+async def govern_call(in_force: InForce, data: dict[str, Any], user: UserAPIKeyAuth | None) -> None:
     """Puts the arguments that the policy lets through into `data`. Raises if the call is not to be
     made; LiteLLM tells the client just the message of it."""
+    context = PolicyContext(str(uuid.uuid4()), read_request(data), identity=read_identity(user))
+    executor = in_force.executor
+    _call.set((executor, context))
     call = McpCall(str(data.get("mcp_tool_name") or ""), cast(dict[str, Any], data.get("mcp_arguments") or {}))
     try:
+        await select(context, in_force, data, user)
         final = cast(McpCall, await executor.run_full(call, McpCallAdapter(), context))
     except PolicyBlockedError as blocked:
         raise withheld(blocked.message) from None
@@ -35,13 +51,60 @@ def withheld(message: str) -> GuardrailRaisedException:
     return GuardrailRaisedException("luthien", message, should_wrap_with_default_message=False)
 
 
-async def govern_result(
-    executor: PolicyExecutor, result: MCPPostCallResponseObject, context: PolicyContext
-) -> MCPPostCallResponseObject:
-    """The result that the client is to get. Never raises: LiteLLM would deliver the original."""
+class JudgedResults:
+    """Stands in the place of a function of LiteLLM's through which the results of MCP servers go, and judges them.
+
+    LiteLLM asks guardrails about results, and callbacks only when it logs them: without the structured
+    result, not with each kind of content, and without harm to a result of which the callback fails.
+    """
+
+    def __init__(self, live: LivePolicy, inner: Callable[..., Awaitable[object]]) -> None:
+        self._live = live
+        self._inner = inner
+
+    @classmethod
+    def install(cls, live: LivePolicy, proxy_logging: object, manager: object) -> None:
+        """Puts one before LiteLLM's own hook for results of tools, and one before each function of its `manager`
+        that brings other contents; where one was installed before, in its place."""
+        for owner, name in ((proxy_logging, _TOOL_RESULTS), *((manager, name) for name in _OTHER_CONTENTS)):
+            inner = getattr(owner, name)
+            setattr(owner, name, cls(live, inner._inner if isinstance(inner, JudgedResults) else inner))
+
+    async def __call__(self, *args: Any, **kwargs: Any) -> object:
+        result = await self._inner(*args, **kwargs)
+        if not isinstance(result, CallToolResult | GetPromptResult | ReadResourceResult):
+            return result
+        user = kwargs.get("user_api_key_dict") or kwargs.get("user_api_key_auth")
+        executor, context = _call.get() or _unasked(self._live, user)
+        return await govern_result(executor, result, context)
+
+
+_TOOL_RESULTS = "post_mcp_call_hook"
+_OTHER_CONTENTS = ("get_prompt_from_server", "read_resource_from_server")
+
+
+def _unasked(live: LivePolicy, user: UserAPIKeyAuth | None) -> tuple[PolicyExecutor, PolicyContext]:
+    """For what is no tool call's: the policy in force now."""
+    return live.current.executor, PolicyContext(str(uuid.uuid4()), Request({}), identity=read_identity(user))
+
+
+async def govern_result(executor: PolicyExecutor, result: McpResult, context: PolicyContext) -> McpResult:
+    """The result that the client is to get: the same object, if the policy changed nothing."""
+    came = texts_of(result)
     try:
-        content = await executor.run_full(list(result.mcp_tool_call_response), McpResultAdapter(), context)
+        texts = cast(Sequence[str | None], await executor.run_full(came, TextsAdapter(), context))
+        return result if texts == came else with_texts(result, texts)
+    except PolicyBlockedError as blocked:
+        return _instead(result, blocked.message)
     except Exception:
         logger.exception("the result of a tool could not be checked; it is withheld")
-        content = [TextContent(type="text", text="The result was withheld: it could not be checked.")]
-    return result.model_copy(update={"mcp_tool_call_response": content})
+        return _instead(result, "The result was withheld: it could not be checked.")
+
+
+def _instead(result: McpResult, words: str) -> McpResult:
+    said = TextContent(type="text", text=words)
+    if isinstance(result, GetPromptResult):
+        return GetPromptResult(messages=[PromptMessage(role="user", content=said)])
+    if isinstance(result, ReadResourceResult):
+        return ReadResourceResult(contents=[])
+    return CallToolResult(content=[said], is_error=True)

@@ -36,10 +36,10 @@ class UngovernedRoutes:
         self._setting = setting
         self.counts: dict[str, int] = {}
 
-    def check(self, kind: str, path: str | None = None) -> None:
-        """Raises a refusal unless the kind of route, or the client's `path`, is open."""
+    def check(self, kind: str, path: str | None = None, why: str | None = None) -> None:
+        """Raises a refusal, which says why, unless the kind of route, or the client's `path`, is open."""
         if not self.is_open(kind, path):
-            raise refusal(403, _closed(kind))
+            raise refusal(403, _closed(kind, why))
 
     def is_open(self, kind: str, path: str | None = None) -> bool:
         """Returns whether a request may pass that no policy will see; tells the operator of the first of its kind.
@@ -115,8 +115,9 @@ def _is_at_or_below(path: str, top: str) -> bool:
     return path == top or path.startswith(f"{top.rstrip('/')}/")
 
 
-def _closed(route: str) -> str:
+def _closed(kind: str, why: str | None = None) -> str:
+    reason = f" ({why})" if why else ""
     return (
-        f"This proxy's policy cannot see the answers of {route}, so it is closed. "
+        f"This proxy's policy cannot see the answers of {kind}{reason}, so it is closed. "
         "Its operator can open it with `ungoverned_routes`."
     )

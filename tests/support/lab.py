@@ -120,6 +120,13 @@ class NoCalls(SimplePolicy):
         return None
 
 
+class DropsText(SimplePolicy):
+    """Withholds every text."""
+
+    async def on_response_content(self, content: str, request: Request) -> str | None:
+        return None
+
+
 class FailsOnText(SimplePolicy):
     """Fails on every text."""
 
