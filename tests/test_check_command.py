@@ -29,6 +29,12 @@ litellm_settings:
 """
 JUDGE = "class: tool_call_judge, config: {model: judge, model_group: true}"
 
+
+@pytest.fixture(autouse=True)
+def _master_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LITELLM_MASTER_KEY", KEY)
+
+
 # A line that is wrong ends in `#!` and the key; "~" before it stands for `callback_settings.luthien.`
 BROKEN = {
     "an unknown key": """
@@ -517,6 +523,117 @@ def test_a_real_proxy_ends_with_the_key_and_the_line(
     ):
         assert process.wait(60) != 0
     assert f"{path}{said}" in log.read_text()
+
+
+RIGHT = NAMED + "callback_settings:\n  luthien:\n    policy: {class: noop}\n"
+
+
+@pytest.mark.parametrize("before", ["otel", "prometheus", "s3", "a..b", "."])
+@pytest.mark.parametrize("command", ["check", "demo", "start"])
+def test_a_callback_of_litellms_own_may_stand_before_ours(
+    before: str, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(RIGHT.replace("[luthien", f'["{before}", luthien').replace("noop", "noup"))
+    monkeypatch.chdir(path.parent)
+    if command == "start":
+        monkeypatch.setenv("CONFIG_FILE_PATH", path.name)
+        with pytest.raises(ConfigError, match="noup"):
+            require_policy()
+        return
+    arguments = ["check", path.name] if command == "check" else ["demo", "--config", path.name]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 1, done.exception
+    assert "noup" in done.output
+
+
+NO_KEY = {
+    "none": (None, ""),
+    "an empty one": ("", ""),
+    "blank": ("  ", ""),
+    "a publicly known one": ("sk-1234", ""),
+    "in the config, publicly known": (KEY, "general_settings: {master_key: sk-1234}\n"),
+    "in the config, empty": (KEY, "general_settings: {master_key: ''}\n"),
+    "in the config, nothing": (KEY, "general_settings: {master_key: }\n"),
+    "in the config, not set": (KEY, "general_settings: {master_key: os.environ/NOT_THERE}\n"),
+}
+A_KEY = {
+    "in the environment": (KEY, ""),
+    "in the config": (None, f"general_settings: {{master_key: {KEY}}}\n"),
+    "in the config's environment": (None, f"environment_variables: {{LITELLM_MASTER_KEY: {KEY}}}\n"),
+    "allowed to be none": (None, "general_settings: {dangerously_permit_weak_or_unset_master_key: true}\n"),
+}
+
+
+def _with_key(key: str | None, more: str, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.delenv("LITELLM_MASTER_KEY", raising=False)
+    if key is not None:
+        monkeypatch.setenv("LITELLM_MASTER_KEY", key)
+    return write(RIGHT + more)
+
+
+@pytest.mark.parametrize("name", NO_KEY)
+def test_a_master_key_that_litellm_refuses_is_an_error(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = _with_key(*NO_KEY[name], monkeypatch)
+    assert [key for _, key in findings(path)] == ["general_settings.master_key"]
+    assert check(path).exit_code == 1
+
+
+@pytest.mark.parametrize("name", A_KEY)
+def test_a_master_key_that_litellm_takes_is_fine(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert check(_with_key(*A_KEY[name], monkeypatch)).exit_code == 0
+
+
+@pytest.mark.parametrize("name", ["none", "a publicly known one"])
+def test_a_real_proxy_refuses_what_is_said_to_be_refused(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path, log = _with_key(*NO_KEY[name], monkeypatch), tmp_path / "output.txt"
+    with log.open("wb") as output, proxy_process(path, free_port(), {}, output) as process:
+        assert process.wait(60) != 0
+    assert "refused to start" in log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("file", "line", "is_bad"),
+    [
+        ("requirements.txt", "litellm[proxy]==1.107.0", True),
+        ("constraints-prod.txt", "litellm==1.82.8 # pinned", True),
+        ("Dockerfile", "FROM ghcr.io/berriai/litellm:main-v1.107.0-stable", True),
+        ("pyproject.toml", 'dependencies = ["litellm[proxy]==1.107.0"]', True),
+        ("requirements.txt", "litellm[proxy]>=1.106.2,!=1.107.0", False),
+        ("requirements.txt", "# litellm==1.107.0 was compromised", False),
+        ("requirements.txt", "litellm==1.107.01", False),
+        ("requirements.txt", "not-litellm==1.107.0", False),
+        ("Dockerfile", "FROM ghcr.io/berriai/litellm:main-v1.106.2", False),
+    ],
+)
+def test_a_compromised_release_is_named_where_it_is_pinned(file: str, line: str, is_bad: bool) -> None:
+    path = write(RIGHT)
+    (path.parent / file).write_text(f"first\n{line}\n")
+    done = check(path)
+    assert done.exit_code == int(is_bad)
+    assert [entry["line"] for entry in json.loads(done.stdout)["findings"]] == ([2] if is_bad else [])
+    assert ("that was compromised" in done.stdout) == is_bad
+
+
+@pytest.mark.parametrize("release", ["1.82.7", "1.82.8", "1.107.0"])
+def test_a_compromised_release_that_is_installed_is_named(release: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("luthien_litellm_hooks.checking.releases.version", lambda _: release)
+    done = check(write(RIGHT))
+    assert done.exit_code == 1
+    assert f"LiteLLM {release}" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("seconds", "model", "is_told"), [(5, "gemini/*", True), (5, "openai/gpt-5", False), (0, "gemini/*", False)]
+)
+def test_pings_on_geminis_route_are_a_warning(seconds: int, model: str, is_told: bool) -> None:
+    models = f"model_list: [{{model_name: m, litellm_params: {{model: {model}}}}}]\n"
+    pings = f"{NAMED}  sse_keepalive_ping_interval_seconds: {seconds}\n"
+    path = write(RIGHT.replace(NAMED, pings) + models)
+    expected = [(3, "litellm_settings.sse_keepalive_ping_interval_seconds")] if is_told else []
+    assert findings(path, "warning") == expected
+    assert check(path).exit_code == 0
 
 
 def test_a_config_that_is_right_is_fine() -> None:

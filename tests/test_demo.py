@@ -2,7 +2,6 @@
 
 import os
 import re
-import shlex
 import shutil
 import signal
 import socket
@@ -18,6 +17,7 @@ from typer.testing import CliRunner
 from luthien_litellm_hooks import __version__
 from luthien_litellm_hooks.cli import app
 from tests.support.proxy import ROOT, free_port
+from tests.support.waiting import wait_until
 
 COMMAND = Path(sysconfig.get_path("scripts")) / "luthien-hooks"
 
@@ -45,10 +45,21 @@ def demo() -> Generator[Any]:
     process.wait()
 
 
+def commands(output: str) -> list[str]:
+    """The commands of a demo, as somebody copies them."""
+    return re.findall(r"^curl .*?\n(?=\n)", output, re.MULTILINE | re.DOTALL)
+
+
+def test_no_line_of_a_command_is_broken_by_a_terminal_of_80_columns(demo: Any) -> None:
+    _, output = demo
+    assert len(commands(output)) == 2
+    assert [line for command in commands(output) for line in command.splitlines() if len(line) >= 80] == []
+
+
 def test_the_printed_commands_show_the_policy_at_work(demo: Any) -> None:
     assert shutil.which("curl"), "the demo prints curl commands, so this test runs curl"
     _, output = demo
-    whole, streamed = re.findall(r"^curl .*$", output, re.MULTILINE)
+    whole, streamed = commands(output)
     answer = _run(whole)
     assert '"content":"YOU SAID: HELLO"' in answer
     stream = _run(streamed)
@@ -58,7 +69,7 @@ def test_the_printed_commands_show_the_policy_at_work(demo: Any) -> None:
 
 def test_each_step_is_told(demo: Any) -> None:
     process, output = demo
-    assert "YOU SAID" in _run(re.findall(r"^curl .*$", output, re.MULTILINE)[0])
+    assert "YOU SAID" in _run(commands(output)[0])
     told: list[str] = []
     for line in process.stdout:
         told += re.findall(r"^\S{4}  (asked|came|left|ended) +(.*)$", line)
@@ -68,7 +79,7 @@ def test_each_step_is_told(demo: Any) -> None:
 
 
 def _run(command: str) -> str:
-    return subprocess.run(shlex.split(command), capture_output=True, text=True, check=True).stdout
+    return subprocess.run(["/bin/sh", "-c", command], capture_output=True, text=True, check=True).stdout
 
 
 def test_stopping_it_leaves_nothing_running(demo: Any) -> None:
@@ -97,6 +108,25 @@ def test_a_port_that_is_taken_is_said_at_once() -> None:
         )
     assert result.returncode == 1
     assert f"Port {port} is taken" in result.stderr
+
+
+def test_of_two_that_begin_at_once_the_second_says_that_the_port_is_taken() -> None:
+    command = [COMMAND, "demo", "--port", str(free_port())]
+    both = [
+        subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        for _ in range(2)
+    ]
+    try:
+        wait_until(lambda: any(process.poll() is not None for process in both), 60)
+        ended = next(process for process in both if process.poll() is not None)
+        assert ended.returncode == 1
+        assert ended.stdout is not None
+        assert f"Port {command[-1]} is taken" in ended.stdout.read()
+        assert [process.poll() for process in both if process is not ended] == [None]
+    finally:
+        for process in both:
+            process.terminate()
+            process.wait(20)
 
 
 def test_a_config_that_is_wrong_is_not_served(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import yaml
 from typer.testing import CliRunner
 
 from luthien_litellm_hooks.cli import app
-from tests.support.proxy import ROOT
+from tests.support.proxy import KEY, ROOT
 
 DEPLOY = ROOT / "deploy"
 DOCKERFILES = ("Dockerfile", "Dockerfile.slim")
@@ -38,7 +38,9 @@ CONFIGS = {
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_each_config_is_accepted(name: str, tmp_path: Path) -> None:
+def test_each_config_is_accepted(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("LITELLM_MASTER_KEY", "PROXY_MASTER_KEY"):  # which comes from a secret
+        monkeypatch.setenv(variable, KEY)
     path = tmp_path / "config.yaml"
     path.write_text(CONFIGS[name])
     result = CliRunner().invoke(app, ["check", str(path)])

@@ -18,7 +18,7 @@ from starlette.routing import Route
 
 from luthien_litellm_hooks import __version__
 from luthien_litellm_hooks.testing.serving import serve
-from tests.support.proxy import ROOT, proxy_config, running_proxy, starting_proxy
+from tests.support.proxy import KEY, ROOT, proxy_config, running_proxy, starting_proxy
 
 POLICY = """
 import luthien_litellm_hooks
@@ -31,7 +31,7 @@ class Tells(luthien_litellm_hooks.SimplePolicy):
 
 def run(*command: str | Path, folder: Path) -> str:
     """What it prints, away from the sources."""
-    environment = {**os.environ, "PYTHONPATH": ""}
+    environment = {**os.environ, "PYTHONPATH": "", "LITELLM_MASTER_KEY": KEY}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

@@ -80,5 +80,7 @@ def _loads_us(entry: str, start: Start) -> bool:
     if entry == CALLBACK:
         return True
     module, _, name = entry.rpartition(".")
-    is_beside = start.source.file.parent.joinpath(*module.split(".")).with_suffix(".py").exists()
-    return name == "luthien" and (entry.startswith(("s3://", "gcs://")) or is_beside)
+    if not module or name != "luthien":
+        return False
+    beside = start.source.file.parent / f"{module.replace('.', '/')}.py"
+    return entry.startswith(("s3://", "gcs://")) or beside.exists()

@@ -5,7 +5,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from luthien_litellm_hooks.checking.callbacks import misplaced, order, unnamed
 from luthien_litellm_hooks.checking.guardrails import wrong_guardrails
 from luthien_litellm_hooks.checking.lost_records import lost_records
+from luthien_litellm_hooks.checking.pings import pings_on_gemini
 from luthien_litellm_hooks.checking.references import unknown_judges, unset
+from luthien_litellm_hooks.checking.releases import compromised
 from luthien_litellm_hooks.checking.selection import leavable
 from luthien_litellm_hooks.checking.settings import wrong_settings
 from luthien_litellm_hooks.checking.source import Finding, Source, is_below
@@ -75,6 +77,8 @@ def _written(start: Start) -> Iterator[Finding]:
     yield from unset(start)
     yield from unknown_judges(start)
     yield from lost_records(start)
+    yield from compromised(start)
+    yield from pings_on_gemini(start)
 
 
 def _include(start: Start) -> Iterator[Finding]:

@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from rich.text import Text
@@ -26,7 +26,7 @@ def run_check(config: Path, *, as_json: bool) -> int:
     except ConfigError as error:
         complain(str(error))
         return 2
-    found = find(source)
+    found = [*find(source), *_refusals(Start.of(source, os.environ))]
     _print_findings(config, found) if as_json else _print(source, found)
     return int(any(finding.level == "error" for finding in found))
 
@@ -34,6 +34,16 @@ def run_check(config: Path, *, as_json: bool) -> int:
 def find(source: Source) -> list[Finding]:
     """The findings of a config that a proxy in this folder and this environment is to be started with."""
     return [*check(source, os.environ), *_route_names(Start.of(source, os.environ))]
+
+
+def _refusals(start: Start) -> Iterator[Finding]:
+    """What LiteLLM does not start with, whatever is set of the plugin."""
+    os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # LiteLLM would look for it on the network
+    from luthien_litellm_hooks.hooks.boot_check import master_key_refusal
+
+    added = {key: value for key, value in start.environment.items() if os.environ.get(key) != value}
+    if reason := master_key_refusal(start.section("general_settings"), added):
+        yield start.finding("general_settings.master_key", reason)
 
 
 def _route_names(start: Start) -> list[Finding]:

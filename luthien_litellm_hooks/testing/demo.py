@@ -1,5 +1,6 @@
 """The stock LiteLLM proxy in front of a scripted provider, to try a policy without any key."""
 
+import fcntl
 import os
 import secrets
 import signal
@@ -8,7 +9,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -58,9 +60,13 @@ class _StopRequest:
 def run_demo(config: Path, port: int, values: Mapping[str, Any], policy: Mapping[str, object] | None = None) -> int:
     """Serve `config`, whose `values` these are, with its own policy or `policy`, until a signal or the
     proxy's end, and return the exit code. Takes over the process's signal handlers."""
-    # LiteLLM itself would silently move to a random port.
-    if _is_taken(port):
-        return _fail(f"Port {port} is taken. Stop what listens there, or choose another: --port {port + 1}")
+    with _claimed(port) as is_claimed:
+        if not is_claimed:
+            return _fail(f"Port {port} is taken. Stop what listens there, or choose another: --port {port + 1}")
+        return _serve(config, port, values, policy)
+
+
+def _serve(config: Path, port: int, values: Mapping[str, Any], policy: Mapping[str, object] | None) -> int:
     stop = _StopRequest()
     key = _MasterKey.from_environment()
     console = Console(highlight=False, markup=False, emoji=False)
@@ -93,9 +99,20 @@ def _follow(feed: Feed, view: LiveView, proxy: subprocess.Popen[bytes], stop: _S
         time.sleep(_PAUSE_SECONDS)
 
 
-def _is_taken(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex((HOST, port)) == 0
+@contextmanager
+def _claimed(port: int) -> Generator[bool]:
+    """Keeps the port for this demo, of which the proxy takes a while to listen there. False if something listens, or
+    another demo has claimed it: LiteLLM itself would silently move to a random port."""
+    path = Path(tempfile.gettempdir()) / f"luthien-demo-{os.getuid()}-{port}.lock"
+    with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)) as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        with socket.socket() as probe:
+            is_free = probe.connect_ex((HOST, port)) != 0
+        yield is_free
 
 
 def _fail(message: str) -> int:
@@ -137,7 +154,11 @@ Ctrl-C ends it.
 
 
 def _curl(url: str, key: _MasterKey, *, stream: bool = False) -> str:
-    flags, field = ("-sSN", '"stream": true, ') if stream else ("-sS", "")
-    headers = f"-H 'Content-Type: application/json' -H \"Authorization: Bearer {key.shown}\""
-    body = f'{{"model": "scripted", {field}"messages": [{{"role": "user", "content": "hello"}}]}}'
-    return f"curl {flags} {url}/v1/chat/completions {headers} -d '{body}'"
+    """A command in lines that no terminal has to break: copied from one, a broken line stays broken."""
+    flags, field = ("-sSN", ' "stream": true,') if stream else ("-sS", "")
+    return f"""\
+curl {flags} {url}/v1/chat/completions \\
+  -H 'Content-Type: application/json' \\
+  -H "Authorization: Bearer {key.shown}" \\
+  -d '{{"model": "scripted",{field}
+       "messages": [{{"role": "user", "content": "hello"}}]}}'"""
