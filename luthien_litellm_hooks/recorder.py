@@ -168,7 +168,7 @@ class DefaultTransactionRecorder(TransactionRecorder):
     """Keeps both sides of a transaction in memory until it is written, and publishes an event at each
     boundary: `transaction.request_recorded`, then `transaction.streaming_response_recorded` or
     `transaction.non_streaming_response_recorded`. The events hold texts only if `show` is given, which
-    makes of a request's body what may be shown of it.
+    makes of a request's body what may be shown of it. `describe` gives what else each of them tells.
     """
 
     def __init__(
@@ -176,9 +176,11 @@ class DefaultTransactionRecorder(TransactionRecorder):
         observability: ObservabilityContext | None = None,
         *,
         show: Callable[[Mapping[str, Any]], object] | None = None,
+        describe: Callable[[], Mapping[str, object]] = dict,
     ) -> None:
         self._observability = observability or NoOpObservabilityContext("")
         self._show = show
+        self._describe = describe
         self._came_at = self._left_at = 0.0  # when the last chunk did
         self._began = time.monotonic()
         self._ended = asyncio.Event()
@@ -202,7 +204,7 @@ class DefaultTransactionRecorder(TransactionRecorder):
         data: dict[str, object] = {"original_model": original.get("model"), "final_model": final.get("model")}
         if self._show is not None:
             data |= {"original_request": self._show(original), "final_request": self._show(final)}
-        await self._observability.emit_event("transaction.request_recorded", data)
+        await self._observability.emit_event("transaction.request_recorded", {**self._describe(), **data})
 
     def add_ingress_chunk(self, chunk: Chunk) -> None:
         if self.outcome is None:
@@ -280,7 +282,8 @@ class DefaultTransactionRecorder(TransactionRecorder):
         )
         self._observability.record_metric("response.chunks.ingress", self.ingress.chunks)
         self._observability.record_metric("response.chunks.egress", self.egress.chunks)
-        await self._observability.emit_event(event, {**data, "outcome": self.outcome, **bodies})
+        said = {**self._describe(), **data, "outcome": self.outcome, **bodies}
+        await self._observability.emit_event(event, said)
         has_both = self._came_at > 0 and self._left_at > 0
         self._observability.end(
             self.outcome or "",

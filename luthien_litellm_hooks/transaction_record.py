@@ -1,6 +1,8 @@
 """The record of a transaction, as it is written: one JSON object."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, cast
 
 from luthien_litellm_hooks.events import ReasoningStreamBlock, StreamBlock, ToolCallStreamBlock
@@ -8,6 +10,8 @@ from luthien_litellm_hooks.policy.context import Decision, PolicyContext
 from luthien_litellm_hooks.policy.credentials import is_credential
 from luthien_litellm_hooks.recorder import AnswerRecord, DefaultTransactionRecorder
 
+_HASH = re.compile("[0-9a-f]{64}")
+"""A key that LiteLLM has not hashed is a secret."""
 MAX_TEXT_CHARACTERS = 100_000
 """What is kept of each text of a request: all of a prompt, but not of a picture."""
 
@@ -74,6 +78,22 @@ def _is_users(item: object) -> bool:
         return False
     said = cast(Mapping[str, object], item)
     return said.get("role") == "user" or ("role" not in said and "parts" in said)
+
+
+def description(
+    ctx: PolicyContext, route: str, version: str, policies: Sequence[tuple[str, str]], *, with_bodies: bool
+) -> dict[str, Any]:
+    """What each event of a transaction tells: who asked, which policies it met, and what they have decided so far."""
+    who = {
+        name: value for name, value in asdict(ctx.identity).items() if name != "key_hash" or _HASH.fullmatch(str(value))
+    }
+    return {
+        "route": route,
+        "identity": _without_nothing(who.items()),
+        "version": version,
+        "policies": [{"name": name, "version": version} for name, version in policies],
+        "decisions": [_decision(decision, with_bodies=with_bodies) for decision in ctx.decisions],
+    }
 
 
 def shown(body: object) -> Any:
