@@ -25,7 +25,7 @@ from luthien_litellm_hooks.policy_loading import ENTRY_POINTS, config_model, loa
 from luthien_litellm_hooks.testing import Call, Say, run_policy
 from luthien_litellm_hooks.testing.routes import ROUTES
 from tests.support.pages import PAGES, Block, anchors, blocks, code_in_lines, commands, targets
-from tests.support.proxy import ROOT
+from tests.support.proxy import KEY, ROOT
 
 CONFIG = """\
 litellm_settings:
@@ -56,8 +56,9 @@ def each(language: str) -> pytest.MarkDecorator:
 
 
 @each("yaml")
-def test_each_config_is_accepted(block: Block, tmp_path: Path) -> None:
+def test_each_config_is_accepted(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A policy alone is put into a config."""
+    monkeypatch.setenv("LITELLM_MASTER_KEY", KEY)
     is_policy = block.text.startswith("policy:")
     path = tmp_path / "config.yaml"
     path.write_text(CONFIG + indent(block.text, "    ") if is_policy else block.text)
@@ -213,6 +214,7 @@ def test_each_built_file_that_is_named_is_of_this_version(page: Path) -> None:
 
 def test_check_prints_what_its_page_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LITELLM_MASTER_KEY", KEY)
     settings = "policy: {class: noop}\npolcy: {class: noop}\non_block: error\non_block: notice\n"
     Path("litellm_config.yaml").write_text(f"# Of our proxy\n{CONFIG}" + indent(settings, "    "))
     printed = CliRunner().invoke(app, ["check", "litellm_config.yaml"]).stdout

@@ -1,11 +1,14 @@
 """What the plugin needs of LiteLLM, checked against the installed version; each was once a silent failure."""
 
+import json
+import logging
 import re
 import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from datetime import datetime
+from inspect import iscoroutinefunction
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ import yaml
 from fastapi import HTTPException
 from fastapi.routing import APIRoute
 from litellm import Router
+from litellm._logging import JsonFormatter, redact_secrets
 from litellm.caching.dual_cache import DualCache
 from litellm.exceptions import GuardrailRaisedException
 from litellm.integrations.custom_logger import CustomLogger
@@ -33,15 +37,17 @@ import luthien_litellm_hooks
 from luthien_litellm_hooks import ConfigError, Policy, Request, SimplePolicy, ToolCall
 from luthien_litellm_hooks.executor import PolicyExecutor
 from luthien_litellm_hooks.hooks.answer_fields import remove_answer_fields
+from luthien_litellm_hooks.hooks.boot_check import master_key_refusal
 from luthien_litellm_hooks.hooks.callback import LuthienCallback, UngovernedError
 from luthien_litellm_hooks.hooks.in_force import InForce, LivePolicy
+from luthien_litellm_hooks.hooks.mcp import OTHER_CONTENTS, mcp_manager
 from luthien_litellm_hooks.hooks.provider_errors import Told, ToldError
 from luthien_litellm_hooks.hooks.route_paths import PATHS
 from luthien_litellm_hooks.hooks.self_check import callbacks_after, check_dispatch
 from luthien_litellm_hooks.policies.all_caps import AllCaps
 from luthien_litellm_hooks.policies.noop import NoOp
 from tests.support.chat import full
-from tests.support.proxy import ROOT, proxy_config, starting_proxy
+from tests.support.proxy import KEY, ROOT, proxy_config, starting_proxy
 
 CONFIG = ROOT / "litellm_config.yaml"
 
@@ -253,3 +259,28 @@ async def test_litellm_logs_what_its_log_is_told() -> None:
     assert call.messages == [{"role": "user", "content": "asked"}]
     call.update_messages([{"role": "user", "content": "left"}])
     assert (call.messages, call.model_call_details["messages"]) == ([{"role": "user", "content": "left"}],) * 2
+
+
+def test_results_of_mcp_servers_go_through_what_is_replaced() -> None:
+    assert iscoroutinefunction(ProxyLogging.post_mcp_call_hook)
+    manager = type(mcp_manager())
+    assert all(iscoroutinefunction(getattr(manager, name)) for name in OTHER_CONTENTS)
+
+
+def test_litellms_json_logs_take_a_traceback_that_is_ready() -> None:
+    record = logging.LogRecord(
+        "luthien_litellm_hooks", logging.ERROR, "", 0, "said", (), (ValueError, ValueError(), None)
+    )
+    record.exc_text = "ready"
+    said = json.loads(JsonFormatter().format(record))
+    assert (said["message"], said["component"], said["stacktrace"]) == ("said", "luthien_litellm_hooks", "ready")
+    assert redact_secrets("a plain line") == "a plain line"
+
+
+@pytest.mark.parametrize(("key", "reason"), [(None, "no master key"), ("sk-1234", "publicly known"), (KEY, None)])
+def test_litellm_says_which_master_keys_it_starts_with(
+    key: str | None, reason: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("LITELLM_MASTER_KEY", raising=False)
+    said = master_key_refusal({} if key is None else {"master_key": key}, {})
+    assert (said is None) if reason is None else (said is not None and reason in said)

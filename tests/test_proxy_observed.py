@@ -107,6 +107,15 @@ def test_the_events_of_a_transaction_are_in_the_file_and_in_redis(asked: Observe
     assert {event["transaction_id"] for event in requests} == {event["transaction_id"] for event in ended}
     assert [event["data"]["outcome"] for event in ended] == ["blocked"] * 6
     assert all(len(event["trace_id"]) == 32 for event in ended)
+    assert sorted({event["data"]["route"] for event in requests + ended}) == ["chat", "messages", "responses"]
+    for data in (event["data"] for event in ended):
+        assert [policy["name"] for policy in data["policies"]] == ["block_dangerous_commands"]
+        [decision] = data["decisions"]
+        assert (decision["policy"], decision["action"]) == ("block_dangerous_commands", "block")
+        assert decision["reason"].startswith("dangerous command")
+        assert "evidence" not in decision
+        assert data["version"]
+        assert KEY not in str(data["identity"])
     client = redis.Redis.from_url(asked.redis_url)
     entries: Any = client.xrange("luthien:events")
     own = {event["transaction_id"] for event in requests}  # other tests use this Redis too

@@ -16,6 +16,7 @@ from luthien_litellm_hooks.executor import outcome_of
 from luthien_litellm_hooks.hooks.answer_fields import remove_answer_fields
 from luthien_litellm_hooks.hooks.fallbacks import clean_fallbacks
 from luthien_litellm_hooks.hooks.identity import read_identity
+from luthien_litellm_hooks.hooks.images import govern_images
 from luthien_litellm_hooks.hooks.in_force import InForce
 from luthien_litellm_hooks.hooks.logged_request import log_request
 from luthien_litellm_hooks.hooks.probe import nonce_of
@@ -27,7 +28,7 @@ from luthien_litellm_hooks.hooks.request_data import (
     read_request,
 )
 from luthien_litellm_hooks.hooks.request_rounds import Judged, judge_request
-from luthien_litellm_hooks.hooks.routes import GOVERNED, NAMES, WITHOUT_MODEL_TEXT
+from luthien_litellm_hooks.hooks.routes import GOVERNED, IMAGES, NAMES, REFUSED, WITHOUT_MODEL_TEXT
 from luthien_litellm_hooks.hooks.selecting import select
 from luthien_litellm_hooks.hooks.spend_logs import Logged, SpendLogs, remove_forged, stores_bodies
 from luthien_litellm_hooks.hooks.transaction import Transaction, UngovernedError, current, mark, transaction_of
@@ -38,7 +39,7 @@ from luthien_litellm_hooks.policy.context import PolicyContext
 from luthien_litellm_hooks.policy.request import Answer, Request
 from luthien_litellm_hooks.recorder import DefaultTransactionRecorder
 from luthien_litellm_hooks.telemetry.spans import Telemetry
-from luthien_litellm_hooks.transaction_record import shown
+from luthien_litellm_hooks.transaction_record import description, shown
 
 
 class Governing:
@@ -55,9 +56,12 @@ class Governing:
         if the policy wants it. Raises what LiteLLM is to make of a request that is refused."""
         if call_type not in GOVERNED:
             if call_type not in WITHOUT_MODEL_TEXT:
-                in_force.ungoverned.check(call_type, path_of(data))
+                in_force.ungoverned.check(call_type, path_of(data), REFUSED.get(call_type))
             transaction = current.get() or Transaction(call_type, in_force)  # or part of a request that is governed
             transaction.asked.add(name)
+            if call_type in IMAGES:
+                who = read_identity(user)
+                transaction.beside = PolicyContext(str(uuid.uuid4()), read_request(data), identity=who)
             current.set(transaction)
             return
         transaction = _transaction(name, in_force, data, call_type)
@@ -85,7 +89,11 @@ class Governing:
             parent=cast(object, user.parent_otel_span),
         )
         with_bodies = stores_bodies(transaction.in_force.bodies, user)
-        recorder = DefaultTransactionRecorder(observability, show=shown if with_bodies else None)
+        recorder = DefaultTransactionRecorder(
+            observability,
+            show=shown if with_bodies else None,
+            describe=lambda: _description(transaction, with_bodies=with_bodies),
+        )
         transaction.context = PolicyContext(
             transaction_id, request, identity=read_identity(user), observability=observability, recorder=recorder
         )
@@ -195,6 +203,8 @@ class Governing:
     async def full(self, name: str, response: object) -> object:
         """The client's answer for the provider's full one."""
         transaction = _judged_by(name)
+        if transaction is not None and transaction.beside is not None:
+            return await govern_images(transaction.in_force.executor, response, transaction.beside)
         if transaction is None or transaction.context is None:
             return response
         transaction.is_provider_asked = True
@@ -262,6 +272,19 @@ def in_stead_of_provider(kwargs: dict[str, Any], call_type: object) -> dict[str,
         return None
     is_streaming = call_type is CallTypes.agenerate_content_stream
     return {**kwargs, "client": gemini_in_stead(answer, is_streaming=is_streaming)}
+
+
+def _description(transaction: Transaction, *, with_bodies: bool) -> dict[str, Any]:
+    if transaction.context is None:
+        return {}
+    in_force = transaction.in_force
+    return description(
+        transaction.context,
+        NAMES[transaction.route],
+        in_force.version,
+        in_force.policies,
+        with_bodies=with_bodies,
+    )
 
 
 def _transaction(name: str, in_force: InForce, data: dict[str, Any], call_type: str) -> Transaction:

@@ -3,6 +3,7 @@
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from contextvars import ContextVar
+from importlib import import_module
 from typing import Any, cast
 
 from litellm.exceptions import GuardrailRaisedException
@@ -66,7 +67,7 @@ class JudgedResults:
     def install(cls, live: LivePolicy, proxy_logging: object, manager: object) -> None:
         """Puts one before LiteLLM's own hook for results of tools, and one before each function of its `manager`
         that brings other contents; where one was installed before, in its place."""
-        for owner, name in ((proxy_logging, _TOOL_RESULTS), *((manager, name) for name in _OTHER_CONTENTS)):
+        for owner, name in ((proxy_logging, _TOOL_RESULTS), *((manager, name) for name in OTHER_CONTENTS)):
             inner = getattr(owner, name)
             setattr(owner, name, cls(live, inner._inner if isinstance(inner, JudgedResults) else inner))
 
@@ -80,7 +81,15 @@ class JudgedResults:
 
 
 _TOOL_RESULTS = "post_mcp_call_hook"
-_OTHER_CONTENTS = ("get_prompt_from_server", "read_resource_from_server")
+OTHER_CONTENTS = ("get_prompt_from_server", "read_resource_from_server")
+
+
+def mcp_manager() -> object:
+    """LiteLLM's object through which prompts and resources of MCP servers come."""
+    try:
+        return import_module("litellm.proxy.mcp_server.mcp_server_manager").global_mcp_server_manager
+    except ModuleNotFoundError:  # until 1.109
+        return import_module("litellm.proxy._experimental.mcp_server.mcp_server_manager").global_mcp_server_manager
 
 
 def _unasked(live: LivePolicy, user: UserAPIKeyAuth | None) -> tuple[PolicyExecutor, PolicyContext]:

@@ -57,7 +57,7 @@ _OF_STORES_AND_MODELS = (
     *("avector_store_file_update", "vector_store_file_update"),
     *("avector_store_file_delete", "vector_store_file_delete"),
     *("acreate_fine_tuning_job", "create_fine_tuning_job", "acancel_fine_tuning_job", "cancel_fine_tuning_job"),
-    *("alist_fine_tuning_jobs", "list_fine_tuning_jobs", "aretrieve_fine_tuning_job", "retrieve_fine_tuning_job"),
+    *("list_fine_tuning_jobs", "aretrieve_fine_tuning_job", "retrieve_fine_tuning_job"),
 )
 
 _ROUTES: Mapping[str, tuple[tuple[str, ...], Callable[[Request], Adapter]]] = MappingProxyType(
@@ -101,6 +101,7 @@ WITHOUT_MODEL_TEXT: Mapping[str, str] = _by_call_type(
     ("texts that clients stored", ("avector_store_search", "vector_store_search")),
     ("names and sizes of files", ("acreate_file", "create_file", "afile_retrieve", "file_retrieve")),
     ("names and sizes of files", ("afile_list", "file_list", "afile_delete", "file_delete")),
+    ("names of jobs; LiteLLM gives this name to its list of files, too", ("alist_fine_tuning_jobs",)),
     ("the name of a store", ("avector_store_create", "vector_store_create")),
     ("what guardrails make of the client's text", ("apply_guardrail",)),
 )

@@ -3,7 +3,6 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from typing import cast
 
 import litellm
@@ -26,7 +25,7 @@ from luthien_litellm_hooks.hooks.governing import Governing
 from luthien_litellm_hooks.hooks.guardrail_lists import guardrail_list_routes
 from luthien_litellm_hooks.hooks.in_force import InForce, LivePolicy
 from luthien_litellm_hooks.hooks.log_handler import show_log_lines
-from luthien_litellm_hooks.hooks.mcp import JudgedResults
+from luthien_litellm_hooks.hooks.mcp import JudgedResults, mcp_manager
 from luthien_litellm_hooks.hooks.observing import telemetry
 from luthien_litellm_hooks.hooks.policy_reload import PolicyReload
 from luthien_litellm_hooks.hooks.policy_routes import policy_routes
@@ -63,7 +62,8 @@ def build() -> LuthienCallback:
     logger.info("%s: in force is %s", running(), live.current)
     closed = ClosedPaths(lambda: live.current.ungoverned)
     proxy_server.app.router.routes[:0] = [closed, *policy_routes(live, reload.now).routes]
-    JudgedResults.install(live, proxy_server.proxy_logging_obj, _mcp_manager())
+    with fitting_litellm():
+        JudgedResults.install(live, proxy_server.proxy_logging_obj, mcp_manager())
     cast(dict[str, object], guardrail_initializer_registry)[SHORT_NAME] = _initialize
     return callback
 
@@ -78,16 +78,6 @@ def join(own: Mapping[str, object], where: str) -> tuple[InForce, Governing]:
     if not any(isinstance(callback, RecordWriter) for callback in litellm.callbacks):
         litellm.callbacks.insert(0, RecordWriter(process.governing))  # before LiteLLM's own writer
     return in_force, process.governing
-
-
-def _mcp_manager() -> object:
-    with fitting_litellm():
-        try:
-            return import_module("litellm.proxy.mcp_server.mcp_server_manager").global_mcp_server_manager
-        except ModuleNotFoundError:  # until 1.109
-            from litellm.proxy._experimental.mcp_server.mcp_server_manager import global_mcp_server_manager
-
-            return global_mcp_server_manager
 
 
 def check_name(guardrail: CustomGuardrail) -> None:

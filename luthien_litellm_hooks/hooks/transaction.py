@@ -30,8 +30,8 @@ class Transaction:
     """A request and its answer, whoever of us LiteLLM asks about them.
 
     `in_force` are the policies of all that were asked, one behind the other, as they were then. `context`
-    is None on a route without model text, or one that the operator has opened. `in_stead` is what a
-    policy answered, so that the provider is not to be called.
+    is None on a route without model text, or one that the operator has opened; `beside` is one for the texts
+    that stand beside pictures. `in_stead` is what a policy answered, so that the provider is not to be called.
 
     `asked` are the names of those that LiteLLM asked about the request; `judge` is the one of them that
     runs all their policies over the answer, None as long as nobody has come to it.
@@ -42,6 +42,7 @@ class Transaction:
     route: str
     in_force: InForce
     context: PolicyContext | None = None
+    beside: PolicyContext | None = None
     in_stead: Answer | None = None
     logged: Logged | None = None
     asked: set[str] = field(default_factory=set[str])

@@ -83,10 +83,14 @@ class ClosedPaths(BaseRoute):
 class RefusedError(ProxyException):
     """Of ours: what it says is for the client. LiteLLM sends its kind well formed, and as it is, on every route."""
 
+    def __init__(self, status: int, message: str) -> None:
+        cast(Any, super()).__init__(message=message, type="policy_error", param=None, code=status)
+        self.status_code = status  # what some routes look at
+
 
 def refusal(status: int, message: str) -> RefusedError:
-    """What LiteLLM is to send."""
-    return RefusedError(message=message, type="policy_error", param=None, code=status)
+    """What is raised to refuse a request, or a response."""
+    return RefusedError(status, message)
 
 
 def path_of(data: Mapping[str, Any]) -> str | None:
