@@ -164,11 +164,12 @@ async def test_long_equal_parts_are_left_out_unless_all_is_asked_for() -> None:
 
 
 async def test_a_diff_has_what_changed_and_nothing_else() -> None:
-    text = changes((await transaction(NoDeletes())).record)
+    record = (await transaction(NoDeletes())).record
+    text = changes(record)
     lines = [line.rstrip() for line in text.splitlines()]
     assert "- tool call bash (call_1)" in lines
     assert "-     │ rm -rf /var/lib/postgresql" in lines
-    assert "+   [luthien] This command was not run." in lines
+    assert f"+   [luthien] This command was not run. (transaction {record.transaction_id})" in lines
     assert "request" not in lines
     assert QUESTION not in text
 
