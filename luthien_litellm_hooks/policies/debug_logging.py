@@ -21,7 +21,7 @@ class DebugLoggingConfig(PolicyConfig):
     """Settings of `debug_logging`."""
 
     level: Literal["debug", "info", "warning"] = "warning"
-    """The level of its lines. A proxy shows warnings unless it was told to log more."""
+    """The level of its lines. A proxy shows `info` and above, or what `LITELLM_LOG` says."""
     max_length: Annotated[int, Field(gt=0)] = 2000
     """How many characters of each text are shown."""
 
