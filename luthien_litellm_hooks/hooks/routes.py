@@ -104,6 +104,7 @@ WITHOUT_MODEL_TEXT: Mapping[str, str] = _by_call_type(
     ("names of jobs; LiteLLM gives this name to its list of files, too", ("alist_fine_tuning_jobs",)),
     ("the name of a store", ("avector_store_create", "vector_store_create")),
     ("what guardrails make of the client's text", ("apply_guardrail",)),
+    ("the tools of MCP servers, which policies see in the request that brings them to a model", ("list_mcp_tools",)),
 )
 """The routes that bring no model's answer, and what they bring: they stay as they are. All others are refused."""
 
