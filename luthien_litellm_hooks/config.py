@@ -30,7 +30,7 @@ class QueueSettings(Section):
 
 
 class LimitsSettings(Section):
-    """The bounds of answers, and of policies."""
+    """The bounds of requests, of answers, and of policies."""
 
     max_stream_bytes: Annotated[int, Field(gt=0)] = DEFAULT_LIMITS.max_stream_bytes
     """What one answer may bring, in bytes of its stream or characters of its texts; one that brings more
@@ -39,6 +39,13 @@ class LimitsSettings(Section):
     """What all answers of a worker process may hold in memory, about; a policy that holds more fails."""
     max_hold_s: Seconds = DEFAULT_LIMITS.max_hold_s
     """What all hooks of one transaction may take, whatever `keepalive()` they call, in seconds."""
+    max_request_values: Annotated[int, Field(gt=0)] = DEFAULT_LIMITS.max_request_values
+    """What one request may hold: fields, and items of lists but numbers. A larger one is refused with status 413."""
+    max_judged_characters: Annotated[int, Field(gt=0)] = DEFAULT_LIMITS.max_judged_characters
+    """What all policies of one transaction may judge, in characters: a text counts once for each policy, a change to
+    it as 250 more, what a shell would run ten times more. What goes beyond is blocked: it is too large to judge."""
+    max_judged_blocks: Annotated[int, Field(gt=0)] = DEFAULT_LIMITS.max_judged_blocks
+    """The same for the texts and tool calls of an answer: each counts once for each policy."""
 
 
 Bodies = Literal["follow_litellm", "always", "never"]

@@ -38,7 +38,7 @@ from luthien_litellm_hooks.recorder import Outcome, TransactionRecorder
 from luthien_litellm_hooks.request_round import ask
 from luthien_litellm_hooks.running_answer import Decode, Flush, has_answer_hook
 from luthien_litellm_hooks.way_out import WayOut, is_whole
-from luthien_litellm_hooks.worker import is_cancelled
+from luthien_litellm_hooks.worker import Pace, is_cancelled
 
 OnBlock = Literal["notice", "error"]
 Unjudged = Literal["withhold", "pass"]
@@ -123,12 +123,14 @@ class PolicyExecutor:
         flush = self._taking_in(lambda _: adapter.flush(), ctx.recorder)
         source = self._source(stream, decode, lambda: flush(None), adapter)
         answers = self._start(source, adapter, ctx)
-        way_out = _way_out(adapter, answers, ctx.recorder.add_egress_chunk)
+        way_out, pace = _way_out(adapter, answers, ctx.recorder.add_egress_chunk), Pace()
         failure: BaseException | None = None
         try:
             while (parcel := await answers[-1].queue.take()) is not None:
-                for item in _encoded(way_out, parcel, answers[-1].queue):
+                for item in _encoded(way_out, parcel, answers[-1].queue, pace):
                     yield item
+                if pace.is_due:
+                    await pace.give_turn()
             if way_out.is_cut or ctx.answer is not None:
                 for item in _close(way_out, adapter):
                     yield item
@@ -178,7 +180,10 @@ class PolicyExecutor:
     ) -> object:
         way_out = _way_out(adapter, answers)
         events: list[StreamEvent] = []
+        pace = Pace()
         while (parcel := await answers[-1].queue.take()) is not None:
+            if pace.step():
+                await pace.give_turn()
             events += way_out.admit(parcel)
         notice = next((answer.engine.notice for answer in answers if answer.engine.notice is not None), None)
         if notice is not None and self.on_block == "error":
@@ -196,6 +201,7 @@ class PolicyExecutor:
 
     def _stages(self, ctx: PolicyContext) -> list[tuple[Stage, list[PolicyContext]]]:
         """The policies for this transaction, with their views of it."""
+        ctx.budget.limits = self.limits
         if isinstance(self.composition, Member):
             ctx.be_of(self.composition, self.composition.name)
         stages = stages_for(self.composition, ctx) or (_NOBODY,)
@@ -290,7 +296,7 @@ def _way_out(adapter: Adapter, answers: Sequence[Answering], on_leave: Callable[
     )
 
 
-def _encoded(way_out: WayOut, parcel: Parcel, queue: EgressQueue) -> Iterator[object]:
+def _encoded(way_out: WayOut, parcel: Parcel, queue: EgressQueue, pace: Pace) -> Iterator[object]:
     """The items for `parcel` and those that wait behind it, which are made before the first leaves: between two items a
     process does so much else that making each by itself takes several times as long. All bytes leave as one item, of
     which each costs LiteLLM and the server more than it costs us."""
@@ -299,7 +305,7 @@ def _encoded(way_out: WayOut, parcel: Parcel, queue: EgressQueue) -> Iterator[ob
     try:
         while following is not None:
             items += [*way_out.encode(following)]  # all that a parcel says, or nothing
-            is_enough = len(items) >= MAX_AHEAD and not isinstance(items[-1], bytes)
+            is_enough = pace.step() or (len(items) >= MAX_AHEAD and not isinstance(items[-1], bytes))
             following = None if is_enough else queue.take_now()
     except Exception as error:
         yield from items

@@ -1,4 +1,4 @@
-"""How much of answers may come, how much of them may wait in memory, and how long."""
+"""How much of requests and answers may come, may be judged, may wait in memory, and how long."""
 
 import sys
 import time
@@ -19,9 +19,30 @@ class Limits:
     max_stream_bytes: int = 256 * 2**20
     max_held_bytes: int = 2**30
     max_hold_s: float = 600.0
+    max_request_values: int = 50_000
+    max_judged_characters: int = 20_000_000
+    max_judged_blocks: int = 10_000
 
 
 DEFAULT_LIMITS = Limits()
+
+
+class Budget:
+    """How much the policies of one transaction have judged, all of them together."""
+
+    def __init__(self) -> None:
+        self.limits = DEFAULT_LIMITS
+        self._characters = 0
+        self._blocks = 0
+
+    def spend(self, characters: int, blocks: int) -> None:
+        """Counts what a policy is about to judge. Raises `LimitExceededError` where that is too much."""
+        self._characters += characters
+        self._blocks += blocks
+        if self._characters > self.limits.max_judged_characters:
+            raise LimitExceededError(f"limits.max_judged_characters: {self.limits.max_judged_characters}")
+        if self._blocks > self.limits.max_judged_blocks:
+            raise LimitExceededError(f"limits.max_judged_blocks: {self.limits.max_judged_blocks}")
 
 
 class Memory:

@@ -45,7 +45,7 @@ from luthien_litellm_hooks.outbox import Outbox
 from luthien_litellm_hooks.policy.base import Policy
 from luthien_litellm_hooks.policy.context import Engine, PolicyContext, StreamingResponseContext
 from luthien_litellm_hooks.policy.notices import NOTICE_MARK, notice
-from luthien_litellm_hooks.worker import close_stream, is_cancelled, read_items, start_worker
+from luthien_litellm_hooks.worker import Pace, close_stream, is_cancelled, read_items, start_worker
 
 WITHHELD_CALLS = f"{NOTICE_MARK} The tool calls of this answer were withheld."
 Hook = Callable[[StreamingResponseContext], Awaitable[None]]
@@ -100,6 +100,11 @@ class RunningAnswer:
         self._repeats: list[tuple[Chunk, StreamEvent]] = []  # what must wait for what is held
         # Those of `Policy` let pass, which needs no call.
         self._own_hooks = frozenset(hook for hook in HOOKS if getattr(type(policy), hook) is not getattr(Policy, hook))
+        self._judged: frozenset[type[StreamBlock]] = frozenset(
+            kind for kind in _DELTA_HOOKS if {_DELTA_HOOKS[kind], _COMPLETE_HOOKS[kind]} & self._own_hooks
+        )
+        self._blocks = 0  # of the answer, as far as they are counted
+        self._uncharged = 0  # characters that are not
         self._called = self._own_hooks  # none when the policy has failed and is to be passed over
         self._has_last_word = "on_stream_complete" in self._own_hooks
 
@@ -199,7 +204,10 @@ class RunningAnswer:
         self._engine.passes_chunk = False
         if "on_chunk_received" in self._called:
             await self._call("on_chunk_received")
+        pace = Pace() if self._judged and len(chunk.events) > _MANY_EVENTS else None
         for event in chunk.events:
+            if pace is not None and pace.step():  # the rest of the chunk leaves apart, if this has left
+                await pace.give_turn()
             if isinstance(event, DELTAS):
                 await self._add(chunk, event)
             elif isinstance(event, Finish):
@@ -226,6 +234,11 @@ class RunningAnswer:
         block = step.block
         if block is None:
             return
+        delta = event.arguments if isinstance(event, ToolCallDelta) else event.text
+        if type(block) in self._judged:
+            self._uncharged += len(delta)
+            if self._uncharged > _CHARGED_AT_ONCE or len(self.state.blocks) != self._blocks:
+                self._charge()
         hook = _DELTA_HOOKS[type(block)]
         if hook not in self._called:
             await self.outbox.let_out(chunk, event, block)
@@ -240,11 +253,19 @@ class RunningAnswer:
         else:
             await self._hold(chunk, event, block)
         self._engine.event = event
-        await self._call(hook, block, event.arguments if isinstance(event, ToolCallDelta) else event.text)
+        await self._call(hook, block, delta)
         self._engine.event = None
+
+    def _charge(self) -> None:
+        """Counts what has come for the policy to judge since this was last called."""
+        characters, self._uncharged = self._uncharged, 0
+        counted, self._blocks = self._blocks, len(self.state.blocks)
+        self._ctx.charge(characters, self._blocks - counted)
 
     async def _frame(self, chunk: Chunk, event: Frame) -> None:
         step = self._assembler.feed(event)
+        if type(step.block) in self._judged and len(self.state.blocks) != self._blocks:
+            self._charge()
         await self._complete(step.completed)
         block = step.block
         if block is None:
@@ -457,7 +478,7 @@ class RunningAnswer:
         note_failure(self._ctx, self._ctx.policy_name, self._on_policy_error, hook, error)
         if self._on_policy_error == "block":
             raise PolicyError(f"{hook} failed") from error
-        self._called = frozenset[str]()
+        self._called, self._judged = frozenset[str](), frozenset[type[StreamBlock]]()
         await self.outbox.release_all()
 
     async def _say_closed(self) -> None:
@@ -476,6 +497,8 @@ def has_answer_hook(policy: Policy) -> bool:
     return any(getattr(type(policy), hook) is not getattr(Policy, hook) for hook in hooks if hook != "on_request")
 
 
+_MANY_EVENTS = 100
+_CHARGED_AT_ONCE = 1_000
 _ENDING = (Finish, Usage, End)
 HOOKS = tuple(name for name in vars(Policy) if name.startswith("on_"))
 _FREQUENT_HOOKS = ("on_chunk_received", "on_content_delta", "on_reasoning_delta", "on_tool_call_delta")

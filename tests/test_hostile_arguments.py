@@ -52,7 +52,7 @@ DISGUISES: dict[str, Callable[[dict[str, Any]], str]] = {
     "beside half of a surrogate pair": lambda a: with_more(a, r'"\ud800"'),
     "beside a null character": lambda a: with_more(a, r'"\u0000"'),
     "after a byte order mark": lambda a: "\ufeff" + json.dumps(a),
-    "overlong": lambda a: with_more(a, json.dumps("x" * 1_100_000)),
+    "overlong": lambda a: with_more(a, json.dumps("x" * 2_100_000)),
     "first of two values": lambda a: twice(a, harmful_first=True),
     "last of two values": lambda a: twice(a, harmful_first=False),
     "in escapes": lambda a: (

@@ -24,8 +24,10 @@ from luthien_litellm_hooks.hooks.provider_errors import Told, ToldError, ToldInS
 from luthien_litellm_hooks.hooks.request_data import (
     answer_instead,
     gemini_in_stead,
+    is_too_large,
     read_body,
     read_request,
+    shorten,
 )
 from luthien_litellm_hooks.hooks.request_rounds import Judged, judge_request
 from luthien_litellm_hooks.hooks.routes import GOVERNED, IMAGES, NAMES, REFUSED, WITHOUT_MODEL_TEXT
@@ -36,6 +38,7 @@ from luthien_litellm_hooks.hooks.ungoverned import RefusedError, path_of, refusa
 from luthien_litellm_hooks.hooks.unread import PaidFor
 from luthien_litellm_hooks.log_lines import logger
 from luthien_litellm_hooks.policy.context import PolicyContext
+from luthien_litellm_hooks.policy.notices import too_large_notice
 from luthien_litellm_hooks.policy.request import Answer, Request
 from luthien_litellm_hooks.recorder import DefaultTransactionRecorder
 from luthien_litellm_hooks.telemetry.spans import Telemetry
@@ -67,7 +70,11 @@ class Governing:
         transaction = _transaction(name, in_force, data, call_type)
         try:
             if transaction.context is None:
-                await self._govern(transaction, in_force, self._begin(transaction, user, data), user, data)
+                if is_too_large(data, in_force.executor.limits.max_request_values):
+                    await self._refuse_too_large(transaction, user, data)
+                clean_fallbacks(data)
+                logged = self._begin(transaction, user, read_request(data, transaction.route), data)
+                await self._govern(transaction, in_force, logged, user, data)
             elif transaction.in_stead is None:
                 await self._join(transaction, in_force, user, data)
         except (ModifyResponseException, ProxyException):
@@ -78,9 +85,20 @@ class Governing:
                 await transaction.context.recorder.finalize_non_streaming("policy_error")
             raise refusal(500, "The request was refused: it could not be checked.") from None
 
-    def _begin(self, transaction: Transaction, user: UserAPIKeyAuth, data: dict[str, Any]) -> Logged:
-        clean_fallbacks(data)
-        transaction_id, request = str(uuid.uuid4()), read_request(data, transaction.route)
+    async def _refuse_too_large(self, transaction: Transaction, user: UserAPIKeyAuth, data: dict[str, Any]) -> None:
+        """Refuses a request before anything of ours, or of LiteLLM's that comes after, goes through all of it."""
+        shorten(data)
+        context = self._begin(transaction, user, read_request(data, transaction.route), data).context
+        context.policy_name = "luthien"
+        limit = transaction.in_force.executor.limits.max_request_values
+        message = too_large_notice(context.transaction_id)
+        context.decide("block", reason=f"too large to judge (limits.max_request_values: {limit})", message=message)
+        await context.recorder.record_request(context.request.body, context.request.body)
+        await context.recorder.finalize_non_streaming(outcome_of(context, None))
+        raise refusal(413, message)
+
+    def _begin(self, transaction: Transaction, user: UserAPIKeyAuth, request: Request, data: dict[str, Any]) -> Logged:
+        transaction_id = str(uuid.uuid4())
         observability = self._telemetry.begin(
             transaction_id,
             route=NAMES[transaction.route],

@@ -12,7 +12,7 @@ from litellm.llms.custom_httpx.http_handler import AsyncHTTPHandler
 from litellm.types.utils import Choices, Message, ModelResponse, Usage
 
 from luthien_litellm_hooks.hooks import extra_body
-from luthien_litellm_hooks.hooks.client_request import headers_of, keys_of
+from luthien_litellm_hooks.hooks.client_request import body_of, headers_of, keys_of
 from luthien_litellm_hooks.hooks.fallbacks import Fallback, fallbacks_in
 from luthien_litellm_hooks.hooks.route_paths import paths_of
 from luthien_litellm_hooks.hooks.routes import NAMES
@@ -27,6 +27,7 @@ MAX_ALTERNATIVES = 10
 Alternative = Fallback | extra_body.Hidden
 
 _SCALARS = (str, int, float, type(None))
+_WEIGHTY = (str, dict, list)
 
 
 def read_request(data: dict[str, Any], call_type: str = "") -> Request:
@@ -50,6 +51,30 @@ def alternatives_in(data: dict[str, Any]) -> list[Alternative]:
 def read_body(data: dict[str, Any]) -> dict[str, Any]:
     """A copy of the body of what the client sent, as its provider gets it."""
     return {key: _copied(value) for key, value in _fields(data).items()}
+
+
+def is_too_large(data: dict[str, Any], max_values: int) -> bool:
+    """Whether the client's request holds more values than that: fields, and items of lists that are no mere numbers."""
+    seen, waiting = 0, [cast(object, body_of(data))]
+    while waiting and seen <= max_values:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            fields = cast(dict[str, object], value)
+            seen += len(fields)
+            waiting += [field for field in fields.values() if isinstance(field, dict | list)]
+        elif isinstance(value, list):
+            items: list[object] = [item for item in cast(list[object], value) if isinstance(item, _WEIGHTY)]
+            seen += len(items)
+            waiting += items
+    return seen > max_values
+
+
+def shorten(data: dict[str, Any]) -> None:
+    """Takes all that has parts out of the client's request, wherever LiteLLM keeps it: what is left is cheap to log."""
+    keys = [key for key in keys_of(data) if not isinstance(data[key], _SCALARS)]
+    for place in (data, body_of(data)):
+        if isinstance(place, dict):
+            cast(dict[str, Any], place).update({key: [] for key in keys})
 
 
 def write_request(data: dict[str, Any], final: Request) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from luthien_litellm_hooks.parsing.patterns import Match, Pattern, quoted
-from luthien_litellm_hooks.parsing.rewriting import CONTEXT, WHOLE_PIECE, Edit, leftmost
+from luthien_litellm_hooks.parsing.rewriting import CONTEXT, WHOLE_PIECE, Edit, leftmost, step_over
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +86,13 @@ class GrowingRewriter:
         self.slack = WHOLE_PIECE
 
     def next_edit(self, text: str, start: int) -> Edit | None:
-        while (match := leftmost(self._whole, text, start, self.reach)) is not None:
-            start = match.start()
-            if self._may_begin is None or self._may_begin(text[max(0, start - CONTEXT) : start]):
-                return self._edit(text, match)
-            start += 1
-        return None
+        found = leftmost(self._whole, text, start, self.reach)
+        if found is None:
+            return None
+        place, match = found
+        if match is None or (self._may_begin and not self._may_begin(text[max(0, place - CONTEXT) : place])):
+            return step_over(text, place)
+        return self._edit(text, match)
 
     def _edit(self, text: str, match: Match) -> Edit:
         number, rule = next(item for item in enumerate(self._rules, 1) if match.span(item[0]) != (-1, -1))

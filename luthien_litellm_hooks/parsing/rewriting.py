@@ -85,16 +85,22 @@ def apply_edits(text: str, edits: Sequence[Edit], start: int = 0, end: int | Non
     return "".join([*parts, text[start:end]])
 
 
-def leftmost(pattern: Pattern, text: str, start: int, reach: int) -> Match | None:
-    """The first match at or after `start` that is not empty and no longer than `reach`."""
-    while (match := pattern.search(text, start)) is not None:
-        first = match.start()
-        if match.end() - first > reach:
-            match = pattern.search(text, first, first + reach)
-        if match is not None and match.start() == first < match.end():
-            return match
-        start = first + 1
-    return None
+def leftmost(pattern: Pattern, text: str, start: int, reach: int) -> tuple[int, Match | None] | None:
+    """The first place at or after `start` where the pattern matches, and the match there; without it if none there is
+    within `reach` and says anything, so that the search has to go on after that place."""
+    match = pattern.search(text, start)
+    if match is None:
+        return None
+    first = match.start()
+    if match.end() - first > reach:
+        match = pattern.search(text, first, first + reach)
+    is_there = match is not None and match.start() == first < match.end()
+    return first, match if is_there else None
+
+
+def step_over(text: str, place: int) -> Edit:
+    """An edit that changes nothing: the search goes on after one character."""
+    return Edit(place, place + 1, text[place : place + 1], "")
 
 
 def _settle(rewriter: Rewriter, text: str, start: int, is_final: bool) -> tuple[list[Edit], int]:

@@ -5,7 +5,7 @@ import re
 from luthien_litellm_hooks.parsing.shell_model import Word
 
 DRIVE = re.compile(r"[A-Za-z]:")
-ONLY_GLOB = re.compile(r"(?:[*?.]|\[[^\]]*\])*[*?](?:[*?.]|\[[^\]]*\])*")
+ONLY_GLOB = re.compile(r"(?:\.|\[[^\]]*\])*[*?](?:[*?.]|\[[^\]]*\])*")
 EXPANSION = re.compile(r"[$`%]|[<>]\(")
 
 SYSTEM_TREES = frozenset({"etc", "bin", "sbin", "boot", "lib", "lib32", "lib64", "sys", "dev", "proc", "usr", "system"})

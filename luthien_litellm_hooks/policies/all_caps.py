@@ -12,6 +12,7 @@ from luthien_litellm_hooks.policy.helpers import (
     send_text,
     send_tool_call,
 )
+from luthien_litellm_hooks.policy.off_loop import LONG, off_loop
 
 
 class AllCapsConfig(PolicyConfig):
@@ -45,7 +46,10 @@ class AllCaps(Policy):
         if not self._tool_arguments or not isinstance(ctx.block, ToolCallStreamBlock):
             return
         call = ctx.block.tool_call
-        arguments = map_json_strings(call.arguments, str.upper)
+        if len(call.arguments) > LONG:
+            arguments = await off_loop(map_json_strings, call.arguments, str.upper)
+        else:
+            arguments = map_json_strings(call.arguments, str.upper)
         if arguments is None or arguments == call.arguments:
             await passthrough_accumulated_chunks(ctx)
         else:

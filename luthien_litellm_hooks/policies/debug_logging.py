@@ -15,6 +15,8 @@ from luthien_litellm_hooks.policy.credentials import is_credential
 from luthien_litellm_hooks.policy.request import Request
 
 REDACTED = "[redacted]"
+_LONGEST_READ = 100_000
+"""Characters of a JSON text that is read."""
 
 
 class DebugLoggingConfig(PolicyConfig):
@@ -111,6 +113,8 @@ def _without_credentials(text: str, max_length: int) -> str:
     """`text`, redacted if it is a JSON object or list."""
     if not text.startswith(("{", "[")):
         return text
+    if len(text) > _LONGEST_READ:
+        return f"{REDACTED} (too long to look for credentials: {len(text)} characters)"
     try:
         return json.dumps(_shown(json.loads(text), max_length), ensure_ascii=False)
     except ValueError:

@@ -112,7 +112,10 @@ class Judge:
 
 def shown(kind: Kind, content: str | ToolCall) -> dict[str, object]:
     """A block as a judge is shown it. The arguments of a call are the text that the model wrote, for
-    two readers of the same JSON may differ."""
+    two readers of the same JSON may differ. Raises `JudgeError` if it is too long."""
+    size = len(content.arguments) + len(content.name) if isinstance(content, ToolCall) else len(content)
+    if size > MAX_CHARACTERS:
+        raise JudgeError(f"{size} characters are too much to judge: {MAX_CHARACTERS} is the limit")
     if isinstance(content, ToolCall):
         return {"type": kind, "name": content.name, "arguments": content.arguments}
     return {"type": kind, "text": content}

@@ -3,7 +3,7 @@
 import json
 import uuid
 from dataclasses import replace
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
@@ -15,6 +15,7 @@ from luthien_litellm_hooks.policy.context import PolicyContext
 from luthien_litellm_hooks.policy.request import Request
 from luthien_litellm_hooks.policy.tool_gate import Verdict
 
+_TOOLS = "llm_rewrite.tools"
 _TASK = (
     "You are shown one block of an AI agent's answer, and the names of the tools that the agent has. Let the block "
     "pass, or give the blocks that are to stand in its place, as these instructions of the agent's operator say:"
@@ -83,7 +84,9 @@ class LlmRewrite(JudgedBlocksPolicy):
         self._instructions = f"{_TASK}\n\n{config.instructions}\n\n{_FORM}"
 
     async def verdict_on(self, kind: Kind, content: str | ToolCall, ctx: PolicyContext) -> Verdict:
-        tools = _tools(ctx.final_request)
+        tools = cast(tuple[str, ...] | None, ctx.scratchpad.get(_TOOLS))
+        if tools is None:  # read once, not again for each block
+            tools = ctx.scratchpad[_TOOLS] = _tools(ctx.final_request)
         data = {"block": shown(kind, content), "tools": tools}
         answer = await self._judge.ask(self._instructions, data, Rewriting)
         if answer.blocks is None:

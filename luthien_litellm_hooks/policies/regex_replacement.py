@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, model_validator
 
 from luthien_litellm_hooks.parsing.patterns import Match, Pattern, PatternText, compile_pattern
-from luthien_litellm_hooks.parsing.rewriting import WHOLE_PIECE, Edit, leftmost
+from luthien_litellm_hooks.parsing.rewriting import WHOLE_PIECE, Edit, leftmost, step_over
 from luthien_litellm_hooks.policies.text_rewriting import ApplyTo, TextRewriting
 from luthien_litellm_hooks.policy.base import PolicyConfig
 
@@ -64,12 +64,14 @@ class _PatternRewriter:
         self.slack = reach + WHOLE_PIECE
 
     def next_edit(self, text: str, start: int) -> Edit | None:
-        found = ((leftmost(pattern, text, start, self.reach), template) for pattern, template in self._rules)
-        matches = [(match, template) for match, template in found if match is not None]
-        if not matches:
+        found = [(leftmost(pattern, text, start, self.reach), template) for pattern, template in self._rules]
+        place = min((at[0] for at, _ in found if at is not None), default=None)
+        if place is None:
             return None
-        match, template = min(matches, key=lambda item: item[0].start())
-        return Edit(match.start(), match.end(), _expanded(template, match), "text")
+        for at, template in found:
+            if at is not None and at[0] == place and (match := at[1]) is not None:
+                return Edit(match.start(), match.end(), _expanded(template, match), "text")
+        return step_over(text, place)
 
     def first_open(self, text: str, start: int) -> int:
         return max(start, len(text) - self.reach)

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import Literal, cast
 
-from luthien_litellm_hooks.events import Finish, ReasoningStreamBlock, StreamBlock, ToolCallStreamBlock
+from luthien_litellm_hooks.events import Finish, ReasoningStreamBlock, StreamBlock, ToolCall, ToolCallStreamBlock
 from luthien_litellm_hooks.parsing.json_strings import map_json_strings
-from luthien_litellm_hooks.parsing.rewriting import CONTEXT, Rewriter, apply_edits, edits_of, settle
+from luthien_litellm_hooks.parsing.rewriting import CONTEXT, Edit, Rewriter, apply_edits, edits_of, settle
 from luthien_litellm_hooks.policy.base import Policy
 from luthien_litellm_hooks.policy.context import PolicyContext, StreamingResponseContext
 from luthien_litellm_hooks.policy.helpers import (
@@ -21,10 +21,17 @@ from luthien_litellm_hooks.policy.helpers import (
     send_text,
     send_tool_call,
 )
+from luthien_litellm_hooks.policy.off_loop import LONG, off_loop
 from luthien_litellm_hooks.policy.request import Answer, Request
 from luthien_litellm_hooks.policy.request_texts import map_texts
 
 ApplyTo = Literal["request", "response", "both"]
+
+EDIT_COST = 500
+"""How many characters it is worth to find one place and to write another text for it."""
+
+_OFTEN = 256
+"""Of what is held so far each piece is searched with what comes next; of more only when an eighth has come."""
 
 _Send = Callable[[StreamingResponseContext, str], Awaitable[None]]
 
@@ -41,6 +48,35 @@ class _Pending:
     settled: int = 0
     labels: Counter[str] = field(default_factory=Counter[str])
     is_changed: bool = False
+    held: int = 0
+    """How many characters wait, settled or not."""
+    seen: int = 0
+    """How many did when they were searched last."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Charged:
+    """A rewriter whose edits count towards what a transaction may cost."""
+
+    rewriter: Rewriter
+    charge: Callable[[int], None]
+
+    @property
+    def reach(self) -> int:
+        return self.rewriter.reach
+
+    @property
+    def slack(self) -> int:
+        return self.rewriter.slack
+
+    def next_edit(self, text: str, start: int) -> Edit | None:
+        edit = self.rewriter.next_edit(text, start)
+        if edit is not None:
+            self.charge(EDIT_COST)
+        return edit
+
+    def first_open(self, text: str, start: int) -> int:
+        return self.rewriter.first_open(text, start)
 
 
 class TextRewriting(Policy):
@@ -74,9 +110,12 @@ class TextRewriting(Policy):
         if not self._is_for_request:
             return request
         labels: Counter[str] = Counter()
-        changed = map_texts(
-            request, lambda text: self._rewrite(text, labels), tool_arguments=self._has_request_arguments
-        )
+
+        def change(text: str) -> str:
+            ctx.charge(len(text))
+            return self._rewrite(text, labels, ctx)
+
+        changed = await off_loop(map_texts, request, change, tool_arguments=self._has_request_arguments)
         if labels:
             ctx.decide("modify", reason=self.reason(labels))
         return changed
@@ -102,17 +141,23 @@ class TextRewriting(Policy):
             await passthrough_accumulated_chunks(ctx)
             return
         call, labels = ctx.block.tool_call, Counter[str]()
-        arguments = map_json_strings(call.arguments, lambda text: self._rewrite(text, labels))
-        if arguments is None:
-            arguments = self._rewrite(call.arguments, labels)
+        if len(call.arguments) > LONG:
+            arguments = await off_loop(self._rewritten, call, labels, ctx)
+        else:
+            arguments = self._rewritten(call, labels, ctx)
         if arguments == call.arguments:
             await passthrough_accumulated_chunks(ctx)
         else:
             await send_tool_call(ctx, replace(call, arguments=arguments))
             ctx.decide("modify", reason=self.reason(labels))
 
-    def _rewrite(self, text: str, labels: Counter[str]) -> str:
-        edits = edits_of(self._rewriter, text)
+    def _rewritten(self, call: ToolCall, labels: Counter[str], ctx: PolicyContext) -> str:
+        """The arguments of `call`, rewritten."""
+        arguments = map_json_strings(call.arguments, lambda text: self._rewrite(text, labels, ctx))
+        return self._rewrite(call.arguments, labels, ctx) if arguments is None else arguments
+
+    def _rewrite(self, text: str, labels: Counter[str], ctx: PolicyContext) -> str:
+        edits = edits_of(_Charged(self._rewriter, ctx.charge), text)
         labels.update(edit.label for edit in edits)
         return apply_edits(text, edits)
 
@@ -126,7 +171,10 @@ class TextRewriting(Policy):
             pending.loose += ctx.delta or ""
         else:
             pending.pieces.append(ctx.delta or "")
-        await self._deliver(ctx, pending, send, is_final=False)
+        pending.held += len(ctx.delta or "")
+        if pending.held <= _OFTEN or pending.held * 8 > pending.seen * 9:
+            await self._deliver(ctx, pending, send, is_final=False)
+            pending.seen = pending.held
 
     async def _complete(self, ctx: StreamingResponseContext, is_mine: bool, send: _Send) -> None:
         if not is_mine:
@@ -141,7 +189,13 @@ class TextRewriting(Policy):
         """Lets out what is settled: first the pieces that are as they came, then the rest as one text."""
         text = pending.before + pending.loose + "".join(pending.pieces)
         unsettled = len(pending.before) + pending.settled
-        edits, settled = settle(self._rewriter, text, unsettled, is_final=is_final)
+        if len(text) - unsettled > LONG:
+            rewriter = _Charged(self._rewriter, ctx.charge)
+            edits, settled = await off_loop(settle, rewriter, text, unsettled, is_final=is_final)
+        else:
+            edits, settled = settle(self._rewriter, text, unsettled, is_final=is_final)
+            if edits:
+                ctx.charge(EDIT_COST * len(edits))
         if is_final and not edits and not pending.loose:
             await passthrough_accumulated_chunks(ctx)  # also a frame with nothing in it
             return
@@ -151,7 +205,7 @@ class TextRewriting(Policy):
             start, pending.loose, pending.is_changed = settled, text[settled:], True
             pending.pieces.clear()
         pending.labels.update(edit.label for edit in edits)
-        pending.settled = settled - start
+        pending.settled, pending.held = settled - start, len(text) - start
         pending.before = text[max(0, start - CONTEXT) : start]
 
     def _must_cut(self, ctx: StreamingResponseContext, held: int, settled: int) -> bool:

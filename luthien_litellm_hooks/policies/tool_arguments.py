@@ -6,11 +6,15 @@ from typing import cast
 
 from luthien_litellm_hooks.events import ToolCall
 
-MAX_CHARACTERS = 1_000_000
-"""Longer arguments, more than any model writes, count as arguments that cannot be read."""
+MAX_CHARACTERS = 2_000_000
+"""Longer arguments, more than any model writes, count as arguments that cannot be read. A file of a megabyte is not."""
 
 MAX_DEPTH = 100
 """Arguments that are nested deeper cannot be read either; how deep a reader gets is its own affair."""
+
+MAX_VALUES = 50_000
+MAX_KEY_CHARACTERS = 1_000
+"""The same for arguments with more values in them, or a longer key."""
 
 JsonPairs = list[tuple[str, object]]
 
@@ -106,7 +110,7 @@ def _read(text: str) -> tuple[object, ...]:
     try:
         first: object = json.loads(text, strict=False, object_pairs_hook=first_of)
         last: object = json.loads(text, strict=False) if has_duplicates else first
-        if _is_too_deep([first, last]):
+        if _is_beyond_reading([first, last] if has_duplicates else [first]):
             return ()
         if "\\u" in text and not _is_text(json.dumps([first, last], ensure_ascii=False)):
             return ()
@@ -115,10 +119,15 @@ def _read(text: str) -> tuple[object, ...]:
     return (first, last) if has_duplicates else (first,)
 
 
-def _is_too_deep(value: object) -> bool:
-    level = [value]
+def _is_beyond_reading(values: list[object]) -> bool:
+    """Whether the values are nested too deep, or have too many or too long parts."""
+    seen, level = 0, values
     for _ in range(MAX_DEPTH):
-        level = [inner for each in level for _, inner in _children("", each)]
+        members = [member for each in level for member in _children("", each)]
+        seen += len(members)
+        if seen > MAX_VALUES or any(len(key) > MAX_KEY_CHARACTERS for key, _ in members):
+            return True
+        level = [inner for _, inner in members if _is_compound(inner)]
         if not level:
             return False
     return True

@@ -1,10 +1,9 @@
 """The paths in the arguments of a tool call that works on files."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from luthien_litellm_hooks.policies.path_patterns import MAX_PATH_CHARACTERS
-from luthien_litellm_hooks.policies.tool_arguments import entries
 from luthien_litellm_hooks.policies.tool_kinds import (
     CONTENT_WORDS,
     EDITOR_READS,
@@ -12,7 +11,6 @@ from luthien_litellm_hooks.policies.tool_kinds import (
     PATH_WORDS,
     PROSE_KEYS,
     is_editor,
-    key_of,
 )
 
 _PATCHED = re.compile(
@@ -21,10 +19,9 @@ _PATCHED = re.compile(
 )
 
 
-def paths_of(arguments: object, *, is_file_tool: bool) -> tuple[str, ...]:
-    """The paths that the arguments name. Of a tool that writes files and names none under a key for
-    one, every short text."""
-    texts = [(key_of(key), text) for key, value in entries(arguments) for text in _texts(value)]
+def paths_of(texts: Sequence[tuple[str, str]], *, is_file_tool: bool) -> tuple[str, ...]:
+    """The paths that the texts of a call name, each given with its key. Of a tool that writes files and names none
+    under a key for one, every short text."""
     named = [text for key, text in texts if _ends_in(key, PATH_WORDS)]
     patched = [path for key, text in texts if key in PATCH_KEYS for path in patched_paths(text)]
     if is_file_tool and not named and not patched:
@@ -40,10 +37,9 @@ def patched_paths(patch: str) -> Iterator[str]:
             yield path
 
 
-def writes_files(name: str, arguments: object, *, is_file_tool: bool) -> bool:
+def writes_files(name: str, texts: Sequence[tuple[str, str]], *, is_file_tool: bool) -> bool:
     """Whether the call changes files: by the tool's kind (an editor can also look), because it
     brings both a path and what is to be there, or because it brings a patch."""
-    texts = [(key_of(key), text) for key, value in entries(arguments) for text in _texts(value)]
     if is_editor(name):
         return [text for key, text in texts if key == "command" and text in EDITOR_READS] == []
     keys = [key for key, _ in texts]
@@ -56,7 +52,3 @@ def writes_files(name: str, arguments: object, *, is_file_tool: bool) -> bool:
 
 def _ends_in(key: str, words: frozenset[str]) -> bool:
     return key.rpartition("_")[2] in words
-
-
-def _texts(value: str | list[str]) -> list[str]:
-    return [value] if isinstance(value, str) else value

@@ -1,11 +1,11 @@
 """`tool_rules`: tool calls are blocked, allowed or rewritten by rules, of which the first decides."""
 
-import asyncio
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from luthien_litellm_hooks.events import ToolCall
+from luthien_litellm_hooks.parsing.shell_syntax import MAX_BYTES
 from luthien_litellm_hooks.policies.rule_conditions import Check, Outcome, compile_condition, named_kinds
 from luthien_litellm_hooks.policies.rule_config import SET_PREFIX, Rule, RuleAction, ToolRulesConfig, split_path
 from luthien_litellm_hooks.policies.tool_arguments import read_arguments, with_value
@@ -13,11 +13,13 @@ from luthien_litellm_hooks.policies.tool_kinds import Kind, is_own_search, kinds
 from luthien_litellm_hooks.policies.tool_use import ToolUse
 from luthien_litellm_hooks.policy.context import PolicyContext
 from luthien_litellm_hooks.policy.notices import one_line
+from luthien_litellm_hooks.policy.off_loop import LONG, off_loop
 from luthien_litellm_hooks.policy.tool_gate import ALLOW, ToolGatePolicy, Verdict
 
 _STRICTNESS = ("allow", "modify", "block")
 _SHOWN_NAME = 100
-_LONG = 4096
+SCRIPT_COST = 10
+"""How many characters of another text it is worth to read one of a shell's."""
 _SHELL: frozenset[Kind] = frozenset({"shell"})
 _WEB: frozenset[Kind] = frozenset({"web"})
 
@@ -40,12 +42,15 @@ class ToolRules(ToolGatePolicy):
         self._declared_kinds = named_kinds(config.kinds or {})
 
     async def judge_tool_call(self, tool_call: ToolCall, ctx: PolicyContext) -> Verdict:
-        if len(tool_call.arguments) < _LONG:
-            return self._strictest(tool_call)
-        return await asyncio.to_thread(self._strictest, tool_call)  # other streams need not wait for it
+        if len(tool_call.arguments) <= LONG:
+            return self._strictest(tool_call, ctx)
+        return await off_loop(self._strictest, tool_call, ctx)
 
-    def _strictest(self, tool_call: ToolCall) -> Verdict:
-        verdicts = [self._judge(tool_call, use) for use in self._uses(tool_call)]
+    def _strictest(self, tool_call: ToolCall, ctx: PolicyContext) -> Verdict:
+        verdicts: list[Verdict] = []
+        for use in self._uses(tool_call):
+            ctx.charge(SCRIPT_COST * sum(min(len(script), MAX_BYTES) for script in use.scripts))
+            verdicts.append(self._judge(tool_call, use))
         return max(verdicts, key=lambda verdict: _STRICTNESS.index(verdict.action))
 
     def _uses(self, tool_call: ToolCall) -> Iterator[ToolUse]:

@@ -1,10 +1,10 @@
 """The shell scripts in the arguments of a tool call."""
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import cast
 
-from luthien_litellm_hooks.policies.tool_arguments import entries, objects, text_of
+from luthien_litellm_hooks.policies.tool_arguments import objects, text_of
 from luthien_litellm_hooks.policies.tool_kinds import (
     CODE_KEYS,
     LANGUAGE_KEYS,
@@ -16,19 +16,20 @@ from luthien_litellm_hooks.policies.tool_kinds import (
 
 _SHELL_LANGUAGES = frozenset({"bash", "sh", "shell", "zsh"})
 _PLURALS = frozenset({"commands", "cmds", "scripts"})
+Entry = tuple[str, str | list[str]]
+"""A key as `key_of` writes it, and a text or a list of words under it."""
 _ARGUMENT_KEYS = frozenset({"args", "arguments", "argv", "parameters"})
 
 
-def scripts_of(name: str, arguments: object, *, is_shell: bool) -> tuple[str, ...]:
-    """What a shell would run, if the client reads `arguments` as tools of its kind do.
+def scripts_of(name: str, arguments: object, entries: Sequence[Entry], *, is_shell: bool) -> tuple[str, ...]:
+    """What a shell would run, if the client reads `arguments`, whose entries are given too, as tools of its kind do.
 
     Of a tool that `is_shell`, every text but prose; of any other, texts under keys like `command`,
     and code, as a program that is given to Python.
     """
-    runs_shell_code = is_shell or _is_in_shell_language(arguments)
+    runs_shell_code = is_shell or _is_in_shell_language(entries)
     found: list[str] = []
-    for key, value in entries(arguments):
-        word = key_of(key)
+    for word, value in entries:
         is_script = word in SCRIPT_KEYS and not (word == "command" and has_own_commands(name))
         if is_script or (is_shell and word not in PROSE_KEYS):
             found += _scripts(word, value)
@@ -62,8 +63,8 @@ def _words(value: object) -> str:
     return shlex.join(map(text_of, cast(list[object], value))) if isinstance(value, list) else ""
 
 
-def _is_in_shell_language(arguments: object) -> bool:
+def _is_in_shell_language(entries: Sequence[Entry]) -> bool:
     return any(
-        key_of(key) in LANGUAGE_KEYS and isinstance(value, str) and value.strip().casefold() in _SHELL_LANGUAGES
-        for key, value in entries(arguments)
+        key in LANGUAGE_KEYS and isinstance(value, str) and value.strip().casefold() in _SHELL_LANGUAGES
+        for key, value in entries
     )

@@ -136,20 +136,22 @@ class ToolUse:
 
     @cached_property
     def _all_scripts(self) -> tuple[str, ...]:
-        return scripts_of(self.name, self.arguments, is_shell="shell" in self.named_kinds)
+        return scripts_of(self.name, self.arguments, self._entries, is_shell="shell" in self.named_kinds)
 
     @cached_property
     def _all_paths(self) -> tuple[str, ...]:
-        named = () if "shell" in self.named_kinds else paths_of(self.arguments, is_file_tool=self._is_file_tool)
+        named = () if "shell" in self.named_kinds else paths_of(self._texts, is_file_tool=self._is_file_tool)
         return tuple(dict.fromkeys([*named, *self._shell_writes]))
 
     @cached_property
     def _texts(self) -> tuple[tuple[str, str], ...]:
         return tuple(
-            (key_of(key), text)
-            for key, value in entries(self.arguments)
-            for text in ([value] if isinstance(value, str) else value)
+            (key, text) for key, value in self._entries for text in ([value] if isinstance(value, str) else value)
         )
+
+    @cached_property
+    def _entries(self) -> tuple[tuple[str, str | list[str]], ...]:
+        return tuple((key_of(key), value) for key, value in entries(self.arguments))
 
     @property
     def _is_file_tool(self) -> bool:
@@ -157,7 +159,7 @@ class ToolUse:
 
     @cached_property
     def _writes_files(self) -> bool:
-        return writes_files(self.name, self.arguments, is_file_tool=self._is_file_tool)
+        return writes_files(self.name, self._texts, is_file_tool=self._is_file_tool)
 
     @cached_property
     def _shell_writes(self) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from typing import cast
 
 from luthien_litellm_hooks.errors import PolicyError
+from luthien_litellm_hooks.events import StreamBlock
 from luthien_litellm_hooks.policy.base import Policy
 from luthien_litellm_hooks.policy.context import StreamingResponseContext
 from luthien_litellm_hooks.policy.helpers import passthrough_last_chunk, send_text
@@ -22,6 +23,7 @@ class ChunkPolicy(Policy):
 
     async def on_content_delta(self, ctx: StreamingResponseContext) -> None:
         delta = ctx.delta or ""
+        _decided_before(ctx)
         text = cast(object, await self.process_chunk(delta, ctx))
         if not isinstance(text, str):
             raise PolicyError(f"process_chunk returned a {type(text).__name__}, not a str")
@@ -34,5 +36,13 @@ class ChunkPolicy(Policy):
 
 def _note_change(ctx: StreamingResponseContext) -> None:
     """Records the change of a block, once."""
-    if not any(decision.block is ctx.block and decision.policy == ctx.policy_name for decision in ctx.decisions):
+    since = _decided_before(ctx)
+    made = (decision for decision in ctx.decisions[since:] if decision.block is ctx.block)
+    if not any(decision.policy == ctx.policy_name for decision in made):
         ctx.decide("modify")
+
+
+def _decided_before(ctx: StreamingResponseContext) -> int:
+    """How many decisions there were when the block began."""
+    before = cast(dict[StreamBlock | None, int], ctx.scratchpad.setdefault("chunk.decided_before", {}))
+    return before.setdefault(ctx.block, len(ctx.decisions))

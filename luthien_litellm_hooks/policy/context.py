@@ -7,10 +7,12 @@ from typing import Any, Literal
 
 from luthien_litellm_hooks.assembler import StreamState
 from luthien_litellm_hooks.deadline import HookDeadline
+from luthien_litellm_hooks.errors import LimitExceededError, PolicyBlockedError
 from luthien_litellm_hooks.events import ReasoningStreamBlock, StreamBlock, StreamEvent, ToolCallStreamBlock
-from luthien_litellm_hooks.limits import HoldClock
+from luthien_litellm_hooks.limits import Budget, HoldClock
 from luthien_litellm_hooks.log_lines import error_text, logger, quoted
 from luthien_litellm_hooks.outbox import Outbox
+from luthien_litellm_hooks.policy.notices import too_large_notice
 from luthien_litellm_hooks.policy.request import Answer, Request
 from luthien_litellm_hooks.recorder import NoOpTransactionRecorder, TransactionRecorder
 from luthien_litellm_hooks.telemetry import NoOpObservabilityContext, ObservabilityContext
@@ -93,6 +95,8 @@ class PolicyContext:
         """When the hook that is running was called; for the engine, not for policies."""
         self.hold_clock = HoldClock()
         """How long policies have kept the transaction waiting; for the engine, not for policies."""
+        self.budget = Budget()
+        """How much its policies have judged; for the engine, not for policies."""
         self.is_voter = False
         """The policy is one of several that vote."""
         self.polls: list[asyncio.Event] = []
@@ -129,6 +133,7 @@ class PolicyContext:
             )
             found.decisions = self.decisions
             found.hold_clock = self.hold_clock
+            found.budget = self.budget
             found.is_voter = is_voter
             self._of_members[member] = found
         return found
@@ -176,6 +181,16 @@ class PolicyContext:
             quoted(self.identity.key_alias),
             quoted(decision.reason),
         )
+
+    def charge(self, characters: int, blocks: int = 0) -> None:
+        """Counts towards what all policies of the transaction may judge (`limits`), whose end blocks the request or
+        the rest of the answer. The engine counts each piece of an answer once; a policy counts what costs it more
+        than reading that once. Safe in any thread. Raises `PolicyBlockedError`."""
+        try:
+            self.budget.spend(characters, blocks)
+        except LimitExceededError as error:
+            message = too_large_notice(self.transaction_id)
+            raise PolicyBlockedError(message, reason=f"too large to judge ({error})") from None
 
     def note_error(self, where: str, error: Exception) -> None:
         """Records that something of ours failed; for the engine, not for policies."""
@@ -236,6 +251,7 @@ class StreamingResponseContext(PolicyContext):
             recorder=transaction.recorder,
         )
         self.is_voter = transaction.is_voter
+        self.budget = transaction.budget
         self.final_request = transaction.final_request
         self.scratchpad = transaction.scratchpad
         self.decisions = transaction.decisions

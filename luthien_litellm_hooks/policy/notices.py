@@ -16,6 +16,11 @@ def one_line(text: str, length: int) -> str:
     return "".join(character if character.isprintable() else " " for character in text[:length])
 
 
+def too_large_notice(transaction_id: str) -> str:
+    """What a client is told where policies will not read all that a request or an answer brings."""
+    return f"{NOTICE_MARK} This was stopped because it is too large to judge (transaction {transaction_id})."
+
+
 def parted(text: str) -> list[tuple[str, bool]]:
     """`text` in parts that, joined by blank lines, are it again; whether each is our own."""
     parts: list[tuple[str, bool]] = []

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, cast
 
@@ -75,7 +75,7 @@ class ToolGatePolicy(Policy):
 
     async def on_tool_call_complete(self, ctx: StreamingResponseContext) -> None:
         if isinstance(ctx.block, ToolCallStreamBlock):
-            verdict = asyncio.create_task(_timed(self.judge_tool_call(ctx.block.tool_call, ctx)))
+            verdict = asyncio.create_task(_timed(self.judge_tool_call, ctx.block.tool_call, ctx))
             _pending(ctx).append(_Pending(ctx.block, verdict))
             if ctx.block.form == "server":
                 await _deliver(ctx, [_pending(ctx)[-1]])
@@ -105,9 +105,11 @@ class ToolGatePolicy(Policy):
                 outcome.__traceback__ = None  # its frames hold the calls, and these the outcome
 
 
-async def _timed(judging: Awaitable[Verdict]) -> Verdict:
+async def _timed(
+    judge: Callable[[ToolCall, PolicyContext], Awaitable[Verdict]], tool_call: ToolCall, ctx: PolicyContext
+) -> Verdict:
     began = time.monotonic()
-    verdict = await judging
+    verdict = await judge(tool_call, ctx)
     return replace(verdict, milliseconds=(time.monotonic() - began) * 1000)
 
 

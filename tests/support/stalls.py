@@ -1,0 +1,98 @@
+"""How long the event loop is kept from its other work, in processor time: another program at work takes none of it."""
+
+import asyncio
+import gc
+import time
+from collections.abc import AsyncGenerator, Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+from unittest import mock
+
+from luthien_litellm_hooks.config import build_executor, load_settings
+from luthien_litellm_hooks.errors import PolicyBlockedError
+from luthien_litellm_hooks.hooks.routes import GOVERNED
+from luthien_litellm_hooks.policy.context import Decision, PolicyContext
+from luthien_litellm_hooks.policy.request import Request
+from luthien_litellm_hooks.recorder import DefaultTransactionRecorder
+from luthien_litellm_hooks.testing.answers import Answer
+from luthien_litellm_hooks.testing.routes import ROUTES, RouteName
+
+NO_LIMITS: Mapping[str, int] = MappingProxyType({})
+
+
+@dataclass(slots=True)
+class Cost:
+    """What a transaction took: the longest that the loop went on without a turn for anything else, and all of the
+    process, in seconds of processor time; what was decided, and what left for the client."""
+
+    stall: float = 0.0
+    total: float = 0.0
+    decisions: tuple[Decision, ...] = ()
+    outcome: str | None = None
+    left: str = ""
+
+
+@contextmanager
+def measured(cost: Cost) -> Generator[None]:
+    """Measures what runs meanwhile on the loop of this thread."""
+    run = asyncio.Handle._run
+
+    def timed(handle: asyncio.Handle) -> None:
+        began = time.thread_time()
+        run(handle)
+        cost.stall = max(cost.stall, time.thread_time() - began)
+
+    began = time.process_time()
+    with mock.patch.object(asyncio.Handle, "_run", timed):
+        yield
+    cost.total = time.process_time() - began
+
+
+async def cost_of(
+    policy: Mapping[str, Any],
+    route: RouteName,
+    body: Mapping[str, Any],
+    answer: Answer | None = None,
+    *,
+    full: bool = True,
+    limits: Mapping[str, int] = NO_LIMITS,
+) -> Cost:
+    """What it costs to let a request through a policy, and the answer to it if there is one."""
+    executor = build_executor(load_settings({"luthien": {"policy": policy, "limits": dict(limits)}}, {}))
+    request = Request({**body, "stream": not full}, route=ROUTES[route].path)
+    recorder = DefaultTransactionRecorder()
+    context = PolicyContext("transaction", request, recorder=recorder)
+    is_full, is_streamed = answer is not None and full, answer is not None and not full
+    provided = ROUTES[route].full(answer, request.body) if answer is not None and is_full else None
+    items = [item async for item in ROUTES[route].stream(answer, request.body)] if answer and is_streamed else []
+    left: list[object] = []
+    adapter = GOVERNED[ROUTES[route].call_type](request)
+
+    async def stream() -> AsyncGenerator[object]:
+        for item in items:
+            yield item
+
+    async def run() -> None:
+        try:
+            await executor.on_request(context)
+        except PolicyBlockedError as refusal:
+            left.append(refusal.message)
+            return
+        if provided is not None:
+            left.append(await executor.run_full(provided, adapter, context))
+        if items:
+            left.extend([item async for item in executor.run(stream(), adapter, context)])
+
+    cost = Cost()
+    gc.collect()
+    gc.freeze()  # what other tests have left, and LiteLLM's million objects, take the collector half a second
+    try:
+        with measured(cost):
+            await asyncio.create_task(run())
+    finally:
+        gc.unfreeze()
+    cost.decisions, cost.outcome = tuple(context.decisions), recorder.outcome
+    cost.left = "".join(map(str, left))
+    return cost

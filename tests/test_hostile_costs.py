@@ -1,0 +1,253 @@
+"""What clients and models can make a proxy spend: no stall of its event loop, and an answer or a refusal in time."""
+
+import asyncio
+import json
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from luthien_litellm_hooks import ToolCall
+from luthien_litellm_hooks.limits import DEFAULT_LIMITS
+from luthien_litellm_hooks.policies.tool_arguments import MAX_KEY_CHARACTERS, MAX_VALUES, read_arguments
+from luthien_litellm_hooks.policy.off_loop import off_loop
+from luthien_litellm_hooks.testing.answers import Answer, Call, Say
+from luthien_litellm_hooks.testing.provider import ScriptedProvider
+from luthien_litellm_hooks.testing.routes import ROUTES, RouteName
+from tests.support.hostile_costs import ANSWERS, REQUESTS, said
+from tests.support.proxy import Proxies
+from tests.support.stalls import Cost, cost_of
+
+STALL_SECONDS = 0.25
+CPU_SECONDS = 10.0
+NAMES = (
+    "block_dangerous_commands",
+    "block_sensitive_file_writes",
+    "block_web_requests",
+    "sql_protection",
+    "protect_proxy",
+)
+SECRETS: Mapping[str, Any] = {"class": "secrets", "config": {"apply_to": "both", "assignments": True}}
+ALL: Mapping[str, Any] = {
+    "class": "serial",
+    "config": {"policies": [*({"class": name} for name in NAMES), SECRETS]},
+}
+REWRITERS: Mapping[str, Any] = {
+    "class": "serial",
+    "config": {
+        "policies": [
+            {"class": name, "config": config}
+            for name, config in {
+                "plain_dashes": {},
+                "prefer_uv": {},
+                "no_apologies": {},
+                "all_caps": {"tool_arguments": True},
+                "string_replacement": {"replacements": [["a", "b"]], "tool_arguments": True, "apply_to": "both"},
+                "regex_replacement": {"replacements": [["x.*y", "z"]], "tool_arguments": True, "apply_to": "both"},
+            }.items()
+        ]
+    },
+}
+TOO_LARGE = "too large to judge"
+
+
+def check(cost: Cost) -> None:
+    assert cost.stall < STALL_SECONDS
+    assert cost.total < CPU_SECONDS
+
+
+def is_too_large(cost: Cost) -> bool:
+    return any(made.action == "block" and TOO_LARGE in (made.reason or "") for made in cost.decisions)
+
+
+# Answers
+
+BY_PRESETS = (
+    "many calls",
+    "many blocks",
+    "many pieces of a key",
+    "text: names of secrets",
+    "text: random values after names",
+    "text: beginnings of private keys",
+    "text: combining characters",
+    "call: text: random values after names",
+    "call: shell: single quotes",
+    "call: shell: globs",
+    "call: many paths",
+    "call: many long keys",
+    "call: a key twice",
+    "call: a long key",
+    "call: numbers",
+    "call: commands with arguments",
+)
+BY_REWRITERS = ("text: dashes", "text: pips", "text: beginnings of apologies", "call: a key twice")
+
+
+@pytest.mark.parametrize("kind", BY_PRESETS)
+async def test_no_answer_keeps_the_presets_from_the_loop_or_busy_for_long(kind: str) -> None:
+    check(await cost_of(ALL, "chat", ROUTES["chat"].body, ANSWERS[kind]()))
+
+
+@pytest.mark.parametrize("kind", BY_REWRITERS)
+async def test_no_answer_keeps_rewriters_from_the_loop_or_busy_for_long(kind: str) -> None:
+    check(await cost_of(REWRITERS, "chat", ROUTES["chat"].body, ANSWERS[kind]()))
+
+
+@pytest.mark.parametrize("route", ["messages", "gemini"])
+async def test_a_stream_whose_events_are_all_there_leaves_the_loop_its_turns(route: RouteName) -> None:
+    check(await cost_of(ALL, route, ROUTES[route].body, ANSWERS["many equal calls"](), full=False))
+
+
+# Requests
+
+LONG_TEXTS = ("text: names of secrets", "text: random values after names", "text: notices", "a long message")
+
+
+@pytest.mark.parametrize("kind", LONG_TEXTS)
+async def test_no_text_of_a_request_keeps_the_loop(kind: str) -> None:
+    check(await cost_of(ALL, "chat", REQUESTS[kind]("chat")))
+
+
+@pytest.fixture(scope="module")
+def asked(provider: ScriptedProvider) -> ScriptedProvider:
+    provider.answers["cost"] = Answer([Say("An answer.")])
+    return provider
+
+
+PATHS: Mapping[RouteName, tuple[str, str]] = {
+    "chat": ("/v1/chat/completions", "openai/cost"),
+    "messages": ("/v1/messages", "anthropic/cost"),
+    "responses": ("/v1/responses", "openai/cost"),
+    "completions": ("/v1/completions", "openai/cost"),
+    "gemini": ("/v1beta/models/gemini/cost:generateContent", "gemini/cost"),
+}
+
+
+@pytest.mark.parametrize("on_block", ["notice", "error"])
+@pytest.mark.parametrize("route", PATHS)
+def test_a_request_of_a_hundred_thousand_messages_is_refused_on_each_route(
+    proxies: Proxies, asked: ScriptedProvider, route: RouteName, on_block: str
+) -> None:
+    proxy = proxies.get({"policy": {"class": "noop"}, "on_block": on_block})
+    path, model = PATHS[route]
+    before = len(asked.requests)
+    answer = proxy.http.post(path, json={**REQUESTS["many messages"](route), "model": model})
+    assert answer.status_code == 413
+    assert TOO_LARGE in answer.json()["error"]["message"]
+    assert len(asked.requests) == before
+
+
+@pytest.mark.parametrize("kind", ["many parts", "many tools", "many fields", "many metadata"])
+def test_a_request_of_a_hundred_thousand_of_anything_is_refused(
+    proxies: Proxies, asked: ScriptedProvider, kind: str
+) -> None:
+    proxy = proxies.get({"policy": {"class": "noop"}, "on_block": "notice"})
+    answer = proxy.http.post(PATHS["chat"][0], json={**REQUESTS[kind]("chat"), "model": PATHS["chat"][1]})
+    assert answer.status_code == 413
+
+
+@pytest.mark.parametrize("route", PATHS)
+def test_a_long_conversation_is_answered(proxies: Proxies, asked: ScriptedProvider, route: RouteName) -> None:
+    proxy = proxies.get({"policy": {"class": "noop"}, "on_block": "notice"})
+    path, model = PATHS[route]
+    texts = ["some words that somebody said"] * 1_000
+    answer = proxy.http.post(path, json={**said(route, texts), "model": model})
+    assert answer.status_code == 200
+    assert "An answer." in answer.text
+
+
+# The budget
+
+CALLS = Answer([Say("A text. "), *(Call("Bash", f'{{"command": "ls {number}"}}') for number in range(20))])
+CONFIGS: Mapping[str, Mapping[str, Any]] = {
+    "a gate": {"class": "block_dangerous_commands"},
+    "a gate that lets failures pass": {"class": "block_dangerous_commands", "on_policy_error": "pass"},
+    "a rewriter": {"class": "all_caps", "config": {"tool_arguments": True}},
+    "several": ALL,
+    "a panel": {"class": "parallel", "config": {"policies": [{"class": name} for name in NAMES]}},
+}
+
+
+@pytest.mark.parametrize("full", [True, False])
+@pytest.mark.parametrize("route", ["chat", "messages", "responses", "gemini"])
+@pytest.mark.parametrize("config", CONFIGS)
+async def test_calls_beyond_the_budget_are_withheld_with_a_notice(config: str, route: RouteName, *, full: bool) -> None:
+    limits = {"max_judged_blocks": 10}
+    cost = await cost_of(CONFIGS[config], route, ROUTES[route].body, CALLS, full=full, limits=limits)
+    has_place = not (route == "messages" and "all_caps" in str(CONFIGS[config]))  # text may not follow a call there
+    assert (TOO_LARGE in cost.left) == has_place
+    assert "ls 15" not in cost.left.casefold()
+    assert is_too_large(cost)
+    assert cost.outcome == "blocked"
+
+
+@pytest.mark.parametrize("kind", ["text: random values after names", "call: text: random values after names"])
+async def test_characters_beyond_the_budget_are_withheld_whatever_they_are(kind: str) -> None:
+    cost = await cost_of(SECRETS, "chat", ROUTES["chat"].body, ANSWERS[kind](), limits={"max_judged_characters": 9_999})
+    assert (is_too_large(cost), "password" in cost.left) == (True, False)
+
+
+async def test_a_request_beyond_the_budget_is_refused() -> None:
+    body = said("chat", ["some words "] * 2_000)
+    cost = await cost_of(SECRETS, "chat", body, CALLS, limits={"max_judged_characters": 9_999})
+    assert TOO_LARGE in cost.left
+    assert is_too_large(cost)
+
+
+async def test_a_policy_that_judges_nothing_spends_nothing() -> None:
+    limits = {"max_judged_blocks": 1, "max_judged_characters": 1}
+    cost = await cost_of({"class": "noop"}, "chat", said("chat", ["words"] * 10), CALLS, limits=limits)
+    assert "ls 19" in cost.left
+
+
+async def test_what_agents_do_stays_far_below_the_budget() -> None:
+    """A long history, a file of a megabyte, and a long script, under six policies."""
+    history = said("chat", ["some words that somebody said, " * 100] * 200)
+    steps = [
+        Say("I write the file."),
+        Call("Write", json.dumps({"file_path": "a.txt", "content": "a line of text\n" * 65_000})),
+        Call("Bash", json.dumps({"command": "cat > b.txt <<'E'\n" + "a line of text\n" * 2_500 + "E\n"})),
+        *(Call("Bash", json.dumps({"command": f"pytest -q test_{number}.py"})) for number in range(50)),
+    ]
+    half = {
+        "max_judged_characters": DEFAULT_LIMITS.max_judged_characters // 2,
+        "max_judged_blocks": DEFAULT_LIMITS.max_judged_blocks // 2,
+    }
+    cost = await cost_of(ALL, "chat", history, Answer(steps), limits=half)
+    assert [made for made in cost.decisions if made.action != "allow"] == []
+    assert "test_49.py" in cost.left
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        json.dumps({"command": "rm -rf /", "more": [1] * MAX_VALUES}),
+        json.dumps({"command": "rm -rf /", "k" * (MAX_KEY_CHARACTERS + 1): 1}),
+    ],
+    ids=["many values", "a long key"],
+)
+def test_arguments_with_too_much_in_them_count_as_unreadable(arguments: str) -> None:
+    assert read_arguments(ToolCall("1", "Bash", arguments)) == ()
+    assert read_arguments(ToolCall("1", "Bash", arguments.replace("k", "").replace(", 1", ""))) != ()
+
+
+# Threads
+
+
+async def test_a_client_that_leaves_does_not_wait_for_the_thread_that_judges_for_it() -> None:
+    began, goes_on, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def work() -> None:
+        began.set()
+        goes_on.wait(10)
+        ended.set()
+
+    judging = asyncio.create_task(off_loop(work))
+    await asyncio.to_thread(began.wait, 10)
+    judging.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await judging
+    assert not ended.is_set()
+    goes_on.set()
+    assert await asyncio.to_thread(ended.wait, 10)
