@@ -74,7 +74,7 @@ def shorten(data: dict[str, Any]) -> None:
     keys = [key for key in keys_of(data) if not isinstance(data[key], _SCALARS)]
     for place in (data, body_of(data)):
         if isinstance(place, dict):
-            cast(dict[str, Any], place).update({key: [] for key in keys})
+            place.update({key: [] for key in keys})
 
 
 def write_request(data: dict[str, Any], final: Request) -> None:
