@@ -1,23 +1,33 @@
 """Which versions of LiteLLM are tested is told in one way everywhere; with others the start warns, or ends."""
 
 import logging
+import os
 import re
 import subprocess
 import sys
 import tomllib
 from importlib.metadata import version
+from pathlib import Path
 
 import litellm
 import pytest
 from litellm.proxy.utils import ProxyLogging
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 import luthien_litellm_hooks
 from luthien_litellm_hooks import ConfigError
 from luthien_litellm_hooks.hooks.governing import Governing
 from luthien_litellm_hooks.hooks.records import RecordWriter
 from luthien_litellm_hooks.hooks.self_check import check_dispatch
-from luthien_litellm_hooks.hooks.versions import TESTED, fitting_litellm, warn_if_untested
-from tests.support.proxy import ROOT
+from luthien_litellm_hooks.hooks.versions import (
+    COMPROMISED,
+    TESTED,
+    fitting_litellm,
+    refuse_compromised,
+    warn_if_untested,
+)
+from tests.support.proxy import ROOT, proxy_config, starting_proxy
 
 # As 1.105 is: without a class that `hooks/spend_logs.py` takes from it.
 LOAD_WITH_AN_OLD_LITELLM = """
@@ -69,13 +79,55 @@ def test_a_missing_dependency_of_another_name_is_no_matter_of_versions() -> None
         __import__("litellm_of_another_name")
 
 
+@pytest.fixture
+def compromised(tmp_path: Path) -> str:
+    """A folder whose metadata say that LiteLLM is a compromised release, for the head of `PYTHONPATH`."""
+    metadata = tmp_path / "metadata" / "litellm-1.107.0.dist-info" / "METADATA"
+    metadata.parent.mkdir(parents=True)
+    metadata.write_text("Metadata-Version: 2.4\nName: litellm\nVersion: 1.107.0\n")
+    return str(metadata.parents[1])
+
+
+def test_a_proxy_of_a_compromised_release_does_not_start(compromised: str, tmp_path: Path) -> None:
+    config = proxy_config("http://127.0.0.1:9", {"policy": {"class": "noop"}})
+    with starting_proxy(config, tmp_path / "proxy", {"PYTHONPATH": f"{compromised}:{ROOT}"}) as (process, proxy):
+        assert process.wait(90) != 0
+    assert "ConfigError: LiteLLM 1.107.0 is a compromised release" in proxy.output
+    assert f"Rebuild the environment with LiteLLM {TESTED[0]}" in proxy.output
+
+
+@pytest.mark.parametrize("name", ["luthien", "LuthienGuardrail"])
+def test_neither_form_is_served_by_a_compromised_release(name: str, compromised: str) -> None:
+    program = f"import luthien_litellm_hooks; luthien_litellm_hooks.{name}"
+    environment = {**os.environ, "PYTHONPATH": f"{compromised}:{ROOT}"}
+    run = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
+    assert "ConfigError: LiteLLM 1.107.0 is a compromised release" in run.stderr
+
+
+@pytest.mark.parametrize("installed", sorted(COMPROMISED))
+def test_each_compromised_release_is_refused(installed: str) -> None:
+    with pytest.raises(ConfigError, match=rf"LiteLLM {re.escape(installed)} is a compromised release"):
+        refuse_compromised(installed)
+
+
+@pytest.mark.parametrize("installed", [*TESTED, "1.82.6", "1.82.9", "1.107.1", "1.107.0rc1"])
+def test_its_neighbours_are_not_refused(installed: str) -> None:
+    refuse_compromised(installed)
+
+
+def litellm_range() -> SpecifierSet:
+    dependencies = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    [needed] = [line for line in dependencies if line.startswith("litellm")]
+    return Requirement(needed).specifier
+
+
+def test_the_package_excludes_each_compromised_release_by_name() -> None:
+    excluded = {specifier.version for specifier in litellm_range() if specifier.operator == "!="}
+    assert excluded == COMPROMISED
+
+
 def test_the_package_and_the_matrix_agree() -> None:
-    [needed] = [
-        line
-        for line in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
-        if line.startswith("litellm")
-    ]
-    assert f">={TESTED[0]}," in needed
+    assert f">={TESTED[0]}" in {str(specifier) for specifier in litellm_range()}
     [matrix] = re.findall(r"^LITELLM +\?= (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert tuple(matrix.split()) == TESTED
 

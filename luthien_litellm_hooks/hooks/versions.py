@@ -1,4 +1,4 @@
-"""Which versions of LiteLLM the plugin is tested with, and what is said where another does not fit."""
+"""The versions of LiteLLM that the plugin is tested with, and those that it refuses."""
 
 import re
 from collections.abc import Generator
@@ -10,6 +10,20 @@ from luthien_litellm_hooks.log_lines import logger
 
 TESTED = ("1.106.2", "1.108.11", "1.109.1")
 """What `make test-matrix` runs, oldest first. Each stands for all patches of its minor version."""
+
+COMPROMISED = frozenset({"1.82.7", "1.82.8", "1.107.0"})
+"""Releases that attackers published: `docs/security.md` has the sources."""
+
+
+def refuse_compromised(installed: str | None = None) -> None:
+    """Raises `ConfigError` if this LiteLLM, or the version `installed`, is one that attackers published."""
+    litellm = installed or version("litellm")
+    if litellm in COMPROMISED:
+        raise ConfigError(
+            f"LiteLLM {litellm} is a compromised release, which sends the secrets of its host to attackers, and has "
+            f"run already. Rebuild the environment with LiteLLM {TESTED[0]}, never by an upgrade within it, and rotate "
+            "every secret that this host could read"
+        )
 
 
 def running() -> str:
@@ -35,10 +49,11 @@ def warn_if_untested(installed: str | None = None) -> None:
 
 @contextmanager
 def fitting_litellm() -> Generator[None]:
-    """Around what takes parts of LiteLLM. Raises `ConfigError` where this version has no such part.
+    """Around what takes parts of LiteLLM. Raises `ConfigError` where this version has no such part, or is compromised.
 
     LiteLLM would take an `ImportError` for a wrong name in its config, and say only that.
     """
+    refuse_compromised()
     try:
         yield
     except ImportError as error:
