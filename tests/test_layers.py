@@ -237,3 +237,9 @@ def run_python(code: str, **environment: str) -> str:
 def test_importing_the_package_has_no_side_effect(statement: str, tmp_path: Path) -> None:
     code = f"{statement}; import sys; print([name for name in {HEAVY!r} if name in sys.modules])"
     assert run_python(code, LUTHIEN_POLICY_CONFIG=str(tmp_path / "missing.yaml")) == "[]"
+
+
+def test_every_module_can_be_imported_without_prisma() -> None:
+    names = [f"{PACKAGE}.{module}".rstrip(".") for module in MODULES if module != "hooks.start"]  # reads the settings
+    code = f"import sys; sys.modules['prisma'] = None\nfor name in {names}: __import__(name)"
+    assert run_python(code) == ""

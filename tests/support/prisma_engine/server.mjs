@@ -12,7 +12,7 @@ import wasm from '@prisma/client/runtime/query_engine_bg.postgresql.js';
 import { bindAdapter } from '@prisma/driver-adapter-utils';
 import pg from 'pg';
 
-import { plain, readModels, translate } from './queries.mjs';
+import { plain, readModels, rowObjects, translate } from './queries.mjs';
 
 const { TEXT } = pg.types.builtins;
 const TEXT_ARRAY = 1009;
@@ -25,6 +25,10 @@ const FAILED_IN_DRIVER = 'P2036';
 const NOT_REACHED = 'P1001';
 
 const NO_TRACE = '{}';
+
+// Clients before 0.14 have a key of this name in the rows of raw queries.
+const client = new URL('client/prisma/_raw_query.py', import.meta.url);
+const readsRowObjects = readFileSync(client, 'utf8').includes('prisma__value');
 
 class Adapter extends PrismaPg {
   async performIO(query) {
@@ -130,7 +134,8 @@ class Server {
 function named(answer, { name, isRaw }) {
   if (answer.errors) return answer;
   const [result] = Object.values(answer.data);
-  return { data: { [name]: isRaw ? result : plain(result) } };
+  if (!isRaw) return { data: { [name]: plain(result) } };
+  return { data: { [name]: readsRowObjects && result.columns ? rowObjects(result) : result } };
 }
 
 async function respond(server, request, response) {
