@@ -1,9 +1,10 @@
 """Responses: what leaves says the same in its deltas, in what repeats them, and in the last event."""
 
+import asyncio
 import json
 import os
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -15,6 +16,7 @@ from litellm.types.llms.openai import ResponsesAPIResponse
 from luthien_litellm_hooks import (
     Policy,
     PolicyBlockedError,
+    PolicyExecutor,
     StreamingResponseContext,
     ToolCall,
     ToolCallStreamBlock,
@@ -28,11 +30,12 @@ from luthien_litellm_hooks import (
 )
 from luthien_litellm_hooks.assembler import BlockAssembler
 from luthien_litellm_hooks.events import ContentStreamBlock, Finish, ReasoningStreamBlock
+from luthien_litellm_hooks.limits import Limits
 from luthien_litellm_hooks.policies.all_caps import AllCaps, AllCapsConfig
 from luthien_litellm_hooks.policies.noop import NoOp
 from luthien_litellm_hooks.testing import responses_wire
 from luthien_litellm_hooks.testing.answers import Answer, Call, Say, Think
-from tests.support.chat import WITHHELD
+from tests.support.chat import WITHHELD, context
 from tests.support.responses import (
     Reading,
     adapter,
@@ -397,6 +400,27 @@ async def test_a_refused_full_answer_is_a_completed_one() -> None:
     response = scripted_full(replace(ANSWER, finish="length"))
     left = await deliver_full(Refuse(), response)
     assert read_response(plain(left)).text[-1] == "No more."
+
+
+async def test_an_answer_that_is_ended_keeps_its_id_though_litellm_seals_it_in_what_has_left() -> None:
+    is_sealed = asyncio.Event()
+
+    async def provider() -> AsyncIterator[Any]:
+        created, *rest = map(parse, scripted(Answer([Say("word " * 1000)], piece=100)))
+        yield created
+        await is_sealed.wait()
+        for event in rest:
+            yield event
+
+    units: list[Any] = []
+    executor = PolicyExecutor(NoOp(), limits=Limits(max_stream_bytes=1000))
+    async for unit in executor.run(provider(), adapter(), context()):
+        units.append(plain(unit))
+        if not is_sealed.is_set():
+            unit.response.id = f"sealed {unit.response.id}"
+            is_sealed.set()
+    assert units[-1]["type"] == "response.completed"
+    assert units[-1]["response"]["id"] == units[0]["response"]["id"]
 
 
 async def test_a_cut_answer_stays_incomplete() -> None:

@@ -1,6 +1,7 @@
 """Units of the responses wire, and the output of a response, that say just what was let out."""
 
 from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
@@ -70,7 +71,7 @@ class Writer:
 
     def __init__(self, own: Callable[[], ResponsesAPIResponse]) -> None:
         self._own = own
-        self._begun: Any = None  # the response as its first unit has it
+        self._begun: Any = None  # a copy of the response as it came first: LiteLLM seals its id in what has left
         self._items: list[ItemOut] = []
         self._latest: dict[Item, ItemOut] = {}
         self._held_back: dict[Item, _HeldBack] = {}
@@ -139,7 +140,7 @@ class Writer:
             return
         number = (origin.raw.model_extra or {}).get("sequence_number")
         self._has_numbers = isinstance(number, int)
-        self._begun = get(origin.raw, "response")
+        self._begun = copy(get(origin.raw, "response"))
         yield self._without_output(origin.raw)
 
     def _like(self) -> Any:
