@@ -16,6 +16,7 @@ import yaml
 from typer.testing import CliRunner
 
 from luthien_litellm_hooks.cli import app
+from luthien_litellm_hooks.hooks.versions import TESTED
 from tests.support.proxy import KEY, ROOT
 
 DEPLOY = ROOT / "deploy"
@@ -50,6 +51,26 @@ def test_each_config_is_accepted(name: str, tmp_path: Path, monkeypatch: pytest.
 def copied(dockerfile: Path) -> Iterator[str]:
     for line in re.findall(r"^COPY (?!--from)(.*) \S+$", dockerfile.read_text(), re.MULTILINE):
         yield from line.split()
+
+
+def images() -> set[str]:
+    """Every image that the examples and the docs name, with its tag."""
+    files = [file for file in DEPLOY.rglob("*") if file.is_file() and file.suffix != ".pyc"]
+    texts = [file.read_text() for file in (*files, *(ROOT / "docs").glob("*.md"), ROOT / "README.md")]
+    named = re.compile(r"\b(?:ghcr\.io/[\w/-]+|registry\.example\.com/[\w-]+|python):[\w.-]+")
+    return {image for text in texts for image in named.findall(text)}
+
+
+def test_no_image_is_named_by_a_tag_that_moves() -> None:
+    """For hours, tags that move led to a compromised release of LiteLLM."""
+    repositories = {image.partition(":")[0] for image in images()}
+    assert repositories >= {"ghcr.io/berriai/litellm", "ghcr.io/astral-sh/uv", "python"}
+    assert [image for image in images() if not re.search(r":v?\d+\.\d+", image)] == []
+
+
+def test_the_image_is_of_a_tested_release() -> None:
+    tags = {image.partition(":")[2] for image in images() if image.startswith("ghcr.io/berriai/litellm:")}
+    assert {tag.removeprefix("v") for tag in tags} <= set(TESTED)
 
 
 @pytest.mark.parametrize("name", DOCKERFILES)

@@ -45,7 +45,7 @@ def test_nothing_is_said_of_a_tested_minor_version(installed: str, caplog: pytes
     assert caplog.messages == []
 
 
-@pytest.mark.parametrize("installed", ["0.9.0", "1.82.9", "1.105.3", "1.107.0rc1", "1.110.0.dev1", "2.0.0"])
+@pytest.mark.parametrize("installed", ["0.9.0", "1.82.9", "1.105.3", "1.107.1", "1.111.0.dev1", "2.0.0"])
 def test_another_minor_version_is_warned_of(installed: str, caplog: pytest.LogCaptureFixture) -> None:
     warn_if_untested(installed)
     [record] = caplog.records
@@ -155,14 +155,22 @@ def test_the_package_excludes_each_compromised_release_by_name() -> None:
     assert excluded == COMPROMISED
 
 
-def test_the_package_and_the_matrix_agree() -> None:
-    assert f">={TESTED[0]}" in {str(specifier) for specifier in litellm_range()}
+def test_the_package_admits_what_the_matrix_runs_and_nothing_newer_or_older() -> None:
+    newest = Version(TESTED[-1])
+    assert bounds(litellm_range(), ">=") == [Version(TESTED[0])]
+    assert bounds(litellm_range(), "<") == [Version(f"{newest.major}.{newest.minor + 1}")]
+    assert all(litellm_range().contains(tested) for tested in TESTED)
     [matrix] = re.findall(r"^LITELLM +\?= (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert tuple(matrix.split()) == TESTED
 
 
 def test_the_docs_tell_the_versions() -> None:
     assert f"| LiteLLM | {', '.join(TESTED)}, " in (ROOT / "docs/deploying.md").read_text()
+    assert f"Tested with LiteLLM {', '.join(TESTED[:-1])} and {TESTED[-1]}" in " ".join(
+        (ROOT / "README.md").read_text().split()
+    )
+    security = (ROOT / "docs/security.md").read_text()
+    assert all(compromised in security for compromised in COMPROMISED)
 
 
 def test_the_deployments_name_this_version() -> None:

@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from luthien_litellm_hooks.errors import ConfigError
 from luthien_litellm_hooks.log_lines import logger
 
-TESTED = ("1.106.2", "1.108.11", "1.109.1")
+TESTED = ("1.106.2", "1.108.14", "1.109.3", "1.110.2")
 """What `make test-matrix` runs, oldest first. Each stands for all patches of its minor version."""
 
 COMPROMISED = frozenset({"1.82.7", "1.82.8", "1.107.0"})

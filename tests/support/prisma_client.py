@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sysconfig
 import tempfile
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
@@ -103,21 +104,33 @@ def _install(folder: Path, schema: str, prisma: str | None) -> None:
     _generate(folder)
 
 
+def generate_into(scripts: Path, prisma: str) -> None:
+    """Generates the client into the package `prisma` of the environment with these `scripts`, as images have it."""
+    folder = _installed_client(prisma)
+    [schema] = scripts.parent.glob("lib/python*/site-packages/litellm/proxy/schema.prisma")
+    _run_generator(folder, scripts, {}, "--schema", schema)
+
+
 def _generate(folder: Path) -> None:
+    _run_generator(folder, Path(sysconfig.get_path("scripts")), {"PYTHONPATH": str(folder / "package")})
+    (folder / "client" / "prisma" / "types.py").write_text(_TYPES_MODULE)
+
+
+def _run_generator(folder: Path, scripts: Path, environment: Mapping[str, str], *options: str | Path) -> None:
     engine = str(folder / "bin" / "query-engine")
     environment = {
-        "PYTHONPATH": str(folder / "package"),
+        **os.environ,
         "PRISMA_PY_DEBUG_GENERATOR": "1",  # takes the schema from another version of Prisma than the client's own
         "CHECKPOINT_DISABLE": "1",  # asks nobody whether there is a newer Prisma
-        "PATH": os.pathsep.join([sysconfig.get_path("scripts"), os.environ["PATH"]]),
+        "PATH": os.pathsep.join([str(scripts), os.environ["PATH"]]),
         # What these name is not downloaded.
         "PRISMA_CLI_QUERY_ENGINE_TYPE": "binary",
         "PRISMA_QUERY_ENGINE_BINARY": engine,
         "PRISMA_SCHEMA_ENGINE_BINARY": engine,
+        **environment,
     }
     prisma = folder / "node_modules" / "prisma" / "build" / "index.js"
-    subprocess.run([_NODE, prisma, "generate"], cwd=folder, env={**os.environ, **environment}, check=True)
-    (folder / "client" / "prisma" / "types.py").write_text(_TYPES_MODULE)
+    subprocess.run([_NODE, prisma, "generate", *options], cwd=folder, env=environment, check=True)
 
 
 def _move(source: Path, target: Path) -> None:
