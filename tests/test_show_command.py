@@ -130,7 +130,7 @@ def test_a_blocked_call_is_shown_as_the_model_made_it_with_who_withheld_it_and_w
         assert part in words
 
 
-@pytest.mark.parametrize("version", ["0.11.0", "0.13.1"])
+@pytest.mark.parametrize("version", ["0.11.0", pytest.param("0.13.1", marks=pytest.mark.stock)])
 def test_rows_are_whole_and_can_be_read_with_an_older_prisma(
     version: str, provider_url: str, provider: ScriptedProvider, postgres_url: str, tmp_path: Path
 ) -> None:
@@ -170,6 +170,28 @@ def test_without_prisma_it_is_told_what_reads_a_database(command: list[str]) -> 
 def test_a_proxy_is_read_without_prisma(api: Api) -> None:
     done = api.run("list", "--key", "nobody", "--json")
     assert (done.code, json.loads(done.stdout)) == (0, {"transactions": []})
+
+
+TALKING_PRISMA = """
+import subprocess
+class errors:
+    class PrismaError(Exception): ...
+class Prisma:
+    def __init__(self, datasource): ...
+    async def connect(self): subprocess.run(["echo", "query-engine 5.4.2"], check=True)
+    async def disconnect(self): ...
+    async def query_raw(self, *query): return []
+"""
+
+
+def test_what_prismas_engine_prints_is_kept_off_the_output(tmp_path: Path) -> None:
+    """prisma 0.11 has it say its version, where it finds it beside the generated client."""
+    (tmp_path / "prisma.py").write_text(TALKING_PRISMA)
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "DATABASE_URL": "postgresql://127.0.0.1:9/litellm"}
+    command = [COMMAND, "list", "--json"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout) == {"transactions": []}
 
 
 def test_a_client_of_another_version_of_prisma_is_told(tmp_path: Path) -> None:

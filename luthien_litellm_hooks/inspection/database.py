@@ -2,8 +2,10 @@
 
 import asyncio
 import importlib
+import os
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol, cast
 
 import httpx
@@ -98,8 +100,22 @@ def _import_prisma() -> Any:
 
 
 async def _query(client: _Client, query: str, values: Sequence[object]) -> list[dict[str, Any]]:
-    await client.connect()
+    with _no_output():  # prisma 0.11 has its engine print a version
+        await client.connect()
     try:
         return await client.query_raw(query, *values)
     finally:
         await client.disconnect()
+
+
+@contextmanager
+def _no_output() -> Generator[None]:
+    """Keeps what other processes print off our standard output, which may be read by a machine."""
+    ours, nothing = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 1)
+    try:
+        yield
+    finally:
+        os.dup2(ours, 1)
+        os.close(ours)
+        os.close(nothing)
