@@ -18,11 +18,11 @@ from packaging.version import Version
 
 import luthien_litellm_hooks
 from luthien_litellm_hooks import ConfigError
+from luthien_litellm_hooks.checking.releases import COMPROMISED
 from luthien_litellm_hooks.hooks.governing import Governing
 from luthien_litellm_hooks.hooks.records import RecordWriter
 from luthien_litellm_hooks.hooks.self_check import check_dispatch
 from luthien_litellm_hooks.hooks.versions import (
-    COMPROMISED,
     TESTED,
     fitting_litellm,
     refuse_compromised,

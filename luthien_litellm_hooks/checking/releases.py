@@ -8,11 +8,12 @@ from pathlib import Path
 from luthien_litellm_hooks.checking.source import Finding, Place
 from luthien_litellm_hooks.checking.started import Start
 
-COMPROMISED = ("1.82.7", "1.82.8", "1.107.0")
+COMPROMISED = frozenset({"1.82.7", "1.82.8", "1.107.0"})
+"""Releases that attackers published: `docs/security.md` has the sources."""
 _PINS = ("requirements*.txt", "constraints*.txt", "Dockerfile*", "pyproject.toml")
 _PIN = re.compile(
     r"(?<![\w-])litellm(?:-database|-non_root|-ee)?(?:\[[^\]]*\])?\s*(?:===?|:\D*)\s*"
-    rf"({'|'.join(map(re.escape, COMPROMISED))})(?![.\d])"
+    rf"({'|'.join(map(re.escape, sorted(COMPROMISED)))})(?![.\d])"
 )
 
 

@@ -5,14 +5,12 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 
+from luthien_litellm_hooks.checking.releases import COMPROMISED
 from luthien_litellm_hooks.errors import ConfigError
 from luthien_litellm_hooks.log_lines import logger
 
 TESTED = ("1.106.2", "1.108.14", "1.109.3", "1.110.2")
 """What `make test-matrix` runs, oldest first. Each stands for all patches of its minor version."""
-
-COMPROMISED = frozenset({"1.82.7", "1.82.8", "1.107.0"})
-"""Releases that attackers published: `docs/security.md` has the sources."""
 
 
 def refuse_compromised(installed: str | None = None) -> None:
