@@ -7,6 +7,7 @@ from typing import Literal
 from luthien_litellm_hooks.events import (
     Chunk,
     ContentStreamBlock,
+    Quote,
     ReasoningDelta,
     ReasoningStreamBlock,
     StreamBlock,
@@ -48,6 +49,7 @@ class Ballot:
         self.block = block
         self.motions: list[Motion] = []
         self.objectors: set[int] = set()
+        self.has_left = False
         self._pieces: dict[int, list[Piece]] = {}
 
     def note(self, member: int, piece: Piece) -> None:
@@ -90,4 +92,5 @@ class Ballot:
             return isinstance(made, ToolCallDelta)
         if isinstance(self.block, ReasoningStreamBlock):
             return isinstance(made, ReasoningDelta)
-        return isinstance(self.block, ContentStreamBlock) and isinstance(made, TextDelta) and not is_notice(made.text)
+        is_text = isinstance(self.block, ContentStreamBlock)
+        return is_text and isinstance(made, TextDelta | Quote) and not is_notice(made.text)

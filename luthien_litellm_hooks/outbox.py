@@ -38,10 +38,12 @@ class Outbox:
         max_held_bytes: int = DEFAULT_LIMITS.max_held_bytes,
         *,
         keeps_order: bool = True,
+        has_text_after_calls: bool = True,
     ) -> None:
         self._queue = queue
         self._deadline = deadline
         self._on_drop = on_drop
+        self._has_text_after_calls = has_text_after_calls
         self.keeps_order = keeps_order
         """Nothing waits for its turn but what is held here."""
         self._open: Parcel | None = None
@@ -86,6 +88,7 @@ class Outbox:
         if block is not None:
             self.delivered.add(block.choice)
             if block not in self._begun:
+                await self._begin_overlapping(block)
                 await self._begin(block)
         parcel = self._open
         if parcel is not None and parcel.chunk is chunk and not parcel.is_taken:
@@ -122,7 +125,10 @@ class Outbox:
         if not (text or quote.is_owed):
             return
         changed = from_wire(replace(quote, text=text), quote.part)
-        await self._put(Parcel(None, (changed,), block.host, about=block))
+        if block.host is not None and block.host in self._held:
+            self.hold(Chunk((changed,)), changed, block.host)
+        else:
+            await self._put(Parcel(None, (changed,), block.host, about=block))
 
     def hold(self, chunk: Chunk, event: StreamEvent, block: StreamBlock) -> None:
         """Holds an event until its block is released or dropped. Raises `LimitExceededError`."""
@@ -215,6 +221,14 @@ class Outbox:
         except asyncio.CancelledError:  # the hook did not want to wait for the client; it may try again
             self._held.put_back(chunk, event, block)
             raise
+
+    async def _begin_overlapping(self, block: StreamBlock) -> None:
+        """Begins what the provider has begun before `block` and not ended: what is said in it may come later, but on
+        some wires no text may begin after a call."""
+        if block.overlaps and not self._has_text_after_calls:
+            for other in [held for held in self._held if held.overlaps and held.place < block.place]:
+                if other not in self._begun:
+                    await self._begin(other)
 
     async def _begin(self, block: StreamBlock) -> None:
         self._begun.add(block)

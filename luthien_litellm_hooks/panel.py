@@ -264,9 +264,10 @@ class Panel:
 
     async def _let_out_blocks(self, choice: int) -> None:
         """Lets out what waits of a choice; what is said of its calls comes before the calls that remain."""
-        ballots = [ballot for block, ballot in self._ballots.items() if block.choice == choice]
+        ballots = [ballot for ballot in self._ballots.values() if ballot.block.choice == choice and not ballot.has_left]
         for ballot in ballots:
             ballot.close(self._voters)
+            ballot.has_left = True
         picks = {ballot: ballot.pick(self._voters, self._needed) for ballot in ballots}
         pieces = [(ballot.block, piece) for ballot, pick in picks.items() for piece in ballot.version(pick)]
         pieces += [(None, piece) for seat in self._heeded(picks.values()) for piece in seat.take_words(choice)]

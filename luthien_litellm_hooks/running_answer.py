@@ -84,7 +84,9 @@ class RunningAnswer:
         self._withheld_kinds: set[str] = set()  # of what the adapter does not know
         self._assembler = BlockAssembler(is_framed=is_framed)
         self.state = self._assembler.state
-        self.outbox = Outbox(queue, self._deadline, on_drop, limits.max_held_bytes)
+        self.outbox = Outbox(
+            queue, self._deadline, on_drop, limits.max_held_bytes, has_text_after_calls=has_text_after_calls
+        )
         self._engine = Engine(self.state, self.outbox, self._deadline, has_text_after_calls, cut_reasons)
         self._ctx = StreamingResponseContext(transaction, self._engine)
         self.notice: str | None = None

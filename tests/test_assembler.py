@@ -32,37 +32,9 @@ from luthien_litellm_hooks.events import (
     ToolCallDelta,
     ToolForm,
     Usage,
-    from_wire,
 )
 from tests.support.chat import adapter, chunk, context, provide, tool
-
-Unit = tuple[StreamEvent, ...]
-
-
-class EventWire:
-    """A wire format whose units are events already, so that a test can group them as it likes."""
-
-    is_framed = False
-    has_text_after_calls = True
-    stop_reason = "stop"
-    tool_reasons = ("tool_calls",)
-    cut_reasons = ()
-
-    def decode(self, raw: Any) -> Sequence[Chunk]:
-        return (Chunk.from_wire(raw, tuple(from_wire(replace(event), part=raw) for event in raw)),)
-
-    def flush(self) -> Sequence[Chunk]:
-        return ()
-
-    def encode(self, events: Sequence[StreamEvent], of: Chunk | None) -> Iterable[object]:
-        yield tuple(events)
-
-    def split(self, response: object) -> Chunk:
-        raise NotImplementedError
-
-    def join(self, response: object, events: Sequence[StreamEvent]) -> object:
-        raise NotImplementedError
-
+from tests.support.event_wire import EventWire, Unit
 
 # Blocks, as a test writes them down
 

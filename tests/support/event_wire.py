@@ -1,0 +1,34 @@
+"""A wire format whose units are events already."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from luthien_litellm_hooks.events import Chunk, StreamEvent, from_wire
+
+Unit = tuple[StreamEvent, ...]
+
+
+class EventWire:
+    """Its adapter, so that a test can group events as it likes."""
+
+    is_framed = False
+    has_text_after_calls = True
+    stop_reason = "stop"
+    tool_reasons = ("tool_calls",)
+    cut_reasons = ()
+
+    def decode(self, raw: Any) -> Sequence[Chunk]:
+        return (Chunk.from_wire(raw, tuple(from_wire(replace(event), part=raw) for event in raw)),)
+
+    def flush(self) -> Sequence[Chunk]:
+        return ()
+
+    def encode(self, events: Sequence[StreamEvent], of: Chunk | None) -> Iterable[object]:
+        yield tuple(events)
+
+    def split(self, response: object) -> Chunk:
+        raise NotImplementedError
+
+    def join(self, response: object, events: Sequence[StreamEvent]) -> object:
+        raise NotImplementedError
