@@ -13,6 +13,7 @@ from luthien_litellm_hooks.events import (
     Frame,
     Opaque,
     Quote,
+    ReasoningStreamBlock,
     StreamBlock,
     StreamEvent,
     TextDelta,
@@ -138,7 +139,10 @@ class Outbox:
         """Lets a detail out with the rest of its block, of which it says something; a changed block
         leaves without. So does the result of a server's call with the call."""
         if block is not None and block in self._held:
+            end = self._held.take_last(block) if _is_end(self._held.last(block)) and not _is_begin(event) else None
             self.hold(chunk, event, block)
+            if end is not None:
+                self.hold(*end, block)
         elif block not in self._changed:
             await self.let_out(chunk, event, block)
 
@@ -178,7 +182,11 @@ class Outbox:
             await self.release(block)
 
     async def release_all(self) -> None:
-        """Lets out what is held, block by block in the order they began."""
+        """Lets out what is held, block by block in the order they began, and each with its quotes."""
+        for block in self._held:
+            host = block.host if isinstance(block, ContentStreamBlock) else None
+            if host is not None and host in self._held and _is_detail(self._held.first(block)):
+                await self.release(block)
         for block in self._held:
             await self.release(block)
 
@@ -231,17 +239,40 @@ class Outbox:
                     await self._begin(other)
 
     async def _begin(self, block: StreamBlock) -> None:
+        """Lets the beginning of `block` out, after those of the texts that began before it and still go on: a client
+        that sends this back must not send text after a call."""
         self._begun.add(block)
-        first = self._held.first(block)
-        if isinstance(first, Frame) and first.role == "begin":
-            chunk, event = self._held.take_first(block)
-            await self.let_out(chunk, event, block)
+        for other in self._held if block.overlaps else ():
+            if other.overlaps and other.place < block.place and other not in self._begun and _is_begun_text(other):
+                await self._begin(other)
+        if not _is_begin(self._held.first(block)):
+            return
+        await self.let_out(*self._held.take_first(block), block)
+        while _is_detail(self._held.first(block)) and block not in self._changed:
+            await self.let_out(*self._held.take_first(block), block)
 
     async def _put(self, parcel: Parcel) -> None:
         if not self._queue.put_nowait(parcel):
             with self._deadline.paused():
                 await self._queue.put(parcel)
         self._open = parcel
+
+
+def _is_begun_text(block: StreamBlock) -> bool:
+    is_text = isinstance(block, ContentStreamBlock) or (isinstance(block, ReasoningStreamBlock) and block.content != "")
+    return is_text and not block.is_complete
+
+
+def _is_begin(event: StreamEvent | None) -> bool:
+    return isinstance(event, Frame) and event.role == "begin"
+
+
+def _is_detail(event: StreamEvent | None) -> bool:
+    return isinstance(event, Frame) and event.role == "detail"
+
+
+def _is_end(event: StreamEvent | None) -> bool:
+    return isinstance(event, Frame) and event.role == "end"
 
 
 def _is_frame_of(block: StreamBlock, event: StreamEvent) -> bool:

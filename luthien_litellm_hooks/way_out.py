@@ -366,7 +366,9 @@ class WayOut:
     # Wires that do
 
     def _framed(self, choice: _ChoiceOut, event: StreamEvent, block: StreamBlock | None) -> Iterator[StreamEvent]:
-        if isinstance(event, Frame):
+        if isinstance(event, Quote) and event.index < 0:
+            yield event  # which belongs to no block
+        elif isinstance(event, Frame):
             yield from self._frame(choice, event, _key_of(event, block))
         elif isinstance(event, ToolCallDelta):
             yield from self._framed_call(choice, event, block)

@@ -3,11 +3,13 @@
 from collections.abc import Iterable, Sequence
 
 from luthien_litellm_hooks.adapters import messages_full
-from luthien_litellm_hooks.adapters.messages_parts import fields
-from luthien_litellm_hooks.adapters.messages_stream import MessageReader, MessageWriter
-from luthien_litellm_hooks.adapters.sse import SseDecoder
+from luthien_litellm_hooks.adapters.messages_frames import FrameOrder
+from luthien_litellm_hooks.adapters.messages_parts import empty_message
+from luthien_litellm_hooks.adapters.messages_read import MessageReader
+from luthien_litellm_hooks.adapters.messages_write import MessageWriter
+from luthien_litellm_hooks.adapters.sse import SseDecoder, is_ended
 from luthien_litellm_hooks.errors import WireError
-from luthien_litellm_hooks.events import Chunk, StreamEvent
+from luthien_litellm_hooks.events import Chunk, StreamEvent, Unknown, from_wire
 
 
 class MessagesAdapter:
@@ -23,45 +25,43 @@ class MessagesAdapter:
     cut_reasons = ("max_tokens", "model_context_window_exceeded")
 
     def __init__(self, model: str, id: str) -> None:
-        self._id = id
+        self._empty = empty_message(model, id)
         self._decoder = SseDecoder()
-        self._error: WireError | None = None
+        self._order = FrameOrder()
         self._reader = MessageReader()
         self._writer = MessageWriter(model, id)
+        self._missing = b""  # the end of the provider's last frame, which others follow
 
     def decode(self, raw: object) -> Sequence[Chunk]:
-        """One chunk for each frame that `raw` completes."""
+        """One chunk for each frame that `raw` completes, and that need not wait for others."""
         if not isinstance(raw, bytes):
-            raise WireError(f"a stream of a message brought a {type(raw).__name__}")
-        return self._chunks(self._decoder.feed(raw))
+            return [_malformed(raw, "item of a stream")]
+        return [self._reader.chunk(came) for came in self._order.take(self._decoder.feed(raw))]
 
     def flush(self) -> Sequence[Chunk]:
-        """A last frame that the provider did not end; it is ended, because others may follow it."""
-        return self._chunks([frame + b"\n\n" for frame in self._decoder.flush()])
-
-    def _chunks(self, frames: Sequence[bytes]) -> Sequence[Chunk]:
-        """The chunks up to a frame that cannot be read, which is an error only when they are out."""
-        if self._error is not None:
-            raise self._error
-        chunks: list[Chunk] = []
-        for frame in frames:
-            try:
-                chunks.append(Chunk.from_wire(frame, self._reader.read(frame)))
-            except WireError as error:
-                self._error = error
-                break
-        if self._error is not None and not chunks:
-            raise self._error
-        return chunks
+        """What is left; a last frame that the provider did not end leaves as it came."""
+        frames = self._decoder.flush()
+        if frames and not is_ended(frames[-1]):
+            self._missing = b"\n" if frames[-1].endswith((b"\n", b"\r")) else b"\n\n"
+        return [self._reader.chunk(came) for came in self._order.take_last(frames)]
 
     def encode(self, events: Sequence[StreamEvent], of: Chunk | None) -> Iterable[object]:
         """One frame for each event, but two for a call that a policy made."""
-        return self._writer.write(events)
+        for frame in self._writer.write(events, of):
+            yield self._missing + frame
+            self._missing = b""
 
     def split(self, response: object) -> Chunk:
         """The events of a message, in the order in which a stream would bring them."""
-        return Chunk.from_wire(response, tuple(messages_full.read(fields(response, "a message"))))
+        try:
+            return Chunk.from_wire(response, tuple(messages_full.read(response)))
+        except (WireError, ValueError, RecursionError):
+            return _malformed(response, "message")
 
     def join(self, response: object, events: Sequence[StreamEvent]) -> object:
         """A copy of `response` with just `events`; its id, model and usage stay."""
-        return messages_full.write(events, fields(response, "a message"), self._id)
+        return messages_full.write(events, response, self._empty)
+
+
+def _malformed(raw: object, kind: str) -> Chunk:
+    return Chunk.from_wire(raw, (from_wire(Unknown(kind=kind, is_malformed=True), raw),))

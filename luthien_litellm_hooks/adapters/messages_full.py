@@ -1,28 +1,42 @@
 """The full side of Anthropic messages: what an answer says, and an answer that says just that."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 from luthien_litellm_hooks.adapters.messages_parts import (
     JSON,
     Kind,
+    Refusal,
+    Rest,
+    block_without_rest,
     dump,
     empty_text,
     empty_thinking,
     fields,
     is_named,
+    is_result,
+    is_server_call,
     kind_of,
+    message_without_rest,
     read_call,
+    read_citation,
+    read_refusal,
     text_of,
+    text_of_result,
     write_call,
+    write_citation,
+    write_refusal,
+    write_result,
 )
 from luthien_litellm_hooks.errors import WireError
 from luthien_litellm_hooks.events import (
     End,
     Finish,
     Frame,
+    Opaque,
+    Quote,
     ReasoningDelta,
     Start,
     StreamEvent,
@@ -34,34 +48,52 @@ from luthien_litellm_hooks.events import (
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """The block that an event was read from, and how many events its content makes."""
+    """The block that an event was read from, without what repeats others, and how many events its content makes.
+    `citation` is what a quote of the block was read from."""
 
-    block: JSON = field(default_factory=dict[str, Any])
+    whole: JSON = field(default_factory=dict[str, Any])
+    said: JSON = field(default_factory=dict[str, Any])
     pieces: int = 0
+    citation: JSON | None = None
 
 
-def read(response: JSON) -> Iterator[StreamEvent]:
+def read(response: object) -> Iterator[StreamEvent]:
     """The events of `response`, in the order in which a stream would bring them."""
-    yield from_wire(Start(), _Part())
-    content: object = response.get("content")
+    message = fields(response, "a message")
+    content: object = message.get("content")
     if not isinstance(content, list):
         raise WireError("the content of a message was no list")
-    for index, block in enumerate(cast(list[object], content)):
-        yield from _read_block(fields(block, "a content block"), index)
-    if reason := text_of(response, "stop_reason"):
+    yield from_wire(Start(), _Part())
+    has_rest = message_without_rest(message) is not message
+    calls: dict[str, int] = {}
+    for index, value in enumerate(cast(list[object], content)):
+        block = fields(value, "a content block")
+        if is_server_call(block):
+            calls[text_of(block, "id")] = index
+        said = block if kind_of(text_of(block, "type")) == "unknown" else block_without_rest(block)
+        has_rest = has_rest or said is not block
+        yield from _read_block(block, said, index, calls)
+    if (quote := read_refusal(message.get("stop_details"))) is not None:
+        yield from_wire(quote, Refusal(message["stop_details"], message))
+    if has_rest:
+        yield from_wire(Opaque(repeats=True), Rest(message, message))
+    if reason := text_of(message, "stop_reason"):
         yield from_wire(Finish(reason=reason), _Part())
     yield from_wire(End(), _Part())
 
 
-def _read_block(block: JSON, index: int) -> Iterator[StreamEvent]:
-    kind = kind_of(block)
-    pieces = list(_read_pieces(block, index))
-    part = _Part(block, len(pieces))
-    if kind != "tool_call":
-        yield from_wire(Frame(role="begin", kind=kind, index=index), part)
+def _read_block(block: JSON, said: JSON, index: int, calls: Mapping[str, int]) -> Iterator[StreamEvent]:
+    kind = kind_of(text_of(block, "type"))
+    pieces = list(_read_pieces(said, index))
+    part = _Part(block, said, len(pieces))
+    follows = calls.get(text_of(said, "tool_use_id")) if kind == "other" else None
+    if text := text_of_result(said) if is_result(said) else "":
+        yield from_wire(Quote(role="begin", kind="other", index=index, follows=follows, text=text, is_owed=True), part)
+    elif kind != "tool_call":
+        yield from_wire(Frame(role="begin", kind=kind, index=index, follows=follows), part)
     for event in pieces:
-        yield from_wire(event, part)
-    yield from_wire(Frame(role="end", kind=kind, index=index), part)
+        yield from_wire(event, _Part(citation=cast(JSON, event.part)) if event.part is not None else part)
+    yield from_wire(Frame(role="end", kind=kind, index=index, follows=follows), part)
 
 
 def _read_pieces(block: JSON, index: int) -> Iterator[StreamEvent]:
@@ -69,8 +101,9 @@ def _read_pieces(block: JSON, index: int) -> Iterator[StreamEvent]:
         case "text":
             if text := text_of(block, "text"):
                 yield TextDelta(index=index, text=text)
-            if block.get("citations"):
-                yield Frame(role="detail", kind="text", index=index)
+            for citation in block.get("citations") or ():
+                quote = read_citation(citation, index) or Frame(role="detail", kind="text", index=index)
+                yield from_wire(quote, citation)
         case "thinking":
             if text := text_of(block, "thinking"):
                 yield ReasoningDelta(index=index, text=text)
@@ -78,25 +111,29 @@ def _read_pieces(block: JSON, index: int) -> Iterator[StreamEvent]:
                 yield Frame(role="detail", kind="reasoning", index=index)
         case "redacted_thinking":
             yield ReasoningDelta(index=index, text="")
-        case "tool_use":
+        case "tool_use" | "server_tool_use" | "mcp_tool_use":
             yield read_call(block, index, dump(block.get("input")))
         case _:
             pass
 
 
-def write(events: Sequence[StreamEvent], like: JSON, answer_id: str) -> JSON:
-    """A copy of `like` that says just `events`."""
-    drafts: list[_Draft | _Call] = []
-    changes: JSON = {}
+def write(events: Sequence[StreamEvent], like: object, empty: JSON) -> JSON:
+    """A copy of `like` that says just `events`; an `empty` message with them, if that is no message."""
+    message = cast(JSON, like) if isinstance(like, dict) else empty
+    keeps_rest = any(isinstance(event.part, Rest) for event in events)
+    drafts: list[_Draft | _Call | _Result] = []
+    changes: JSON = {"stop_details": None} if read_refusal(message.get("stop_details")) is not None else {}
     for event in events:
         if isinstance(event, Finish):
             changes["stop_reason"] = event.reason
-        elif (draft := _begun_by(event, drafts, answer_id)) is not None:
+        elif isinstance(event, Quote) and isinstance(event.part, Refusal):
+            changes["stop_details"] = write_refusal(event.part.details, event.text)
+        elif (draft := _begun_by(event, drafts, empty["id"])) is not None:
             drafts.append(draft)
         elif drafts and _is_content(event):
             drafts[-1].add(event)
-    blocks = [block for draft in drafts if (block := draft.block()) is not None]
-    return {**like, "content": blocks, **changes}
+    blocks = [block for draft in drafts if (block := draft.block(keeps_rest=keeps_rest)) is not None]
+    return {**(message if keeps_rest else message_without_rest(message)), "content": blocks, **changes}
 
 
 def _is_content(event: StreamEvent) -> bool:
@@ -105,10 +142,14 @@ def _is_content(event: StreamEvent) -> bool:
     return isinstance(event, TextDelta | ReasoningDelta | ToolCallDelta)
 
 
-def _begun_by(event: StreamEvent, drafts: Sequence["_Draft | _Call"], answer_id: str) -> "_Draft | _Call | None":
+def _begun_by(
+    event: StreamEvent, drafts: Sequence["_Draft | _Call | _Result"], answer_id: str
+) -> "_Draft | _Call | _Result | None":
     """The block that `event` begins, if it does. Its begin frame may be missing, as it is of a notice."""
     if isinstance(event, ToolCallDelta):
         return None if event.name is None else _Call(event, answer_id)
+    if isinstance(event, Quote) and event.role == "begin":
+        return _Result(event)
     if isinstance(event, Frame):
         return _Draft(event.kind, _part(event)) if event.role == "begin" else None
     if isinstance(event, TextDelta | ReasoningDelta) and not (drafts and isinstance(drafts[-1], _Draft)):
@@ -119,33 +160,41 @@ def _begun_by(event: StreamEvent, drafts: Sequence["_Draft | _Call"], answer_id:
 
 
 class _Draft:
-    """A block in the making that is not a call."""
+    """A block in the making that is neither a call nor a result."""
 
     def __init__(self, kind: Kind, part: _Part | None) -> None:
         self._part = part
         self._kind = kind
         self._texts: list[str] = []
+        self._citations: list[JSON] = []
         self._kept = 0
         self._is_changed = False
 
     def add(self, event: StreamEvent) -> None:
         """Adds one event of the content."""
-        self._is_changed = self._is_changed or event.part is None
         self._kept += 1
         if isinstance(event, TextDelta | ReasoningDelta):
             self._texts.append(event.text)
+        part = _part(event)
+        if part is not None and part.citation is not None:
+            text = event.text if isinstance(event, Quote) else ""
+            self._citations.append(write_citation(part.citation, text))
+            self._is_changed = self._is_changed or self._citations[-1] is not part.citation
+        self._is_changed = self._is_changed or part is None
 
-    def block(self) -> JSON | None:
+    def block(self, *, keeps_rest: bool) -> JSON | None:
         """The very block that came, if all of it is left; None if nothing is."""
-        if self._part is not None and not self._is_changed and self._kept == self._part.pieces:
-            return self._part.block
-        came = self._part.block if self._part is not None else {}
+        part = self._part
+        if part is not None and not self._is_changed and self._kept == part.pieces:
+            return part.whole if keeps_rest else part.said
+        came = part.said if part is not None else {}
         text = "".join(self._texts)
         if not text:
             return None
         if self._kind == "text":
             rest = {name: value for name, value in came.items() if name != "citations"}
-            return {**empty_text(), **rest, "text": text}
+            cited = {"citations": self._citations} if self._citations else {}
+            return {**empty_text(), **rest, "text": text, **cited}
         rest = came if came.get("type") == "thinking" else {}
         return {**empty_thinking(), **rest, "thinking": text, "signature": ""}
 
@@ -163,12 +212,27 @@ class _Call:
         if isinstance(event, ToolCallDelta):
             self._arguments.append(event.arguments)
 
-    def block(self) -> JSON:
+    def block(self, *, keeps_rest: bool) -> JSON:
         """The very block that came, if the call is the same."""
         part = _part(self._event)
-        if part is not None and len(self._arguments) == 1 and is_named(self._event, part.block):
-            return part.block
+        if part is not None and len(self._arguments) == 1 and is_named(self._event, part.said):
+            return part.whole if keeps_rest else part.said
         return write_call(self._event, _input("".join(self._arguments)), self._answer_id)
+
+
+class _Result:
+    """The result of a call of the provider's own."""
+
+    def __init__(self, event: Quote) -> None:
+        self._event = event
+
+    def add(self, event: StreamEvent) -> None:
+        """Takes nothing: a result comes whole."""
+
+    def block(self, *, keeps_rest: bool) -> JSON | None:
+        """The result with the text that is left of it."""
+        part = _part(self._event)
+        return part and write_result(part.whole if keeps_rest else part.said, self._event.text)
 
 
 def _part(event: StreamEvent) -> _Part | None:

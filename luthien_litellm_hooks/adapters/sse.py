@@ -56,6 +56,11 @@ def _plain_frames(data: bytes) -> list[bytes] | None:
     return frames if len(frames) == len(lines) else None  # otherwise there are stray blank lines
 
 
+def is_ended(frame: bytes) -> bool:
+    """Whether the blank line has come that ends `frame`."""
+    return frame.splitlines(keepends=True)[-1] in _BLANK_LINES
+
+
 def data_of(frame: bytes) -> str:
     """What a frame says; "" where that is nothing (a comment, a stray blank line)."""
     named = (line.partition(b":") for line in frame.splitlines())
