@@ -13,7 +13,6 @@ from luthien_litellm_hooks.events import (
     Frame,
     Opaque,
     Quote,
-    ReasoningStreamBlock,
     StreamBlock,
     StreamEvent,
     TextDelta,
@@ -239,12 +238,7 @@ class Outbox:
                     await self._begin(other)
 
     async def _begin(self, block: StreamBlock) -> None:
-        """Lets the beginning of `block` out, after those of the texts that began before it and still go on: a client
-        that sends this back must not send text after a call."""
         self._begun.add(block)
-        for other in self._held if block.overlaps else ():
-            if other.overlaps and other.place < block.place and other not in self._begun and _is_begun_text(other):
-                await self._begin(other)
         if not _is_begin(self._held.first(block)):
             return
         await self.let_out(*self._held.take_first(block), block)
@@ -256,11 +250,6 @@ class Outbox:
             with self._deadline.paused():
                 await self._queue.put(parcel)
         self._open = parcel
-
-
-def _is_begun_text(block: StreamBlock) -> bool:
-    is_text = isinstance(block, ContentStreamBlock) or (isinstance(block, ReasoningStreamBlock) and block.content != "")
-    return is_text and not block.is_complete
 
 
 def _is_begin(event: StreamEvent | None) -> bool:
