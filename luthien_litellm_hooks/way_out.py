@@ -263,7 +263,7 @@ class WayOut:
         choice.has_started = True
 
     def _finish(self, choice: _ChoiceOut, event: Finish) -> Iterator[StreamEvent]:
-        reason = event.reason if self._is_as_it_came() else self._fitting(choice, event.reason)
+        reason = event.reason if self._is_untouched() else self._fitting(choice, event.reason)
         is_providers_own = event.part is not None and not self.is_cut
         if choice.finish_reason is not None and not (is_providers_own and choice.finish_reason == reason):
             return  # some providers repeat themselves, which is harmless; but not contradict
