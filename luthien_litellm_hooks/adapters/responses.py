@@ -3,12 +3,10 @@
 from collections.abc import Callable, Iterable, Sequence
 
 from litellm.types.llms.openai import ResponsesAPIResponse
-from pydantic import BaseModel
 
-from luthien_litellm_hooks.adapters.responses_read import Reader
+from luthien_litellm_hooks.adapters.responses_read import Reader, full_as_it_may_leave
 from luthien_litellm_hooks.adapters.responses_write import Writer
-from luthien_litellm_hooks.errors import WireError
-from luthien_litellm_hooks.events import Chunk, Finish, StreamEvent
+from luthien_litellm_hooks.events import Chunk, Finish, StreamEvent, Unknown
 
 
 class ResponsesAdapter:
@@ -24,14 +22,13 @@ class ResponsesAdapter:
     cut_reasons = ("incomplete",)
 
     def __init__(self, own: Callable[[], ResponsesAPIResponse]) -> None:
+        self._own = own
         self._reader = Reader()
         self._writer = Writer(own)
 
     def decode(self, raw: object) -> Sequence[Chunk]:
-        """One chunk; without events if it is about an action that is not whole yet."""
-        if not isinstance(raw, BaseModel):
-            raise WireError(f"a stream of responses brought a {type(raw).__name__}")
-        return (Chunk.from_wire(raw, tuple(self._reader.read(raw))),)
+        """One chunk."""
+        return (Chunk.from_wire(raw, self._reader.read(raw)),)
 
     def flush(self) -> Sequence[Chunk]:
         """The actions that never were whole."""
@@ -44,15 +41,22 @@ class ResponsesAdapter:
 
     def pass_on(self, chunk: Chunk, *, as_came: bool) -> Iterable[object]:
         """The unit that came, or what has become of it; after what was held back until it came."""
-        return self._writer.whole(chunk.events)
+        if not as_came or self._writer.is_own:
+            return self._writer.whole(chunk.events)
+        self._writer.left(chunk.raw, chunk.events)
+        return () if chunk.raw is chunk.events else (chunk.raw,)
 
     def split(self, response: object) -> Chunk:
         """The events of every item, one delta a block."""
-        return Chunk.from_wire(response, tuple(Reader().read_full(_full(response))))
+        if not isinstance(response, ResponsesAPIResponse):
+            return Chunk.from_wire(response, (Unknown(kind="response", is_malformed=True),))
+        return Chunk.from_wire(response, tuple(Reader().read_full(response)))
 
     def join(self, response: object, events: Sequence[StreamEvent]) -> object:
         """A copy of `response` with just `events`; its id, model and usage stay."""
-        like = _full(response)
+        if not isinstance(response, ResponsesAPIResponse):
+            response = self._own()
+        like = full_as_it_may_leave(response, events)
         writer = Writer(lambda: like)
         writer.apart(events)
         changes: dict[str, object] = {}
@@ -60,9 +64,3 @@ class ResponsesAdapter:
         if reason == self.stop_reason and like.status != reason:
             changes = {"status": reason, "incomplete_details": None, "error": None}
         return writer.response(like.model_copy(update=changes))
-
-
-def _full(response: object) -> ResponsesAPIResponse:
-    if not isinstance(response, ResponsesAPIResponse):
-        raise WireError(f"a response was a {type(response).__name__}")
-    return response

@@ -1,6 +1,7 @@
 """What the wire of responses is made of: the kinds of blocks, and items as they came."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, cast
@@ -76,7 +77,12 @@ REASONING_AS_TEXT = Kind(
     "output_text", "reasoning", "reasoning", "content", "text", "response.reasoning_text", "response.content_part"
 )
 
-PARTS: Mapping[str, Kind] = {kind.name: kind for kind in (TEXT, REFUSAL, SUMMARY, REASONING)}
+# A part of a message, and what a stream says in units that name no item.
+AUDIO = Kind(
+    "output_audio", "text", "message", "content", "transcript", "response.audio.transcript", "response.content_part"
+)
+
+PARTS: Mapping[str, Kind] = {kind.name: kind for kind in (TEXT, REFUSAL, SUMMARY, REASONING, AUDIO)}
 CALLS: Mapping[str, Kind] = {kind.name: kind for kind in (CALL, CUSTOM_CALL)}
 BY_DELTA: Mapping[str, Kind] = {kind.delta: kind for kind in (*PARTS.values(), *CALLS.values())}
 BY_DONE: Mapping[str, Kind] = {kind.done: kind for kind in (*PARTS.values(), *CALLS.values())}
@@ -92,7 +98,7 @@ ITEM_PREFIXES = {
     "apply_patch_call": "apc",
     "computer_call": "cu",
 }
-"""The items that governed blocks are in, and how their ids begin."""
+"""How the ids of items begin that may be ours; others begin with their type."""
 LISTS = ("summary", "content")
 """Where an item holds its parts."""
 
@@ -107,13 +113,15 @@ class Part:
     pieces: list[str] = field(default_factory=list[str])
     is_ended: bool = False
     announced: str = ""  # what of it its announcement said, and deltas are yet to repeat
+    quoted: set[str] = field(default_factory=set[str])  # its annotations, by their keys
+    results: Mapping[str, Any] | None = None  # of a call that the provider ran itself
 
 
 @dataclass(slots=True, eq=False)
 class Item:
     """An item as it came, and its blocks. A bare one has none that anybody could judge.
 
-    `early` are the units of an action that came before all of it, and their numbers.
+    One that `is_whole` is read when all of it has come, and leaves then; a `loose` one is none for the client.
     """
 
     type: str
@@ -121,21 +129,34 @@ class Item:
     index: int | None = None
     parts: dict[tuple[str, int], Part] = field(default_factory=dict[tuple[str, int], Part])
     is_bare: bool = False
-    early: list[tuple[BaseModel, int]] = field(default_factory=list[tuple[BaseModel, int]])
+    is_whole: bool = False
+    is_loose: bool = False
+    block: int | None = None  # the number of a result, which has no parts
+
+    @property
+    def is_unread(self) -> bool:
+        """Nothing of it was judged yet."""
+        return not self.parts and self.block is None
 
 
 class Origin(NamedTuple):
     """Where an event was read from. `raw` is the unit of the wire that says it and nothing else of
     the answer, `position` its number; None if another unit says it besides what it is there for.
 
-    `finals` are the items as the last event of an answer repeats them.
+    `bare` is `raw` without what no policy judges; `guards` is the number of events that stand for that, and
+    `restores` is the position in one of these. `finals` are the places of items in the last event of an answer.
     """
 
     item: Item | None = None
     part: Part | None = None
     raw: BaseModel | None = None
     position: int = -1
-    finals: Mapping[Item, object] = MappingProxyType({})
+    finals: Mapping[Item, int] = MappingProxyType({})
+    bare: BaseModel | None = None
+    guards: int = 0
+    restores: int | None = None
+    quoted: object = None
+    is_late: bool = False
 
 
 def get(thing: object, name: str) -> Any:
@@ -170,6 +191,33 @@ def changed(thing: object, **changes: object) -> Any:
     if isinstance(thing, BaseModel):
         return thing.model_copy(update=changes)
     return {**fields(thing), **changes}
+
+
+def without(thing: object, names: Iterable[str]) -> Any:
+    """A copy of `thing` without some of its fields; `thing` itself if it has none of them."""
+    names = [name for name in names if get(thing, name) is not None]
+    if not names:
+        return thing
+    if not isinstance(thing, BaseModel):
+        return {name: value for name, value in cast(dict[str, Any], thing).items() if name not in names}
+    copied = thing.model_copy(update={name: None for name in names if name in type(thing).model_fields})
+    for name in names:
+        (copied.__pydantic_extra__ or {}).pop(name, None)
+    return copied
+
+
+def plain(value: Any) -> Any:
+    """`value` as JSON has it, without what says nothing: LiteLLM's models fill in every field."""
+    if isinstance(value, BaseModel):
+        value = value.model_dump(mode="json", warnings=False)
+    if isinstance(value, dict):
+        return {name: plain(part) for name, part in cast(dict[str, Any], value).items() if part is not None}
+    return [plain(part) for part in cast(list[Any], value)] if isinstance(value, list) else value
+
+
+def key_of(value: object) -> str:
+    """What two equal structures have in common."""
+    return json.dumps(plain(value), sort_keys=True, default=repr)
 
 
 def text_of(thing: object, kind: Kind) -> str:

@@ -24,6 +24,7 @@ ACTIONS = {
     "shell_call": ("action",),
     "apply_patch_call": ("operation",),
     "computer_call": ("action", "actions"),
+    "tool_search_call": ("arguments",),
 }
 DELTAS = {
     "response.output_text": "text",
@@ -94,7 +95,7 @@ def read_response(response: dict[str, Any]) -> Reading:
     for item in response["output"]:
         if item["type"] in CALLS:
             calls.append((item["call_id"], item["name"], item[CALLS[item["type"]]]))
-        elif item["type"] in ACTIONS:
+        elif item["type"] in ACTIONS and item.get("execution") != "server":
             calls.append((item["call_id"], item["type"].removesuffix("_call"), action_of(item)))
         elif item["type"] in ("message", "reasoning"):
             for part in [*(item.get("summary") or ()), *(item.get("content") or ())]:
@@ -198,7 +199,7 @@ class Strict:
             field = CALLS[item["type"]]
             assert (item["name"], item["call_id"]) == (begun["name"], begun["call_id"])
             assert item[field] == self.parts.get((index, "", 0), begun[field])
-        elif item["type"] in ACTIONS:
+        elif item["type"] in ACTIONS and item.get("execution") != "server":
             assert item["call_id"] == begun["call_id"]
             assert self.actions.setdefault(index, action_of(item)) == action_of(item), "another action"
         elif item["type"] in ("message", "reasoning"):
