@@ -15,8 +15,8 @@ from luthien_litellm_hooks.events import ToolForm
 class _Shape:
     """The fields of an item that say what a call does, and those with what the provider's own run of it returned.
 
-    `says` tells how they make arguments: `value` of one field is an object, `text` of one is JSON, and more are
-    `named`.
+    `says` tells how fields make arguments: the object in one is the `value`, the JSON in one is the `text`, or all
+    are `named`. A result may stand in a field of a field.
     """
 
     fields: tuple[str, ...]
@@ -31,7 +31,7 @@ _SHAPES: Mapping[str, _Shape] = {
     "apply_patch_call": _Shape(("operation",)),
     "computer_call": _Shape(("action", "actions"), "named"),
     "tool_search_call": _Shape(("arguments",)),
-    "web_search_call": _Shape(("action",), results=("results",), is_servers=True),
+    "web_search_call": _Shape(("action",), results=("results", "action.sources"), is_servers=True),
     "file_search_call": _Shape(("queries",), "named", ("results",), is_servers=True),
     "code_interpreter_call": _Shape(("code",), "named", ("outputs",), is_servers=True),
     "image_generation_call": _Shape(("prompt", "revised_prompt"), "named", is_servers=True),
@@ -104,7 +104,16 @@ def results_of(item: object) -> dict[str, Any]:
     """What the provider's run of a call returned, or what a result says."""
     type: str = get(item, "type")
     names = RESULTS.get(type) or _SHAPES[type].results
-    return {name: value for name in names if (value := plain(get(item, name)))}
+    return {name: value for name in names if (value := plain(_at(item, name)))}
+
+
+def placed(item: object, results: Mapping[str, object]) -> dict[str, Any]:
+    """The fields of `item` that hold `results`."""
+    changes: dict[str, Any] = {}
+    for name, value in results.items():
+        field, _, within = name.partition(".")
+        changes[field] = {**plain(get(item, field)), within: value} if within else value
+    return changes
 
 
 def emptied(value: object) -> object:
@@ -172,9 +181,18 @@ def _leaves(value: Any) -> Iterator[str]:
             yield value
 
 
+def _at(item: object, name: str) -> object:
+    field, _, within = name.partition(".")
+    return get(get(item, field), within) if within else get(item, field)
+
+
 def _payload(item: object) -> Any:
     shape = _SHAPES[get(item, "type")]
     said = {name: plain(value) for name in shape.fields if (value := get(item, name)) is not None}
+    for name in shape.results:
+        field, _, within = name.partition(".")
+        if isinstance(said.get(field), dict):
+            said[field].pop(within, None)
     if shape.says == "named":
         return said
     return said.get(shape.fields[0], "" if shape.says == "text" else {})

@@ -9,137 +9,49 @@ from pydantic import BaseModel
 from luthien_litellm_hooks.adapters.responses_actions import ACTION_FIELDS, ACTIONS, RESULTS
 from luthien_litellm_hooks.adapters.responses_parts import LISTS, PARTS, changed, fields, get, key_of, pieces, without
 
-_UNIT = frozenset(
-    [
-        "type",
-        "sequence_number",
-        "output_index",
-        "content_index",
-        "summary_index",
-        "item_id",
-        "annotation",
-        "annotation_index",
-        "delta",
-        "text",
-        "arguments",
-        "input",
-        "refusal",
-        "name",
-        "item",
-        "part",
-        "response",
-        "obfuscation",
-        "code",
-        "diff",
-        "command",
-        "command_index",
-        "status",
-        "partial_image_b64",
-        "b64_json",
-        "partial_image_index",
-        "size",
-        "quality",
-        "background",
-        "output_format",
-    ]
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_UNIT = _words(
+    """type sequence_number output_index content_index summary_index item_id annotation annotation_index
+    delta text arguments input refusal name item part response obfuscation code diff command
+    command_index status partial_image_b64 b64_json partial_image_index size quality background
+    output_format"""
 )
-_OF_ANY_ITEM = frozenset(
-    [
-        "type",
-        "id",
-        "call_id",
-        "status",
-        "role",
-        "phase",
-        "name",
-        "namespace",
-        "caller",
-        "created_by",
-        "execution",
-        "server_label",
-    ]
-)
+_OF_ANY_ITEM = _words("type id call_id status role phase namespace caller created_by execution server_label")
 _OF_ITEMS: Mapping[str, frozenset[str]] = {
     "message": frozenset(LISTS),
     "reasoning": frozenset((*LISTS, "encrypted_content")),
-    "function_call": frozenset({"arguments"}),
-    "custom_tool_call": frozenset({"input"}),
+    "function_call": _words("name arguments"),
+    "custom_tool_call": _words("name input"),
     "compaction": frozenset({"encrypted_content"}),
     **dict.fromkeys(
         ACTIONS,
         ACTION_FIELDS
-        | frozenset(
-            [
-                "environment",
-                "max_output_length",
-                "container_id",
-                "approval_request_id",
-                "pending_safety_checks",
-                "fingerprint",
-                "result",
-                "size",
-                "quality",
-                "background",
-                "output_format",
-            ]
+        | _words(
+            """name environment max_output_length container_id approval_request_id pending_safety_checks fingerprint
+    result size quality background output_format"""
         ),
     ),
-    **{
-        type: frozenset((*names, "max_output_length", "approval_request_id", "approve", "acknowledged_safety_checks"))
-        for type, names in RESULTS.items()
-    },
+    **{type: _words("max_output_length approval_request_id approve") | {*names} for type, names in RESULTS.items()},
 }
+_NESTED: Mapping[str, frozenset[str]] = {
+    "caller": _words("type caller_id"),
+    "environment": _words("type container_id"),
+}
+"""Known fields of an item that are structures, and what is known of them."""
 ITEM_TYPES = _OF_ITEMS.keys()
 """The items that are known; of others nobody can judge anything."""
-_RESPONSE = frozenset(
-    [
-        "id",
-        "object",
-        "created_at",
-        "completed_at",
-        "status",
-        "model",
-        "output",
-        "output_text",
-        "usage",
-        "tool_usage",
-        "incomplete_details",
-        "parallel_tool_calls",
-        "temperature",
-        "top_p",
-        "max_output_tokens",
-        "max_tool_calls",
-        "top_logprobs",
-        "truncation",
-        "previous_response_id",
-        "conversation",
-        "service_tier",
-        "background",
-        "store",
-        "frequency_penalty",
-        "presence_penalty",
-        "prompt_cache_key",
-        "prompt_cache_retention",
-        "prompt_cache_options",
-        "safety_identifier",
-        "user",
-        "moderation",
-        "content_filters",
-        "access_programs",
-        "billing",
-    ]
+_RESPONSE = _words(
+    """id object created_at completed_at status model output output_text usage tool_usage
+    incomplete_details parallel_tool_calls temperature top_p max_output_tokens max_tool_calls
+    top_logprobs truncation previous_response_id conversation service_tier background store
+    frequency_penalty presence_penalty prompt_cache_key prompt_cache_retention prompt_cache_options
+    safety_identifier user moderation content_filters access_programs billing"""
 )
-_ECHOED = frozenset(
-    [
-        "instructions",
-        "metadata",
-        "prompt",
-        "tools",
-        "tool_choice",
-        "text",
-        "reasoning",
-    ]
-)
+_ECHOED = _words("instructions metadata prompt tools tool_choice text reasoning")
 """Fields that repeat the request. The first unit may say them; a later one only says them again."""
 _NO_WORDS = "The provider reported an error."
 
@@ -181,6 +93,7 @@ def bare_item(item: object) -> Any:
     if not isinstance(type, str) or type not in _OF_ITEMS:
         return item
     names = _more_than(_OF_ITEMS[type] | _OF_ANY_ITEM, item)
+    names |= {name for name, known in _NESTED.items() if _more_than(known, get(item, name))}
     if _is_readable(get(item, "encrypted_content")):
         names |= {"encrypted_content"}
     changes: dict[str, Any] = {}

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from luthien_litellm_hooks.adapters.readable import written
-from luthien_litellm_hooks.adapters.responses_actions import ACTIONS, RESULTS, as_judged, emptied, results_of
+from luthien_litellm_hooks.adapters.responses_actions import ACTIONS, RESULTS, as_judged, emptied, placed, results_of
 from luthien_litellm_hooks.adapters.responses_parts import (
     AUDIO,
     CALLS,
@@ -199,11 +199,9 @@ def _final_results(out: ItemOut, base: object) -> dict[str, Any]:
     if judged is None and out.type not in RESULTS:
         return {}
     left = out.results or {}
-    return {
-        name: left[name] if name in left else emptied(value)
-        for name, value in results_of(base).items()
-        if not (name in left and left[name] == value)
-    }
+    came = results_of(base)
+    changes = {name: left[name] if name in left else emptied(value) for name, value in came.items()}
+    return placed(base, {name: value for name, value in changes.items() if value != came[name]})
 
 
 def _at(parts: list[Any], slot: int | None) -> Any:

@@ -368,7 +368,10 @@ def _guards(thing: object, position: int) -> _Events:
 def _guarded(guards: Iterable[StreamEvent], events: Iterable[StreamEvent]) -> _Events:
     """`events`, with `guards` before the one that is the unit itself."""
     for event in events:
-        if isinstance(event.part, Origin) and event.part.raw is not None:
+        origin = event.part
+        if isinstance(event, Unknown) and isinstance(origin, Origin):
+            event = from_wire(event, origin._replace(bare=None))
+        elif isinstance(origin, Origin) and origin.raw is not None:
             yield from guards
         yield event
 
