@@ -747,3 +747,7 @@ async def test_the_policies_see_one_quote_an_annotation_however_often_it_is_said
     assert "SECRET" not in json.dumps(left)
     left = await streamed(Redact(), payloads)
     assert json.dumps(left).count("https://a.example/[gone]") == 4
+    begun["part"] = message("", annotations=[CITATION])["content"][0]
+    payloads = stream_of([message(annotations=[CITATION])], {0: [begun, *pieces[1:]]})
+    assert await streamed(Watch(), payloads) == as_sent(payloads)
+    assert "SECRET" not in json.dumps(await streamed(DropTexts(), payloads))

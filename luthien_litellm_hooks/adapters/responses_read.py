@@ -171,7 +171,9 @@ class Reader:
         else:
             yield self._blocks.begin(item, kind, slot, origin)
             yield from self._blocks.top_up(item, kind, slot, text_of(came, kind))
-            item.parts[kind.within, slot].announced = text_of(came, kind)
+            part = item.parts[kind.within, slot]
+            part.announced = text_of(came, kind)
+            yield from self._blocks.quotes(item, part, came)
 
     def _delta(self, raw: BaseModel, origin: Origin) -> _Events:
         kind, piece = BY_DELTA[get(raw, "type")], get(raw, "delta") or ""

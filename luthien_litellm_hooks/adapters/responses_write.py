@@ -406,8 +406,8 @@ class Writer:
         out.parts.append(part)
         if origin.raw is not None:
             came = get(origin.raw, "part")
-            empty: dict[str, Any] = {} if self._is_whole else {kind.field: ""}
-            yield self._emit_of(part, origin.raw, part=changed(came, **empty))
+            empty: dict[str, Any] = {kind.field: "", **({"annotations": []} if pieces(came, "annotations") else {})}
+            yield self._emit_of(part, origin.raw, part=came if self._is_whole else changed(came, **empty))
         elif not self._is_whole and not part.is_loose:
             yield self._make(f"{kind.frame}.added", **part.place(), part=new_part(kind))
 
