@@ -155,7 +155,7 @@ def _outcome(
     blocks = _blocks(read, is_framed=reader.is_framed)
     events = [event for chunk in read for event in chunk.events if event.choice == 0]
     return Outcome(
-        text="".join(block.content for block in blocks if isinstance(block, ContentStreamBlock)),
+        text="".join(b.content for b in blocks if isinstance(b, ContentStreamBlock) and not b.is_quoted),
         reasoning="".join(block.content for block in blocks if isinstance(block, ReasoningStreamBlock)),
         tool_calls=tuple(block.tool_call for block in blocks if isinstance(block, ToolCallStreamBlock)),
         finish_reason=next((event.reason for event in events if isinstance(event, Finish)), None),
