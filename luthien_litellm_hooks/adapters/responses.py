@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterable, Sequence
 
 from litellm.types.llms.openai import ResponsesAPIResponse
 
-from luthien_litellm_hooks.adapters.responses_read import Reader, full_as_it_may_leave
+from luthien_litellm_hooks.adapters.responses_guards import full_as_it_may_leave
+from luthien_litellm_hooks.adapters.responses_read import Reader
 from luthien_litellm_hooks.adapters.responses_write import Writer
 from luthien_litellm_hooks.events import Chunk, Finish, StreamEvent, Unknown
 

@@ -12,8 +12,8 @@ from luthien_litellm_hooks.adapters.responses_fields import (
     bare_response,
     bare_unit,
     has_more,
-    is_known_part,
 )
+from luthien_litellm_hooks.adapters.responses_guards import guarded, guards_of
 from luthien_litellm_hooks.adapters.responses_parts import (
     AUDIO,
     BY_DELTA,
@@ -23,7 +23,6 @@ from luthien_litellm_hooks.adapters.responses_parts import (
     ITEM_ADDED,
     ITEM_DONE,
     LIFECYCLE,
-    LISTS,
     PART_ADDED,
     PART_DONE,
     Item,
@@ -110,8 +109,8 @@ class Reader:
         bare = bare_unit(raw, None if is_first else self._begun or {})
         if bare is raw:
             return self._readers.get(type, self._other)(raw, origin)
-        guards = [*_guards(raw, origin.position)]
-        return _guarded(
+        guards = [*guards_of(raw, origin.position)]
+        return guarded(
             guards, self._readers.get(type, self._other)(raw, origin._replace(bare=bare, guards=len(guards)))
         )
 
@@ -123,7 +122,7 @@ class Reader:
             yield from self._whole_item(item)
             finals[item] = slot
         if bare_response(response, {}) is not response:
-            yield from _guards(response, 0)
+            yield from guards_of(response, 0)
         yield from_wire(Finish(reason=get(response, "status") or "completed"), Origin(finals=finals))
 
     def read_rest(self) -> _Events:
@@ -350,32 +349,6 @@ class _Thread:
 def _item(came: object, index: int | None) -> Item:
     type = str(get(came, "type"))
     return Item(type, came, index, is_whole=leaves_whole(type))
-
-
-def full_as_it_may_leave(response: Any, events: Iterable[StreamEvent]) -> Any:
-    """A full response, without what no policy judges unless `events` stand for it."""
-    left = sum(isinstance(event.part, Origin) and event.part.restores is not None for event in events)
-    return response if left == len([*_guards(response, 0)]) else bare_response(response, {})
-
-
-def _guards(thing: object, position: int) -> _Events:
-    """The events for what no policy judges of a unit, or of a whole response."""
-    items = [get(thing, "item"), *pieces(thing, "output"), *pieces(get(thing, "response"), "output")]
-    parts = [part for item in items for within in LISTS for part in pieces(item, within)]
-    if not all(map(is_known_part, parts)):
-        yield from_wire(Unknown(kind="part"), Origin(restores=position))
-    yield from_wire(Opaque(repeats=True), Origin(restores=position))
-
-
-def _guarded(guards: Iterable[StreamEvent], events: Iterable[StreamEvent]) -> _Events:
-    """`events`, with `guards` before the one that is the unit itself."""
-    for event in events:
-        origin = event.part
-        if isinstance(event, Unknown) and isinstance(origin, Origin):
-            event = from_wire(event, origin._replace(bare=None))
-        elif isinstance(origin, Origin) and origin.raw is not None:
-            yield from guards
-        yield event
 
 
 def _repeating(raw: BaseModel, origin: Origin) -> _Events:
