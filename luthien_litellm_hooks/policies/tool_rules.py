@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from luthien_litellm_hooks.events import ToolCall
 from luthien_litellm_hooks.parsing.shell_syntax import MAX_BYTES
+from luthien_litellm_hooks.policies import code_mode
 from luthien_litellm_hooks.policies.rule_conditions import Check, Outcome, compile_condition, named_kinds
 from luthien_litellm_hooks.policies.rule_config import SET_PREFIX, Rule, RuleAction, ToolRulesConfig, split_path
 from luthien_litellm_hooks.policies.tool_arguments import read_arguments, with_value
@@ -59,6 +60,12 @@ class ToolRules(ToolGatePolicy):
         if is_own_search(tool_call.name, tool_call.form):
             kinds -= _WEB
         kinds |= self._declared_kinds(tool_call.name)
+        is_code = tool_call.form == "custom" and tool_call.name == code_mode.TOOL
+        if is_code and (calls := code_mode.calls_of(tool_call.arguments)) is not None:
+            yield ToolUse(tool_call.name, {}, kinds)
+            for call in calls:
+                yield from self._uses(call)
+            return
         if tool_call.form == "custom" and not kinds:
             kinds = _SHELL
         readings = read_arguments(tool_call)
