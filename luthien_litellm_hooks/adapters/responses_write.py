@@ -156,7 +156,7 @@ class Writer:
             return
         number = (origin.raw.model_extra or {}).get("sequence_number")
         self._units.has_numbers = isinstance(number, int)
-        self._begun = get(origin.raw, "response")
+        self._begun = copy(get(origin.raw, "response"))
         yield self._without_output(origin.raw)
 
     def _like(self) -> Any:
