@@ -51,6 +51,8 @@ class Items:
     def __init__(self, units: Units) -> None:
         self._units = units
         self.all: list[ItemOut] = []
+        self._ids: set[str] = set()
+        self._next_index = 0
         self.latest: dict[Item, ItemOut] = {}
         self.held_back: dict[Item, HeldBack] = {}
         self.kept: dict[Item, list[BaseModel]] = {}
@@ -97,14 +99,16 @@ class Items:
     def register(self, out: ItemOut, id: str | None = None) -> ItemOut:
         """Gives an item its place among those that leave."""
         item = out.item
-        out.index = 1 + max((other.index for other in self.all), default=-1)
+        out.index = self._next_index
         if item is not None:
             out.index = item.index if item.index is not None and not self._units.is_own else out.index
             id = get(item.came, "id")
             self.latest[item] = out
-        if id is None or any(other.id == id for other in self.all):
+        self._next_index = max(self._next_index, out.index + 1)
+        if not isinstance(id, str) or id in self._ids:
             id = f"{ITEM_PREFIXES.get(out.type, out.type)}_{uuid4().hex}"
         out.id = id
+        self._ids.add(id)
         self.all.append(out)
         return out
 

@@ -50,6 +50,7 @@ _ANNOTATION = "response.output_text.annotation.added"
 _AUDIO_DATA = frozenset({"response.audio.delta", "response.audio.done", "image_generation.partial_image"})
 _HARMLESS = frozenset({"keepalive", "ping"})
 _Events = Iterator[StreamEvent]
+_Mark = tuple[str, str]
 
 
 class Reader:
@@ -248,8 +249,9 @@ class Reader:
 
     def _finish(self, raw: BaseModel, origin: Origin) -> _Events:
         finals: dict[Item, int] = {}
+        marks = {mark: item for item in self._items.values() for mark in _marks_of(item.came)}
         for slot, came in enumerate(pieces(get(raw, "response"), "output")):
-            item = self._find(came, slot, finals) or _item(came, None)
+            item = self._find(came, slot, marks, finals) or _item(came, None)
             if item.index is None or (item.is_unread and (item.is_whole or item.type in RESULTS)):
                 item.came = came
                 yield from self._whole_item(item)
@@ -305,15 +307,11 @@ class Reader:
             return next((item.index for item in self._items.values() if get(item.came, "id") == mark), None)
         return index
 
-    def _find(self, came: object, slot: int, taken: Mapping[Item, int]) -> Item | None:
+    def _find(self, came: object, slot: int, marks: Mapping[_Mark, Item], taken: Mapping[Item, int]) -> Item | None:
         """The item that the last event repeats as `came`: the one with its id, or in its place."""
-        free = [item for item in self._items.values() if item not in taken and item.type == get(came, "type")]
-        for name in ("id", "call_id"):
-            mark = get(came, name)
-            for item in free:
-                if mark is not None and get(item.came, name) == mark:
-                    return item
-        return next((item for item in free if item.index == slot), None)
+        found = [marks.get(mark) for mark in _marks_of(came)] + [self._items.get(slot)]
+        fitting = (item for item in found if item is not None and item.type == get(came, "type"))
+        return next((item for item in fitting if item not in taken), None)
 
     def _whole_item(self, item: Item) -> _Events:
         """An item that came all at once."""
@@ -349,6 +347,10 @@ class _Thread:
 def _item(came: object, index: int | None) -> Item:
     type = str(get(came, "type"))
     return Item(type, came, index, is_whole=leaves_whole(type))
+
+
+def _marks_of(came: object) -> list[_Mark]:
+    return [(name, mark) for name in ("id", "call_id") if isinstance(mark := get(came, name), str)]
 
 
 def _repeating(raw: BaseModel, origin: Origin) -> _Events:
