@@ -332,7 +332,7 @@ def test_litellms_lists_of_guardrails_show_rules_to_admins_alone(proxy: Proxy, r
         assert listed["blue"]["policy"] == replacing("violet")
 
 
-@pytest.mark.parametrize("role", ["internal_user", "internal_user_viewer", "proxy_admin_viewer"])
+@pytest.mark.parametrize("role", ["internal_user", "internal_user_viewer"])
 def test_no_other_route_on_guardrails_shows_rules_to_users(proxy: Proxy, role: str) -> None:
     user = proxy.http.post("/user/new", json={"user_role": role, "auto_create_key": False}).json()["user_id"]
     bearer = {"Authorization": f"Bearer {proxy.virtual_key(user_id=user)}"}

@@ -13,7 +13,7 @@ from luthien_litellm_hooks.inspection.printing import print_transaction
 from luthien_litellm_hooks.inspection.transactions import Record, read_transaction
 from luthien_litellm_hooks.policies.block_dangerous_commands import BlockDangerousCommands
 from luthien_litellm_hooks.testing.answers import Answer, Call, Say
-from tests.support.recorded import recorded, row
+from tests.support.recorded import TIME, recorded, row
 
 PICTURE = Path(__file__).with_suffix(".svg")
 POLICY = "block_dangerous_commands"
@@ -32,9 +32,8 @@ def picture() -> str:
     """The picture as it should be: the same at each call."""
     record = asyncio.run(recorded(BlockDangerousCommands(), ANSWER, transaction_id=TRANSACTION)) | _settled()
     record["decisions"] = [decision | {"policy": POLICY, "milliseconds": 1.4} for decision in record["decisions"]]
-    transaction = read_transaction(
-        row(record, request_id="chatcmpl-Ct41xQm8", litellm_call_id="e7a1f0c2-0b7d-4c55-9f0e-1d2c3b4a5f60")
-    )
+    ids = {"request_id": "chatcmpl-Ct41xQm8", "litellm_call_id": "e7a1f0c2-0b7d-4c55-9f0e-1d2c3b4a5f60"}
+    transaction = read_transaction(row(record, startTime=TIME, **ids))
     console = Console(record=True, width=100, file=io.StringIO(), highlight=False, markup=False, emoji=False)
     console.print(Text(f"$ luthien-hooks show {TRANSACTION}\n"))
     print_transaction(console, transaction, Record.model_validate(record), is_full=False)
