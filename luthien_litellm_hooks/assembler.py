@@ -26,6 +26,7 @@ from luthien_litellm_hooks.events import (
     TextDelta,
     ToolCallDelta,
     ToolCallStreamBlock,
+    channel_of,
     text_of,
 )
 
@@ -68,8 +69,8 @@ class Step(NamedTuple):
 
 
 _NOTHING = Step()
-_Thread = tuple[type[StreamEvent], int, int | None]
-"""What pieces of one block have in common: its kind, its choice and its number."""
+_Thread = tuple[type[StreamEvent], int, int | None, str]
+"""What pieces of one block have in common: its kind, its choice, its number and its channel."""
 
 
 class BlockAssembler:
@@ -109,10 +110,10 @@ class BlockAssembler:
     def _thread_of(self, event: StreamEvent) -> _Thread | None:
         """What `event` has in common with more of the same, which is of the same block and ends no other."""
         if isinstance(event, TEXTS):
-            return type(event), event.choice, event.index
+            return type(event), event.choice, event.index, channel_of(event)
         if not (self._is_framed and isinstance(event, ToolCallDelta)) or event.id or event.name or event.extra:
             return None
-        return ToolCallDelta, event.choice, event.index
+        return ToolCallDelta, event.choice, event.index, ""
 
     def _feed(self, event: StreamEvent) -> Step:
         if isinstance(event, DELTAS):
@@ -156,7 +157,7 @@ class BlockAssembler:
     def _quote(self, of_choice: "_OpenBlocks", event: Quote) -> ContentStreamBlock:
         block = ContentStreamBlock(event.choice)
         block.is_quoted = block.is_complete = True
-        block.host = of_choice.of_index(event.index if event.follows is None else event.follows)
+        block.host = of_choice.host_of(event)
         block.append(event.text)
         self._add_block(block)
         return block
@@ -187,6 +188,7 @@ class _OpenBlocks:
         self.current: StreamBlock | None = None
         self._latest: StreamBlock | None = None  # of those that have begun
         self._texts: list[StreamBlock] = []  # one at most, unless the wire frames its blocks
+        self._latest_text: ContentStreamBlock | None = None
         self._calls: list[ToolCallStreamBlock] = []
         self._ends: dict[ToolCallStreamBlock, _ObjectEnd] = {}  # of the open calls, in their order
         self._by_index: dict[int, StreamBlock] = {}
@@ -197,8 +199,12 @@ class _OpenBlocks:
             return self._find_call(event)
         if event.index is not None:
             return self._by_index.get(event.index)
-        kind = ContentStreamBlock if isinstance(event, TextDelta) else ReasoningStreamBlock
-        return self.current if isinstance(self.current, kind) and not self.current.is_complete else None
+        current = self.current
+        if isinstance(event, TextDelta):
+            is_same = isinstance(current, ContentStreamBlock) and current.channel == event.channel
+        else:
+            is_same = isinstance(current, ReasoningStreamBlock)
+        return current if is_same and current is not None and not current.is_complete else None
 
     def _find_call(self, event: ToolCallDelta) -> ToolCallStreamBlock | None:
         of_id = self._by_id.get(event.id) if event.id else None
@@ -224,6 +230,12 @@ class _OpenBlocks:
     def of_index(self, index: int) -> StreamBlock | None:
         return self._by_index.get(index)
 
+    def host_of(self, quote: Quote) -> StreamBlock | None:
+        """The block that `quote` belongs to: the latest text, on wires that do not number it."""
+        if not self._is_framed and quote.follows is None and quote.index < 0:
+            return self._latest_text
+        return self.of_index(quote.index if quote.follows is None else quote.follows)
+
     def open(self, event: DeltaEvent | Frame) -> StreamBlock:
         is_another_open = bool(self._ends or self._texts)
         block = self._open_call(event) if isinstance(event, ToolCallDelta) else self._open_text(event)
@@ -238,7 +250,9 @@ class _OpenBlocks:
 
     def _open_text(self, event: TextDelta | ReasoningDelta | Frame) -> StreamBlock:
         is_text = isinstance(event, TextDelta) or (isinstance(event, Frame) and event.kind == "text")
-        self._texts.append((ContentStreamBlock if is_text else ReasoningStreamBlock)(self.choice))
+        block = ContentStreamBlock(self.choice, channel_of(event)) if is_text else ReasoningStreamBlock(self.choice)
+        self._texts.append(block)
+        self._latest_text = block if isinstance(block, ContentStreamBlock) else self._latest_text
         return self._texts[-1]
 
     def _open_call(self, event: ToolCallDelta) -> ToolCallStreamBlock:

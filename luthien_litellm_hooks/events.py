@@ -78,12 +78,14 @@ class TextDelta(Event):
     """A piece of the text that the user reads. Never empty when it came from a provider.
 
     `index` is the number of its block, on wires that number blocks of text. Where a wire runs texts
-    together, a blank line comes before one that `is_apart`.
+    together, a blank line comes before one that `is_apart`. `channel` names the field of text that is not
+    the ordinary one (chat's "refusal", "audio").
     """
 
     index: int | None = None
     text: str
     is_apart: bool = False
+    channel: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,6 +162,11 @@ DeltaEvent = TextDelta | ReasoningDelta | ToolCallDelta
 TEXTS = (TextDelta, ReasoningDelta)
 DELTAS = (*TEXTS, ToolCallDelta)
 """For `isinstance`, which takes several times as long for a union."""
+
+
+def channel_of(event: StreamEvent) -> str:
+    """The channel of a text; that of anything else is the ordinary one."""
+    return event.channel if isinstance(event, TextDelta) else ""
 
 
 def text_of(event: StreamEvent) -> str:
@@ -251,16 +258,17 @@ class StreamBlock:
 
 
 class ContentStreamBlock(StreamBlock):
-    """A block of text.
+    """A block of text, all of one `channel` (see `TextDelta`).
 
     `is_quoted` is true of text that stands in a field of something else (see `Quote`); `host` is then the
     block that it belongs to, or the server's call whose result it is.
     """
 
-    __slots__ = ("host", "is_quoted")
+    __slots__ = ("channel", "host", "is_quoted")
 
-    def __init__(self, choice: int = 0) -> None:
+    def __init__(self, choice: int = 0, channel: str = "") -> None:
         super().__init__(choice)
+        self.channel = channel
         self.is_quoted = False
         self.host: StreamBlock | None = None
 

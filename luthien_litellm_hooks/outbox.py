@@ -113,6 +113,8 @@ class Outbox:
             self._changed.add(block)
             if block not in self._begun:
                 await self._begin(block)
+        if isinstance(event, TextDelta) and isinstance(block, ContentStreamBlock) and not event.is_apart:
+            event = replace(event, channel=block.channel) if block.channel else event
         await self._put(Parcel(None, (event,), block, about=about))
 
     async def send_quote(self, quote: Quote, block: ContentStreamBlock) -> None:

@@ -26,6 +26,7 @@ from luthien_litellm_hooks.events import (
     ToolCallDelta,
     ToolCallStreamBlock,
     Usage,
+    channel_of,
     from_wire,
 )
 
@@ -33,7 +34,7 @@ _Key = StreamBlock | int | None
 """What a block on the way out stands for: one that came; an `other` one, by its index; or text that
 a policy made, in a block of its own."""
 
-_Thread = tuple[type[StreamEvent], StreamBlock, int | None]
+_Thread = tuple[type[StreamEvent], StreamBlock, int | None, str]
 """What pieces of one block have in common, that only go on."""
 
 
@@ -147,7 +148,7 @@ class WayOut:
             self._observe_piece(choice, event, _key_of(event, block))
 
     def _observe_piece(self, choice: _ChoiceOut, event: Frame | DeltaEvent, key: _Key) -> None:
-        if isinstance(event, TextDelta):
+        if isinstance(event, TextDelta) and not event.channel:
             choice.has_text, choice.is_apart = True, event.is_apart
         if not isinstance(event, Frame):
             choice.spoken.add(key)
@@ -286,12 +287,12 @@ class WayOut:
             call = self._call(choice, event, block)
             number = choice.numbers.get(block, choice.next_number - 1)
             yield call if event.form == "legacy_function" else _numbered(call, number)
-        elif isinstance(event, TextDelta):
+        elif isinstance(event, TextDelta) and not event.channel:
             if choice.has_text and (event.is_apart or choice.is_apart):
                 yield TextDelta(choice=event.choice, text="\n\n")
             yield replace(event, is_apart=False) if event.is_apart else event
             choice.has_text, choice.is_apart = True, event.is_apart
-        elif isinstance(event, ReasoningDelta | Quote):
+        elif isinstance(event, TextDelta | ReasoningDelta | Quote):
             yield event
 
     def _call(self, choice: _ChoiceOut, event: ToolCallDelta, block: StreamBlock | None) -> ToolCallDelta:
@@ -432,7 +433,7 @@ def _thread_of(event: StreamEvent, block: StreamBlock | None) -> _Thread | None:
     if block is None or not isinstance(event, DELTAS):
         return None
     begins = event.is_apart if isinstance(event, TextDelta) else isinstance(event, ToolCallDelta) and event.name
-    return None if begins else (type(event), block, event.index)
+    return None if begins else (type(event), block, event.index, channel_of(event))
 
 
 def _key_of(event: StreamEvent, block: StreamBlock | None) -> _Key:

@@ -139,7 +139,9 @@ def read_by_us(chunks: Iterable[ModelResponseStream]) -> dict[int, Reading]:
 
 def _reading(blocks: Sequence[StreamBlock], finish_reason: str | None) -> Reading:
     return Reading(
-        text="".join(block.content for block in blocks if isinstance(block, ContentStreamBlock)),
+        text="".join(
+            block.content for block in blocks if isinstance(block, ContentStreamBlock) and not block.is_quoted
+        ),
         reasoning="".join(block.content for block in blocks if isinstance(block, ReasoningStreamBlock)),
         calls=tuple(
             (block.id, block.name, block.arguments) for block in blocks if isinstance(block, ToolCallStreamBlock)

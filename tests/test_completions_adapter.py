@@ -24,7 +24,7 @@ from luthien_litellm_hooks.policies.all_caps import AllCaps
 from luthien_litellm_hooks.policies.noop import NoOp
 from tests.support.chat import context, provide, pull
 
-HEAD = {"id": "cmpl-upstream", "model": "model-upstream", "created": 1_700_000_000}
+HEAD: dict[str, Any] = {"id": "cmpl-upstream", "model": "model-upstream", "created": 1_700_000_000}
 USAGE = {"prompt_tokens": 3, "completion_tokens": 5, "total_tokens": 8}
 
 
@@ -188,17 +188,63 @@ async def test_a_full_answer_is_judged_too() -> None:
     assert read([dropped]) == Reading(finish_reasons=["stop"])
 
 
-@pytest.mark.parametrize("raw", [b"data", {}, None])
-def test_an_unknown_shape_is_an_error(raw: object) -> None:
-    with pytest.raises(WireError):
-        adapter().decode(raw)
-    with pytest.raises(WireError):
-        adapter().split(raw)
+MALFORMED: list[Any] = [
+    b"data",
+    {},
+    *(TextCompletionResponse(choices=[choice], **HEAD) for choice in ({"text": ["x"]}, {"index": -1}, {"index": "0"})),
+    TextCompletionResponse.model_construct(choices=[None]),
+]
 
 
-def test_text_that_is_no_string_is_an_error() -> None:
-    with pytest.raises(WireError):
-        adapter().decode(TextCompletionResponse(choices=[{"text": ["x"], "index": 0}]))
+@pytest.mark.parametrize("raw", MALFORMED, ids=str)
+async def test_an_unknown_shape_passes_where_nobody_judges_and_ends_the_response_elsewhere(raw: Any) -> None:
+    executor, judging = PolicyExecutor(NoOp()), PolicyExecutor(Holding())
+    assert await pull(executor.run(provide([raw]), adapter(), context())) == [raw]
+    assert await executor.run_full(raw, adapter(), context()) is raw
+    ended = read(await pull(judging.run(provide([chunk("a "), raw, chunk("secret")]), adapter(), context())))
+    assert "a policy check failed" in ended.text
+    assert "secret" not in ended.text
+    assert "a policy check failed" in read([await judging.run_full(raw, adapter(), context())]).text
+
+
+@pytest.mark.parametrize("policy", [Replacing(None), AllCaps()], ids=["drops", "changes"])
+async def test_no_field_repeats_what_was_withheld(policy: Policy) -> None:
+    choice = {
+        "text": "said MARKER1",
+        "index": 0,
+        "finish_reason": "stop",
+        "logprobs": LOGPROBS,
+        "stop_reason": "MARKER2",
+    }
+    more: dict[str, Any] = {"citations": ["MARKER3"], "prompt": {"echo": "MARKER4"}, "system_fingerprint": "fp"}
+    response = TextCompletionResponse(choices=[choice], usage=USAGE, **HEAD, **more)
+    for left in (await deliver(policy, [response]), [await deliver_full(policy, response)]):
+        written = "".join(item.model_dump_json(exclude_none=True) for item in left)
+        assert not [marker for marker in ("said", "secret", *(f"MARKER{n}" for n in (2, 3, 4))) if marker in written]
+        assert "fp" in written
+    assert await deliver(Holding(), [response]) == [response]
+    assert await deliver_full(Holding(), response) is response
+
+
+async def test_a_field_of_an_untouched_choice_stays() -> None:
+    class ShoutsTheFirst(SimplePolicy):
+        async def on_response_content(self, content: str, request: Request) -> str:
+            return content.upper() if content == "left" else content
+
+    choices = [
+        {"text": text, "index": n, "finish_reason": "stop", "logprobs": LOGPROBS}
+        for n, text in enumerate(["left", "right"])
+    ]
+    response = TextCompletionResponse(choices=choices, usage=USAGE, **HEAD)
+    for left in (await deliver(ShoutsTheFirst(), [response]), [await deliver_full(ShoutsTheFirst(), response)]):
+        kept = [part["index"] for item in left for part in item.model_dump()["choices"] if part.get("logprobs")]
+        assert kept == [1]
+        assert read(left).text + read(left, choice=1).text == "LEFTright"
+
+
+async def test_an_echoed_prompt_is_judged_with_its_text() -> None:
+    items = [chunk("the prompt and "), chunk("more", finish="stop")]
+    assert read(await deliver(AllCaps(), items)).text == "THE PROMPT AND MORE"
 
 
 def test_a_call_cannot_be_said() -> None:

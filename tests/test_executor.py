@@ -30,6 +30,7 @@ from luthien_litellm_hooks import (
 from luthien_litellm_hooks.adapters.chat import ChatAdapter
 from luthien_litellm_hooks.egress import EAGER_READS, MAX_AHEAD
 from luthien_litellm_hooks.events import Chunk, StreamEvent
+from luthien_litellm_hooks.policies.all_caps import AllCaps
 from luthien_litellm_hooks.policies.noop import NoOp
 from tests.support.chat import (
     USAGE,
@@ -382,9 +383,12 @@ async def test_what_is_let_out_when_the_finish_came_leaves_before_it() -> None:
 
 
 @pytest.mark.parametrize("delta", [{"tool_calls": True}, {"tool_calls": {"a": 1}}, {"function_call": "f"}], ids=str)
-def test_calls_that_are_none_are_the_wires_fault(delta: dict[str, Any]) -> None:
-    with pytest.raises(WireError):
-        adapter().decode(chunk(**delta))
+async def test_calls_that_are_none_end_a_judged_response(delta: dict[str, Any]) -> None:
+    items = [text("a"), chunk(**delta), text("secret"), finish()]
+    assert [id(item) for item in await deliver(NoOp(), items)] == [id(item) for item in items]
+    delivered = Delivered.of(await deliver(AllCaps(), items))
+    assert delivered.text.startswith("A\n\n[luthien]")
+    assert "SECRET" not in delivered.text
 
 
 async def test_nothing_of_what_cannot_be_said_as_a_whole_leaves() -> None:
@@ -708,8 +712,8 @@ async def test_a_providers_error_leaves_as_the_same_object_and_what_is_held_does
 
 
 async def test_an_item_that_no_adapter_knows_ends_the_answer() -> None:
-    delivered = await deliver(NoOp(), [text("a"), {"choices": []}, text("b"), finish()])
-    assert Delivered.of(delivered).text.startswith("a\n\n[luthien]")
+    delivered = await deliver(AllCaps(), [text("a"), {"choices": []}, text("b"), finish()])
+    assert Delivered.of(delivered).text.startswith("A\n\n[luthien]")
 
 
 async def test_a_client_that_leaves_ends_the_worker_and_closes_the_provider() -> None:

@@ -1,12 +1,14 @@
 """Chat completions as LiteLLM hands them to a plugin: `ModelResponseStream` chunks, `ModelResponse`."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 
-from litellm.types.utils import ModelResponse, ModelResponseStream
+from litellm.types.utils import Choices, ModelResponse, ModelResponseStream
 
 from luthien_litellm_hooks.adapters import chat_full, chat_stream
+from luthien_litellm_hooks.adapters.chat_calls import UnknownCalls
 from luthien_litellm_hooks.errors import WireError
-from luthien_litellm_hooks.events import Chunk, Finish, StreamEvent
+from luthien_litellm_hooks.events import Chunk, Finish, StreamEvent, Unknown
 
 
 class ChatAdapter:
@@ -24,13 +26,18 @@ class ChatAdapter:
     def __init__(self, own: Callable[[], ModelResponseStream]) -> None:
         self._own = own
         self._latest: ModelResponseStream | None = None
+        self._unknown_calls: UnknownCalls = set()
+        self._split: Chunk | None = None
 
     def decode(self, raw: object) -> Sequence[Chunk]:
         """One chunk: every item of such a stream is whole."""
         if not isinstance(raw, ModelResponseStream):
-            raise WireError(f"a chat stream brought a {type(raw).__name__}")
+            return (_malformed(raw),)
         self._latest = raw
-        return (Chunk.from_wire(raw, tuple(chat_stream.read(raw))),)
+        try:
+            return (Chunk.from_wire(raw, tuple(chat_stream.read(raw, self._unknown_calls))),)
+        except WireError:
+            return (_malformed(raw),)
 
     def flush(self) -> Sequence[Chunk]:
         """Nothing: `decode` keeps nothing back."""
@@ -46,11 +53,23 @@ class ChatAdapter:
 
     def split(self, response: object) -> Chunk:
         """The events of every choice, one delta a block."""
-        return Chunk.from_wire(response, tuple(chat_full.read(_full(response))))
+        self._split = _malformed(response)
+        if isinstance(response, ModelResponse):
+            with suppress(WireError):
+                self._split = Chunk.from_wire(response, tuple(chat_full.read(response)))
+        return self._split
 
     def join(self, response: object, events: Sequence[StreamEvent]) -> object:
-        """A copy of `response` with just `events`; its id, model and usage stay."""
-        return chat_full.write(events, like=_full(response))
+        """A copy of `response` with just `events`; its id, model and usage stay. One that cannot be read stays out."""
+        came = self._split if self._split is not None and self._split.raw is response else self.split(response)
+        like = response if isinstance(response, ModelResponse) and not _is_malformed(came) else self._unread(response)
+        return chat_full.write(events, like, came.events)
+
+    def _unread(self, response: object) -> ModelResponse:
+        if isinstance(response, ModelResponse):
+            return response.model_copy(update={"choices": [Choices()]})
+        own = self._like(None)
+        return ModelResponse(id=own.id, model=own.model, choices=[Choices()])
 
     def _like(self, chunk: Chunk | None) -> ModelResponseStream:
         if chunk is not None and isinstance(chunk.raw, ModelResponseStream):
@@ -60,10 +79,12 @@ class ChatAdapter:
         return self._latest
 
 
-def _full(response: object) -> ModelResponse:
-    if not isinstance(response, ModelResponse):
-        raise WireError(f"a chat completion was a {type(response).__name__}")
-    return response
+def _malformed(raw: object) -> Chunk:
+    return Chunk.from_wire(raw, (Unknown(kind="chat completion", is_malformed=True),))
+
+
+def _is_malformed(chunk: Chunk) -> bool:
+    return any(isinstance(event, Unknown) and event.is_malformed for event in chunk.events)
 
 
 def _finish_apart(events: Iterable[StreamEvent]) -> Iterator[list[StreamEvent]]:

@@ -1,28 +1,41 @@
-"""The parts of a chat message that streamed and full answers share: reasoning and tool calls."""
+"""The fields of a chat completion: which say something, which are harmless, and which may repeat what is said."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, NamedTuple, TypeVar, cast
 
-from litellm.types.utils import (
-    ChatCompletionDeltaCustomToolCall,
-    ChatCompletionDeltaToolCall,
-    ChatCompletionMessageCustomToolCall,
-    ChatCompletionMessageToolCall,
-    FunctionCall,
-)
 from pydantic import BaseModel
 
+from luthien_litellm_hooks.adapters import readable
 from luthien_litellm_hooks.errors import WireError
-from luthien_litellm_hooks.events import ReasoningDelta, ToolCallDelta
+from luthien_litellm_hooks.events import EVERY_CHOICE, Opaque, StreamEvent, from_wire
 
-ToolDelta = ChatCompletionDeltaToolCall | ChatCompletionDeltaCustomToolCall
-MessageToolCall = ChatCompletionMessageToolCall | ChatCompletionMessageCustomToolCall
+Place = Literal["response", "choice", "message", "call"]
+_ModelT = TypeVar("_ModelT", bound=BaseModel)
 
-REASONING_FIELDS = ("reasoning_content", "thinking_blocks", "reasoning_items", "reasoning_details")
+REASONING_FIELDS = ("reasoning_content", "reasoning", "thinking_blocks", "reasoning_details")
 MESSAGE_FIELDS = frozenset({"role", "content", "tool_calls", "function_call", *REASONING_FIELDS})
-_PLAIN_FIELDS = MESSAGE_FIELDS - frozenset(REASONING_FIELDS)
-_HIDDEN_REASONING = frozenset(REASONING_FIELDS) - {"reasoning_content"}
-_TOOL_FIELDS = frozenset({"index", "id", "type", "function", "custom"})
+"""The fields of a message or delta that are blocks, or pieces of blocks."""
+PLAIN_FIELDS = frozenset({"role", "content", "tool_calls"})
+RESPONSE_FIELDS = frozenset({"id", "created", "model", "object", "choices", "usage"})
+
+# Fields that no policy judges, and that cannot repeat what a model said.
+_HARMLESS: Mapping[Place, frozenset[str]] = {
+    "response": frozenset({"system_fingerprint", "service_tier", "provider", "obfuscation", "prompt_filter_results"}),
+    "choice": frozenset({"native_finish_reason", "content_filter_results", "content_filter_offsets"}),
+    "message": frozenset({"native_finish_reason", "thought_signatures", "container"}),
+}
+
+
+class Piece(NamedTuple):
+    """Fields that an event was read from, and their place; `tool` is the call that they stand in."""
+
+    place: Place
+    fields: Mapping[str, Any]
+    tool: object = None
+
+
+CAME = Piece("message", {})
+"""The piece of an event that says all that there is to say."""
 
 
 def set_fields(model: BaseModel) -> dict[str, Any]:
@@ -34,120 +47,107 @@ def set_fields(model: BaseModel) -> dict[str, Any]:
     return fields
 
 
+def fields_of(structure: object, what: str) -> dict[str, Any]:
+    """The set fields of a model or an object of JSON. Raises `WireError` if `structure` is neither."""
+    if isinstance(structure, BaseModel):
+        return set_fields(structure)
+    if isinstance(structure, dict):
+        fields = cast(dict[str, Any], structure)
+        return {name: value for name, value in fields.items() if value is not None}
+    raise WireError(f"the {what} of a chat completion is a {type(structure).__name__}")
+
+
 def rest(fields: Mapping[str, Any], known: frozenset[str]) -> dict[str, Any]:
     """The `fields` that are not among the `known`."""
     return {name: value for name, value in fields.items() if name not in known}
 
 
-def read_text(message: Mapping[str, Any]) -> str:
-    """The text in a delta's or message's fields. Mistral sends a list of parts for a string."""
-    content: object = message.get("content")
-    return content if isinstance(content, str) else "".join(_texts(content, "text"))
+def text_in(fields: Mapping[str, Any], name: str) -> str:
+    """The text of a field; "" where there is none. Raises `WireError` if it is no text."""
+    text: object = fields.get(name)
+    if text is None or isinstance(text, str):
+        return text or ""
+    raise WireError(f"the {name} of a chat completion is a {type(text).__name__}")
 
 
-def read_reasoning(message: Mapping[str, Any]) -> str | None:
-    """The reasoning in a delta's or message's fields; "" where there is only a signature or a
-    redacted piece, None where there is none. LiteLLM repeats the text of `thinking_blocks` as
-    `reasoning_content`."""
-    if message.keys() <= _PLAIN_FIELDS and isinstance(message.get("content", ""), str):
-        return None
-    text: object = message.get("reasoning_content")
-    if isinstance(text, str) and text:
-        return text
-    pieces = [*_texts(message.get("thinking_blocks"), "thinking"), *_texts(message.get("content"), "thinking")]
-    pieces = pieces or [*_texts(message.get("reasoning_details"), "text")]
-    return "".join(pieces) if pieces or _HIDDEN_REASONING & message.keys() else None
+def without(model: _ModelT, names: frozenset[str], changes: Mapping[str, Any]) -> _ModelT:
+    """`model` with `changes` and without the fields `names`: a copy, if there is anything to change."""
+    if not (names or changes):
+        return model
+    copied = model.model_copy(update=dict(changes))
+    for name in names:
+        delattr(copied, name)
+    return copied
 
 
-def _texts(parts: object, kind: str) -> Iterator[str]:
-    """The texts of the parts of a `kind`; a part's text is a string, or again a list of parts."""
-    for part in cast(list[object], parts) if isinstance(parts, list) else ():
-        if isinstance(part, dict):
-            fields = cast(dict[str, object], part)
-            text = fields.get(kind)
-            if isinstance(text, str):
-                yield text
-            elif isinstance(text, list):
-                yield "".join(_texts(cast(object, text), "text"))
+def number_of(choice: Mapping[str, Any]) -> int:
+    """The number of a choice. Raises `WireError`."""
+    number: object = choice.get("index", 0)
+    if not isinstance(number, int) or number < 0:
+        raise WireError("a choice of a chat completion has a number that is none")
+    return number
 
 
-def reasoning_fields(event: ReasoningDelta, came: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The fields that say `event`: those it came in, or text of a policy's own."""
-    fields = {name: came[name] for name in REASONING_FIELDS if name in came} if came else {}
-    return fields or {"reasoning_content": event.text}
+def repeating_names(response: BaseModel) -> frozenset[str]:
+    """The names of its fields that leave only with an event of their own."""
+    return frozenset(set_fields(response)) - RESPONSE_FIELDS - _HARMLESS["response"] | {"usage"}
 
 
-def tool_calls_of(fields: Mapping[str, Any]) -> Sequence[Any]:
-    """The entries of `tool_calls` in a delta's or message's fields: LiteLLM checks each of a list, and nothing else."""
-    calls: object = fields.get("tool_calls", ())
-    if not isinstance(calls, list | tuple):
-        raise WireError("the tool calls of a chat completion are no list")
-    return cast(Sequence[Any], calls)
+def read_rest(fields: Mapping[str, Any], place: Place, choice: int = EVERY_CHOICE) -> Iterator[StreamEvent]:
+    """The events of fields that are no blocks: of those that are harmless, and of those that may repeat blocks.
+    Harmless fields of a whole response stay in each part of it, so no event brings them."""
+    if not fields:
+        return
+    harmless, repeating = _parted(fields, place)
+    if harmless and place != "response":
+        yield from_wire(Opaque(choice=choice), Piece(place, harmless))
+    if repeating:
+        yield from_wire(Opaque(choice=choice, repeats=True), Piece(place, repeating))
 
 
-def read_tool_delta(tool: ToolDelta, choice: int) -> ToolCallDelta:
-    """The event of one entry of a delta's `tool_calls`."""
-    return _read_tool(tool, choice, tool.index)
+def _parted(fields: Mapping[str, Any], place: Place) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The harmless ones of `fields` and the others; LiteLLM puts both kinds into `provider_specific_fields`."""
+    harmless = {name: value for name, value in fields.items() if name in _HARMLESS[place]}
+    repeating = rest(fields, frozenset(harmless))
+    own: object = repeating.get("provider_specific_fields")
+    if isinstance(own, dict):
+        nested = cast(dict[str, Any], own)
+        known = {name: value for name, value in nested.items() if name in _HARMLESS["message"]}
+        others = {name: value for name, value in nested.items() if name not in known and value is not None}
+        del repeating["provider_specific_fields"]
+        harmless |= {"provider_specific_fields": known} if known else {}
+        repeating |= {"provider_specific_fields": others} if others else {}
+    return harmless, repeating
 
 
-def read_tool_call(tool: MessageToolCall, choice: int, index: int) -> ToolCallDelta:
-    """The event of one entry of a message's `tool_calls`."""
-    return _read_tool(tool, choice, index)
+def merge(into: dict[str, Any], fields: Mapping[str, Any]) -> None:
+    """Adds `fields`; those that came in several events are put together again."""
+    for name, value in fields.items():
+        there: object = into.get(name)
+        if isinstance(there, dict) and isinstance(value, dict):
+            into[name] = cast(dict[str, Any], there) | cast(dict[str, Any], value)
+        elif isinstance(there, list) and isinstance(value, list):
+            into[name] = [*cast(list[Any], there), *cast(list[Any], value)]
+        else:
+            into[name] = value
 
 
-def read_function_call(call: FunctionCall, choice: int) -> ToolCallDelta:
-    """The event of a `function_call`, of which an answer has one at most."""
-    if not isinstance(cast(object, call), FunctionCall):
-        raise WireError("the function call of a chat completion is none")
-    return ToolCallDelta(choice=choice, name=call.name, arguments=call.arguments or "", form="legacy_function")
+def is_picture(images: object) -> bool:
+    """Whether `images` says nothing but pictures."""
+    return isinstance(images, list) and all(map(_is_one_picture, cast(list[object], images)))
 
 
-def write_tool_delta(event: ToolCallDelta, came: ToolDelta | None) -> ToolDelta:
-    """The entry of a delta's `tool_calls` that says `event`; a copy of `came` but for its number."""
-    if came is not None and event.name == _name(came):
-        return came if came.index == event.index else came.model_copy(update={"index": event.index})
-    kind = ChatCompletionDeltaCustomToolCall if event.form == "custom" else ChatCompletionDeltaToolCall
-    return kind(index=event.index or 0, **_call_fields(event))
+def _is_one_picture(image: object) -> bool:
+    if not isinstance(image, dict):
+        return False
+    fields = cast(dict[str, Any], image)
+    source = fields.get("image_url")
+    if not isinstance(source, dict) or not fields.keys() <= {"type", "index", "image_url"}:
+        return False
+    url = cast(dict[str, Any], source).get("url")
+    return isinstance(url, str) and url.startswith("data:image/") and cast(dict[str, Any], source).keys() <= {"url"}
 
 
-def write_tool_call(event: ToolCallDelta) -> MessageToolCall:
-    """The entry of a message's `tool_calls` that says `event`."""
-    kind = ChatCompletionMessageCustomToolCall if event.form == "custom" else ChatCompletionMessageToolCall
-    return kind(**_call_fields(event))
-
-
-def _call_fields(event: ToolCallDelta) -> Mapping[str, Any]:
-    if event.form == "custom":
-        payload = {"custom": {"name": event.name, "input": event.arguments}}
-    else:
-        payload = {"function": {"name": event.name, "arguments": event.arguments}}
-    return {"id": event.id, "type": event.form, **payload, **event.extra}
-
-
-def _read_tool(tool: ToolDelta | MessageToolCall, choice: int, index: int) -> ToolCallDelta:
-    if isinstance(tool, ChatCompletionDeltaCustomToolCall | ChatCompletionMessageCustomToolCall):
-        form, arguments = "custom", tool.custom.input
-    else:
-        form, arguments = "function", tool.function.arguments
-    if not all(_is_a(str, said) for said in (tool.id, _name(tool), arguments)) or not _is_a(int, index):
-        raise WireError("a tool call has an id, a name or arguments that are no text, or a number that is none")
-    return ToolCallDelta(
-        choice=choice,
-        index=index,
-        id=tool.id,
-        name=_name(tool),
-        arguments=arguments or "",
-        form=form,
-        extra=rest(set_fields(tool), _TOOL_FIELDS),
-    )
-
-
-def _is_a(kind: type, said: object) -> bool:
-    """LiteLLM makes its models without checks, of whatever a provider sent."""
-    return said is None or isinstance(said, kind)
-
-
-def _name(tool: ToolDelta | MessageToolCall) -> str | None:
-    if isinstance(tool, ChatCompletionDeltaCustomToolCall | ChatCompletionMessageCustomToolCall):
-        return tool.custom.name
-    return tool.function.name
+def is_unreadable(structure: object) -> bool:
+    """Whether only the provider can read `structure`, as encrypted reasoning."""
+    return isinstance(structure, dict | list) and not readable.read(cast(object, structure))
