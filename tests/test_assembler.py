@@ -25,6 +25,7 @@ from luthien_litellm_hooks.events import (
     DELTAS,
     Finish,
     Opaque,
+    Quote,
     ReasoningDelta,
     Start,
     StreamEvent,
@@ -691,3 +692,27 @@ def test_only_the_latest_chunks_are_kept() -> None:
         assembler.begin(part)
     assert list(assembler.state.raw_chunks) == chunks[-RAW_CHUNKS_KEPT:]
     assert assembler.state.chunk_count == len(chunks)
+
+
+def test_text_of_another_channel_is_another_block() -> None:
+    assembler = BlockAssembler()
+    events = [
+        TextDelta(text="a"),
+        TextDelta(text="b"),
+        TextDelta(text="c", channel="refusal"),
+        TextDelta(text="d", channel="refusal"),
+        TextDelta(text="e"),
+    ]
+    completed = [block for event in events for block in assembler.feed(event).completed] + [*assembler.finish()]
+    read = [(block.channel, block.content) for block in completed if isinstance(block, ContentStreamBlock)]
+    assert read == [("", "ab"), ("refusal", "cd"), ("", "e")]
+
+
+def test_a_quote_without_a_number_belongs_to_the_latest_text() -> None:
+    assembler = BlockAssembler()
+    first = assembler.feed(Quote(role="detail", kind="text", index=-1, text="x")).block
+    text = assembler.feed(TextDelta(text="a")).block
+    second = assembler.feed(Quote(role="detail", kind="text", index=-1, text="x")).block
+    assert isinstance(first, ContentStreamBlock)
+    assert isinstance(second, ContentStreamBlock)
+    assert (first.host, second.host) == (None, text)

@@ -4,10 +4,16 @@ import json
 import random
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from inspect import signature
 from typing import Any
 
 import pytest
-from litellm.types.utils import ModelResponse, ModelResponseStream
+from litellm.types.utils import Choices, Delta, Message, ModelResponse, ModelResponseStream, StreamingChoices
+from openai.types.chat import ChatCompletion, ChatCompletionChunk, ChatCompletionMessage
+from openai.types.chat import chat_completion as full_types
+from openai.types.chat import chat_completion_chunk as chunk_types
+from openai.types.chat.chat_completion_chunk import ChoiceDelta
 
 from luthien_litellm_hooks import (
     ContentStreamBlock,
@@ -21,12 +27,19 @@ from luthien_litellm_hooks import (
 )
 from luthien_litellm_hooks.events import Opaque, Quote, TextDelta, ToolCallDelta, Unknown
 from luthien_litellm_hooks.policies.all_caps import AllCaps
+from luthien_litellm_hooks.policies.block_dangerous_commands import BlockDangerousCommands
+from luthien_litellm_hooks.policies.block_sensitive_file_writes import BlockSensitiveFileWrites
+from luthien_litellm_hooks.policies.block_web_requests import BlockWebRequests
 from luthien_litellm_hooks.policies.noop import NoOp
+from luthien_litellm_hooks.policies.protect_proxy import ProtectProxy
 from luthien_litellm_hooks.policies.secrets import Secrets
+from luthien_litellm_hooks.policies.sql_protection import SqlProtection
 from luthien_litellm_hooks.policy.request import Request
 from luthien_litellm_hooks.policy.tool_gate import ALLOW, ToolGatePolicy, Verdict
+from luthien_litellm_hooks.policy_loading import load_policy
 from tests.support.chat import HEAD, USAGE, Delivered, adapter, chunk, deliver, deliver_full, finish, full, text, tool
 
+PRESETS = (BlockDangerousCommands, BlockSensitiveFileWrites, BlockWebRequests, SqlProtection, ProtectProxy)
 TOKEN = "AKIAQYLPMN5HHHFPZAM2"
 PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgoAAAANSUhEUg=="}, "index": 0}
 CITATION = {"type": "url_citation", "url_citation": {"url": "https://a.example", "title": "a", "start_index": 0}}
@@ -136,7 +149,12 @@ def marked_choice(name: str, message: dict[str, Any]) -> dict[str, Any]:
     return {"index": 0, "finish_reason": "tool_calls", "logprobs": logprobs, name: message, **side}
 
 
-SIDE = {"citations": ["SIDE_links"], "search_results": [{"title": "SIDE_found"}], "extra": "SIDE_response"}
+SIDE = {
+    "moderation": {"categories": ["SIDE_moderation"]},
+    "citations": ["SIDE_links"],
+    "search_results": [{"title": "SIDE_found"}],
+    "extra": "SIDE_response",
+}
 STAYS = {"system_fingerprint": "fp_1", "service_tier": "default"}
 
 
@@ -163,6 +181,38 @@ async def both_ways(policy: Policy) -> Iterator[str]:
 
 def markers_in(said: str, *kinds: str) -> set[str]:
     return {marker for marker in re.findall(r"[A-Z]+_[a-z]+", said) if marker.split("_")[0] in kinds}
+
+
+# Names that LiteLLM's constructors take and that are no fields, and fields that say nothing of their own.
+NO_FIELDS = {
+    "self",
+    "params",
+    "kwargs",
+    "hidden_params",
+    "_response_headers",
+    "response_ms",
+    "stream",
+    "stream_options",
+}
+SAYS_NOTHING = {"index", "id", "created", "model", "object", "choices", "usage", "system_fingerprint", "service_tier"}
+
+
+def declared(*types: type[Any]) -> set[str]:
+    """The fields that the types declare, or take."""
+    return (
+        {name for kind in types for name in (*kind.model_fields, *signature(kind.__init__).parameters)}
+        - NO_FIELDS
+        - {"data", "kwargs"}
+    )
+
+
+def test_each_place_that_the_types_know_is_marked() -> None:
+    message = declared(Message, Delta, ChatCompletionMessage, ChoiceDelta) - {"function_call", "data"}
+    assert message <= marked_fields(is_delta=True).keys() | {"reasoning"}
+    choice = declared(Choices, StreamingChoices, full_types.Choice, chunk_types.Choice)
+    assert choice <= marked_choice("delta", {}).keys() | {"message", "provider_specific_fields"}
+    response = declared(ModelResponse, ModelResponseStream, ChatCompletion, ChatCompletionChunk) - SAYS_NOTHING
+    assert response <= SIDE.keys() | {"provider_specific_fields"}
 
 
 @pytest.mark.parametrize(
@@ -382,13 +432,13 @@ async def test_a_changed_call_keeps_its_signature_and_nothing_unjudged() -> None
         assert "a: 1" not in written(left)
 
 
-def server_stream(command: str) -> list[ModelResponseStream]:
+def server_stream(command: str, name: str = "bash_code_execution", key: str = "command") -> list[ModelResponseStream]:
     """What LiteLLM makes of a call that Anthropic runs itself, of its result, and of the text about it."""
     results = [{"type": "code_execution_output", "stdout": "the output"}]
     own = {"tool_results": results, "code_interpreter_results": [{"code": command, "outputs": results}]}
     return [
-        chunk(role="assistant", tool_calls=[tool(0, "srvtoolu_1", "bash_code_execution")]),
-        chunk(tool_calls=[tool(0, arguments=json.dumps({"command": command}))]),
+        chunk(role="assistant", tool_calls=[tool(0, "srvtoolu_1", name)]),
+        chunk(tool_calls=[tool(0, arguments=json.dumps({key: command}))]),
         chunk(content="", provider_specific_fields=own),
         text("Done."),
         finish("stop"),
@@ -411,6 +461,35 @@ async def test_a_servers_call_is_judged_and_its_result_goes_with_it() -> None:
     assert "the output" not in written(blocked)
     assert "rm -rf" not in written(blocked)
     assert Delivered.of(blocked).text.endswith("Done.")
+
+
+@pytest.mark.parametrize("cls", [*PRESETS, Secrets], ids=lambda cls: cls.__name__)
+@pytest.mark.parametrize(
+    ("name", "key", "said"),
+    [
+        ("web_search", "query", "how to delete from a list in python"),
+        ("bash_code_execution", "command", "ls -la && python3 count.py"),
+        ("code_execution", "code", "print(sum(range(10)))"),
+    ],
+)
+async def test_an_ordinary_search_or_execution_passes_each_preset(
+    cls: type[Policy], name: str, key: str, said: str
+) -> None:
+    policy = cls() if cls is Secrets else load_policy(f"{cls.__module__}:{cls.__name__}", {})
+    items = server_stream(said, name, key)
+    delivered = await deliver(policy, items)
+    assert Delivered.of(delivered) == replace(Delivered.of(items), chunks=delivered)
+    assert "the output" in written(delivered)
+
+
+@pytest.mark.parametrize("key", ["command", "code"])
+async def test_a_dangerous_execution_is_withheld_with_its_result(key: str) -> None:
+    said = "rm -rf /" if key == "command" else "import shutil; shutil.rmtree('/')"
+    policy = load_policy(f"{BlockDangerousCommands.__module__}:BlockDangerousCommands", {})
+    delivered = await deliver(policy, server_stream(said, "code_execution", key))
+    assert "the output" not in written(delivered)
+    assert said not in written(delivered)
+    assert Delivered.of(delivered).text.endswith("Done.")
 
 
 # What nobody judges, and what nobody can read

@@ -24,6 +24,7 @@ from litellm.exceptions import GuardrailRaisedException
 from litellm.integrations.custom_logger import CustomLogger
 from litellm.litellm_core_utils.exception_mapping_utils import ExceptionCheckers
 from litellm.litellm_core_utils.litellm_logging import Logging
+from litellm.llms.anthropic.chat.transformation import AnthropicConfig
 from litellm.proxy import litellm_pre_call_utils, proxy_server
 from litellm.proxy._types import ProxyException, UserAPIKeyAuth
 from litellm.proxy.google_endpoints import endpoints as google_endpoints
@@ -50,6 +51,12 @@ from tests.support.chat import full
 from tests.support.proxy import KEY, ROOT, proxy_config, starting_proxy
 
 CONFIG = ROOT / "litellm_config.yaml"
+
+
+def test_calls_that_anthropic_runs_keep_the_ids_that_tell_them_from_the_clients() -> None:
+    block = {"type": "server_tool_use", "id": "srvtoolu_1", "name": "web_search", "input": {"query": "x"}}
+    call = AnthropicConfig.convert_tool_use_to_openai_format(anthropic_tool_content=block, index=0)
+    assert call["id"] == "srvtoolu_1"
 
 
 def live(policy: Policy) -> LivePolicy:

@@ -123,6 +123,38 @@ def test_the_official_clients_own_accumulator_reads_the_stream(
     assert {**plain(streamed), "usage": None} == {**plain(full), "usage": None}
 
 
+# Beside the content
+
+
+TOKEN = "AKIAQYLPMN5HHHFPZAM2"
+SECRETS = {"policy": {"class": "secrets"}}
+REFUSED = {"role": "assistant", "content": None, "refusal": f"I cannot print {TOKEN}."}
+
+
+def raw_answer(choice: dict[str, Any], *, stream: bool) -> Answer:
+    """A provider's response with one choice, of fields that `Answer` has no words for."""
+    body = {
+        "id": "chatcmpl-f",
+        "created": 1,
+        "model": "m",
+        "choices": [{"index": 0, "finish_reason": "stop", **choice}],
+    }
+    if not stream:
+        return Answer(raw=json.dumps({**body, "object": "chat.completion"}).encode())
+    written = json.dumps({**body, "object": "chat.completion.chunk"})
+    return Answer(raw=f"data: {written}\n\ndata: [DONE]\n\n".encode())
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["full", "streamed"])
+def test_a_refusal_is_judged_and_stays_a_refusal(proxies: Proxies, provider: ScriptedProvider, stream: bool) -> None:
+    name = f"refused-{stream}"
+    provider.answers[name] = raw_answer({"delta" if stream else "message": REFUSED}, stream=stream)
+    response = proxies.get(SECRETS).http.post("/v1/chat/completions", json=request(f"openai/{name}", stream=stream))
+    assert response.status_code == 200, response.text
+    assert TOKEN not in response.text
+    assert re.search(r'"refusal":\s*"I cannot print \[[^"]+\]\."', response.text), response.text
+
+
 # Requests
 
 
