@@ -186,6 +186,7 @@ def markers_in(said: str, *kinds: str) -> set[str]:
 # Names that LiteLLM's constructors take and that are no fields, and fields that say nothing of their own.
 NO_FIELDS = {
     "self",
+    "data",
     "params",
     "kwargs",
     "hidden_params",
@@ -199,15 +200,11 @@ SAYS_NOTHING = {"index", "id", "created", "model", "object", "choices", "usage",
 
 def declared(*types: type[Any]) -> set[str]:
     """The fields that the types declare, or take."""
-    return (
-        {name for kind in types for name in (*kind.model_fields, *signature(kind.__init__).parameters)}
-        - NO_FIELDS
-        - {"data", "kwargs"}
-    )
+    return {name for kind in types for name in (*kind.model_fields, *signature(kind.__init__).parameters)} - NO_FIELDS
 
 
 def test_each_place_that_the_types_know_is_marked() -> None:
-    message = declared(Message, Delta, ChatCompletionMessage, ChoiceDelta) - {"function_call", "data"}
+    message = declared(Message, Delta, ChatCompletionMessage, ChoiceDelta) - {"function_call"}
     assert message <= marked_fields(is_delta=True).keys() | {"reasoning"}
     choice = declared(Choices, StreamingChoices, full_types.Choice, chunk_types.Choice)
     assert choice <= marked_choice("delta", {}).keys() | {"message", "provider_specific_fields"}
@@ -261,6 +258,10 @@ async def test_a_refusal_and_a_transcript_are_redacted() -> None:
     spoken = (await deliver_full(Secrets(), full({"audio": audio}))).choices[0].message.audio
     assert (spoken.id, spoken.data, spoken.expires_at) == ("audio_1", "", 5)
     assert spoken.transcript.startswith("The key is [")
+    own = {"provider_specific_fields": {"refusal": REFUSAL, "note": "kept"}}
+    refused = (await deliver_full(Secrets(), full(own))).choices[0].message
+    assert refused.provider_specific_fields["refusal"].startswith("I cannot print the key [")
+    assert (refused.provider_specific_fields.keys(), refused.content) == ({"refusal"}, None)
     unchanged = full({"audio": audio | {"transcript": "hello"}})
     assert await deliver_full(Secrets(), unchanged) is unchanged
 

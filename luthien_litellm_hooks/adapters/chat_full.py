@@ -63,8 +63,7 @@ def _write_choice(like: Choices, events: Sequence[StreamEvent]) -> Choices:
     fields: dict[str, Any] = {**draft.message(), "role": like.message.role}
     if "audio" in fields:
         fields["audio"] = _EMPTY_AUDIO | fields["audio"]
-    is_silent = draft.has_call or fields.keys() & {"refusal", "audio"}
-    content = fields.pop("content", None) or (None if is_silent else "")
+    content = fields.pop("content", None) or (None if draft.says_more else "")
     message = Message(content=content, **fields)
     reason = draft.finish_reason or like.finish_reason
     return Choices(finish_reason=reason, index=like.index, message=message, **draft.choice)

@@ -21,6 +21,8 @@ from luthien_litellm_hooks.events import (
 )
 
 _SAFE_AUDIO = frozenset({"id", "expires_at"})
+_OWN = "provider_specific_fields"
+_OWN_REFUSAL = f"{_OWN}.refusal"  # LiteLLM puts a full response's there, and a stream's into the delta
 _CITATIONS = frozenset({"citation", "citations"})  # Claude's, in LiteLLM's words
 _READ_FIELDS = MESSAGE_FIELDS | {"refusal", "audio", "annotations", "images", "reasoning_items"}
 
@@ -65,6 +67,9 @@ def _read_content(content: object, choice: int) -> Iterator[StreamEvent]:
 def _read_other_texts(fields: Mapping[str, Any], choice: int) -> Iterator[StreamEvent]:
     if refusal := chat_parts.text_in(fields, "refusal"):
         yield from_wire(TextDelta(choice=choice, text=refusal, channel="refusal"), CAME)
+    own: object = fields.get(_OWN)
+    if isinstance(own, dict) and (refusal := chat_parts.text_in(cast(dict[str, Any], own), "refusal")):
+        yield from_wire(TextDelta(choice=choice, text=refusal, channel=_OWN_REFUSAL), CAME)
     if transcript := chat_parts.text_in(_audio_of(fields), "transcript"):
         yield from_wire(TextDelta(choice=choice, text=transcript, channel="audio"), CAME)
 
@@ -144,12 +149,12 @@ def _is_of_type(block: object, kind: str) -> bool:
 def _read_rest(fields: Mapping[str, Any], choice: int) -> Iterator[StreamEvent]:
     left = chat_parts.rest(fields, _READ_FIELDS)
     yield from _read_quote({"annotations": fields.get("annotations")}, choice)
-    own: object = left.get("provider_specific_fields")
+    own: object = left.get(_OWN)
     if isinstance(own, dict):
         nested = cast(dict[str, Any], own)
         for name in nested.keys() & _CITATIONS:
-            yield from _read_quote({"provider_specific_fields": {name: nested[name]}}, choice)
-        left["provider_specific_fields"] = chat_parts.rest(nested, _CITATIONS)
+            yield from _read_quote({_OWN: {name: nested[name]}}, choice)
+        left[_OWN] = chat_parts.rest(nested, _CITATIONS | {"refusal"})
     audio = chat_parts.rest(_audio_of(fields), frozenset({"transcript"}))
     if safe := {name: value for name, value in audio.items() if name in _SAFE_AUDIO}:
         yield from_wire(Opaque(choice=choice), Piece("message", {"audio": safe}))
@@ -246,9 +251,9 @@ class Draft:
             self._tools.append(bare.model_copy(update=dict(piece.fields)))
 
     @property
-    def has_call(self) -> bool:
-        """Whether it calls a tool."""
-        return bool(self._tools) or "function_call" in self._message
+    def says_more(self) -> bool:
+        """Whether it says something outside of its content."""
+        return bool(self._tools or self._texts.keys() - {""}) or "function_call" in self._message
 
     def message(self) -> dict[str, Any]:
         """The fields of the message or delta."""
@@ -260,6 +265,8 @@ class Draft:
             fields["content"] = [*([{"type": "text", "text": text}] if text else ()), *self._parts]
         if "refusal" in self._texts:
             fields["refusal"] = self._texts["refusal"]
+        if _OWN_REFUSAL in self._texts:
+            fields[_OWN] = {**fields.get(_OWN, {}), "refusal": self._texts[_OWN_REFUSAL]}
         if "audio" in self._texts:
             fields["audio"] = {**fields.get("audio", {}), "transcript": self._texts["audio"]}
         if self._tools:

@@ -112,7 +112,8 @@ def _parted(fields: Mapping[str, Any], place: Place) -> tuple[dict[str, Any], di
     own: object = repeating.get("provider_specific_fields")
     if isinstance(own, dict):
         nested = cast(dict[str, Any], own)
-        known = {name: value for name, value in nested.items() if name in _HARMLESS["message"]}
+        safe = _HARMLESS["message"] | _HARMLESS["choice"]
+        known = {name: value for name, value in nested.items() if name in safe}
         others = {name: value for name, value in nested.items() if name not in known and value is not None}
         del repeating["provider_specific_fields"]
         harmless |= {"provider_specific_fields": known} if known else {}
