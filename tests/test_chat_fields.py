@@ -285,7 +285,7 @@ async def test_what_stands_for_a_refusal_is_a_refusal_and_a_notice_is_none() -> 
 
     delivered = await deliver(Tells(), [chunk(refusal="I will not."), finish()])
     assert [getattr(item.choices[0].delta, "refusal", None) for item in delivered][-3:] == ["no", None, None]
-    assert Delivered.of(delivered).text == "[luthien] told"
+    assert Delivered.of(delivered).text.startswith("[luthien] told")
 
 
 async def test_streamed_audio_leaves_with_its_transcript_or_not_at_all() -> None:
