@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -550,6 +551,41 @@ async def test_fields_that_nobody_judges_leave_only_with_a_response_that_is_whol
         assert b"secret" not in left
         assert b"sk-live" not in left
     assert await deliver(Holding(), [marked]) == marked
+
+
+# Whatever a provider sends
+
+
+def jumbled(seed: int) -> bytes:
+    """Frames of several answers, in any order, some twice, some cut."""
+    chance = random.Random(seed)
+    others = [data.read_bytes() for data in chance.sample(RECORDINGS, min(2, len(RECORDINGS)))]
+    frames = [
+        *CALLS,
+        *TOOLS,
+        *PIECES,
+        *(part + b"\r\n\r\n" for data in others for part in data.split(b"\r\n\r\n") if part),
+    ]
+    taken = chance.choices(frames, k=chance.randint(1, 25))
+    if chance.random() < 0.5:
+        place = chance.randrange(len(taken))
+        taken[place] = taken[place][: chance.randrange(len(taken[place]))]
+    return b"".join(taken)
+
+
+@pytest.mark.parametrize("seed", range(40))
+async def test_whatever_order_a_provider_sends_leaves_as_it_came_where_nobody_judges(seed: int) -> None:
+    data = jumbled(seed)
+    assert await deliver(NoOp(), pieces(data, 1 + seed * 37)) == data
+
+
+@pytest.mark.parametrize("seed", range(40))
+async def test_nothing_that_is_dropped_leaves_in_whatever_order_it_came(seed: int) -> None:
+    left = b"".join(
+        [json.dumps(answer).encode() for answer in payloads(await deliver(NeverLettingOut(), [jumbled(seed)]))]
+    )
+    for said in (b"Two ", b"calls.", b"rm -rf", b"sk-live", b"sunny", b'"one"', b"Let me see"):
+        assert said not in left
 
 
 # What is no answer of Gemini
