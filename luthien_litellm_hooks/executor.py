@@ -2,9 +2,11 @@
 
 import asyncio
 import sys
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import Literal, cast
+
+from pydantic import BaseModel
 
 from luthien_litellm_hooks.adapters.base import Adapter
 from luthien_litellm_hooks.answering import Answering, Source, hand_on, stop
@@ -33,6 +35,7 @@ from luthien_litellm_hooks.log_lines import logger
 from luthien_litellm_hooks.policy.base import Policy
 from luthien_litellm_hooks.policy.context import PolicyContext
 from luthien_litellm_hooks.policy.in_stead import InStead
+from luthien_litellm_hooks.policy.off_loop import off_loop
 from luthien_litellm_hooks.policy.request import Answer, Request
 from luthien_litellm_hooks.recorder import Outcome, TransactionRecorder
 from luthien_litellm_hooks.request_round import ask
@@ -150,9 +153,10 @@ class PolicyExecutor:
         was changed. The same hooks are called as for a stream. Raises `PolicyBlockedError` if the
         answer is ended and `on_block` is `error`."""
         came: list[Chunk] = []
+        read = await _read_beside(adapter, response)
 
         def split(raw: object) -> Sequence[Chunk]:
-            came.append(adapter.split(raw))
+            came.append(read(raw))
             return came
 
         decode = self._taking_in(split, ctx.recorder)
@@ -191,7 +195,8 @@ class PolicyExecutor:
         final = response
         if not (came and is_whole(came[0], events)):
             events += way_out.finish() if way_out.is_cut or ctx.answer is not None else ()
-            final = adapter.join(response, events)
+            is_long = len(events) > _MANY_PARTS
+            final = await off_loop(adapter.join, response, events) if is_long else adapter.join(response, events)
         delivered = final
         for stage, contexts in self._stages(ctx):
             if isinstance(stage, Member) and ctx.answer is None:
@@ -281,6 +286,43 @@ class PolicyExecutor:
         if self.on_block == "error":
             raise PolicyBlockedError(notice)
         return adapter.join(response, [TextDelta(text=notice), Finish(reason=adapter.stop_reason)])
+
+
+_MANY_PARTS = 2_000
+"""Parts of a full response, or events, that are read or written beside the event loop."""
+
+
+async def _read_beside(adapter: Adapter, response: object) -> Callable[[object], Chunk]:
+    """Returns how to read `response`: one of many parts is read already, in a thread."""
+    if not _has_many_parts(response):
+        return adapter.split
+    try:
+        chunk = await off_loop(adapter.split, response)
+    except Exception:
+        return adapter.split  # fails again where failures are told
+    return lambda _: chunk
+
+
+def _has_many_parts(response: object) -> bool:
+    """Whether the lists of a response hold many parts, as far as any wire nests them."""
+    level, left = [response], _MANY_PARTS
+    for _ in range(_LISTS_WITHIN_LISTS):
+        values = [value for thing in level for value in _values_of(thing)]
+        level = [item for value in values if isinstance(value, list) for item in cast(list[object], value)]
+        level += [value for value in values if isinstance(value, dict | BaseModel)]
+        left -= len(level)
+        if left < 0:
+            return True
+    return False
+
+
+_LISTS_WITHIN_LISTS = 4
+
+
+def _values_of(thing: object) -> Collection[object]:
+    if isinstance(thing, BaseModel):
+        return [*thing.__dict__.values(), *(thing.model_extra or {}).values()]
+    return cast(dict[str, object], thing).values() if isinstance(thing, dict) else ()
 
 
 _NOBODY = Member(Policy(), "none")

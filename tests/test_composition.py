@@ -585,20 +585,20 @@ def test_a_wrong_setting_is_named(config: dict[str, Any], said: str) -> None:
 
 async def test_an_answer_ended_between_its_finish_and_its_end_still_ends_in_order() -> None:
     frames = [messages.sse(frame) for frame in messages.streamed(messages.message([{"type": "text", "text": "t"}]))]
-    panel = parallel("any_blocks", NoOp(), NoOp())
+    panel = parallel("any_blocks", SimplePolicy(), SimplePolicy())
     stream = [*frames[:-1], b"data: {\n\n", frames[-1]]
     left = b"".join(await pull(PolicyExecutor(panel).run(provide(stream), messages.adapter(), context())))
     messages.check(messages.payloads(left))
 
 
 async def test_an_answer_that_one_ends_while_another_waits_for_the_client_ends_in_order() -> None:
-    class HasTheLastWord(Policy):
+    class HasTheLastWord(SimplePolicy):
         async def on_stream_complete(self, ctx: StreamingResponseContext) -> None:
             raise AssertionError("the answer never is complete")
 
     start, *_, ending, stop = [messages.sse(frame) for frame in messages.streamed(messages.message([]))]
     stream = [start, messages.sse({"type": "ping"}), ending, stop, b"data: {\n\n"]
-    panel = PolicyExecutor(parallel("majority", NoOp(), HasTheLastWord()), max_items=1)
+    panel = PolicyExecutor(parallel("majority", SimplePolicy(), HasTheLastWord()), max_items=1)
     left = b"".join(await pull(panel.run(provide(stream), messages.adapter(), context())))
     messages.check(messages.payloads(left))
 

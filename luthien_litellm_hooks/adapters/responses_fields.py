@@ -1,13 +1,14 @@
 """The fields of the responses wire that no policy judges, and units without them."""
 
 import json
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Collection, Mapping
+from itertools import chain
+from typing import Any, cast
 
 from pydantic import BaseModel
 
 from luthien_litellm_hooks.adapters.responses_actions import ACTION_FIELDS, ACTIONS, RESULTS
-from luthien_litellm_hooks.adapters.responses_parts import LISTS, PARTS, changed, fields, get, key_of, pieces, without
+from luthien_litellm_hooks.adapters.responses_parts import LISTS, PARTS, changed, get, key_of, pieces, without
 
 
 def _words(text: str) -> frozenset[str]:
@@ -21,7 +22,7 @@ _UNIT = _words(
     output_format"""
 )
 _OF_ANY_ITEM = _words("type id call_id status role phase namespace caller created_by execution server_label")
-_OF_ITEMS: Mapping[str, frozenset[str]] = {
+_OWN: Mapping[str, frozenset[str]] = {
     "message": frozenset(LISTS),
     "reasoning": frozenset((*LISTS, "encrypted_content")),
     "function_call": _words("name arguments"),
@@ -37,6 +38,8 @@ _OF_ITEMS: Mapping[str, frozenset[str]] = {
     ),
     **{type: _words("max_output_length approval_request_id approve") | {*names} for type, names in RESULTS.items()},
 }
+_OF_ITEMS = {type: names | _OF_ANY_ITEM for type, names in _OWN.items()}
+"""The fields that are known of the items of each type."""
 _NESTED: Mapping[str, frozenset[str]] = {
     "caller": _words("type caller_id"),
     "environment": _words("type container_id"),
@@ -53,6 +56,7 @@ _RESPONSE = _words(
 )
 _ECHOED = _words("instructions metadata prompt tools tool_choice text reasoning")
 """Fields that repeat the request. The first unit may say them; a later one only says them again."""
+_NOTHING: tuple[object, ...] = (None, "", [], {}, False)
 _NO_WORDS = "The provider reported an error."
 
 
@@ -92,7 +96,7 @@ def bare_item(item: object) -> Any:
     type: object = get(item, "type")
     if not isinstance(type, str) or type not in _OF_ITEMS:
         return item
-    names = _more_than(_OF_ITEMS[type] | _OF_ANY_ITEM, item)
+    names = _more_than(_OF_ITEMS[type], item)
     names |= {name for name, known in _NESTED.items() if _more_than(known, get(item, name))}
     if _is_readable(get(item, "encrypted_content")):
         names |= {"encrypted_content"}
@@ -124,8 +128,13 @@ def _without_words(error: object) -> Any:
     return changed(without(error, _more_than({"type", "code"}, error)), message=_NO_WORDS)
 
 
-def _more_than(known: frozenset[str] | set[str], thing: object) -> set[str]:
-    return {name for name, value in fields(thing).items() if name not in known and value not in ("", [], {}, False)}
+def _more_than(known: Collection[str], thing: object) -> set[str]:
+    """The names of the fields of `thing` that say something and are not `known`."""
+    if isinstance(thing, BaseModel):
+        said = chain(thing.__dict__.items(), (thing.model_extra or {}).items())
+    else:
+        said = cast(dict[str, object], thing).items() if isinstance(thing, dict) else ()
+    return {name for name, value in said if name not in known and value not in _NOTHING}
 
 
 def _is_same(name: str, response: object, begun: object) -> bool:
