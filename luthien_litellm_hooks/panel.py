@@ -196,6 +196,8 @@ class Panel:
                     self._hear_made(seat, event, parcel.about, is_in_frame=frame is not None)
                 elif (motion := self._motions.get(id(event))) is not None:
                     await self._hear_passed(seat, motion)
+                else:  # a quote with another text, which was held with its block
+                    self._hear_made(seat, event, frame, is_in_frame=True)
 
     def _hear_made(self, seat: "Seat", event: StreamEvent, about: StreamBlock | None, *, is_in_frame: bool) -> None:
         piece = Piece(made=event, is_in_frame=is_in_frame)

@@ -240,7 +240,7 @@ async def test_no_exception_within_a_stream_quotes_it(monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("route", ROUTES)
 def test_what_a_policy_says_is_delivered(client: TestClient, monkeypatch: pytest.MonkeyPatch, route: RouteName) -> None:
-    refused = RefusedError("The policy says so.", "policy_error", None, 451)
+    refused = RefusedError(451, "The policy says so.")
     answered = _answers(client, monkeypatch, route, Withholds(), refused)
     assert answered.status_code == 451
     assert answered.json()["error"]["message"] == "The policy says so."

@@ -252,7 +252,7 @@ def test_a_client_that_leaves_when_it_is_told_of_the_providers_failure_has_not_e
     silence.is_silent = silence.has_head = True
     silence.first_words = FAILURE
     with asking(setting.proxy, key, *Cell("told of a failure", "messages").request()) as client:
-        client.read_until(b"busy")
+        client.read_until(b"overloaded_error")
         gone = len(silence.gone)
         client.leave()
     silence.gone.wait_for(gone + 1)

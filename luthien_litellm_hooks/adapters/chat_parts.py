@@ -90,7 +90,15 @@ def number_of(choice: Mapping[str, Any]) -> int:
 
 def repeating_names(response: BaseModel) -> frozenset[str]:
     """The names of its fields that leave only with an event of their own."""
-    return frozenset(set_fields(response)) - RESPONSE_FIELDS - _HARMLESS["response"] | {"usage"}
+    fields = set_fields(response).items()
+    return frozenset(name for name, value in fields if not _is_harmless(name, value, "response")) - RESPONSE_FIELDS | {
+        "usage"
+    }
+
+
+def _is_harmless(name: str, value: object, place: Place) -> bool:
+    """Whether a field repeats nothing: by its name, or because all of it is ids and numbers."""
+    return name in _HARMLESS[place] or (isinstance(value, dict | list) and not readable.read(cast(object, value)))
 
 
 def read_rest(fields: Mapping[str, Any], place: Place, choice: int = EVERY_CHOICE) -> Iterator[StreamEvent]:
@@ -107,7 +115,7 @@ def read_rest(fields: Mapping[str, Any], place: Place, choice: int = EVERY_CHOIC
 
 def _parted(fields: Mapping[str, Any], place: Place) -> tuple[dict[str, Any], dict[str, Any]]:
     """The harmless ones of `fields` and the others; LiteLLM puts both kinds into `provider_specific_fields`."""
-    harmless = {name: value for name, value in fields.items() if name in _HARMLESS[place]}
+    harmless = {name: value for name, value in fields.items() if _is_harmless(name, value, place)}
     repeating = rest(fields, frozenset(harmless))
     own: object = repeating.get("provider_specific_fields")
     if isinstance(own, dict):
