@@ -7,7 +7,6 @@ import litellm
 from litellm.proxy import proxy_server
 from litellm.router import Router
 from litellm.router_utils.fallback_event_handlers import get_fallback_model_group
-from litellm.router_utils.pattern_match_deployments import PatternMatchRouter
 
 from luthien_litellm_hooks.hooks import extra_body
 from luthien_litellm_hooks.hooks.client_request import headers_of
@@ -60,10 +59,10 @@ class _Names:
     def _deployments(self, name: str) -> list[Mapping[str, Any]]:
         """What LiteLLM would choose from, as the router's own `_common_checks_available_deployment` finds it."""
         found: list[Mapping[str, Any]] = list(self._router.get_model_list(model_name=name, team_id=self._team_id) or ())
-        patterns: list[PatternMatchRouter] = [self._router.pattern_router]
+        patterns: list[Any] = [self._router.pattern_router]
         patterns += [own for team, own in self._router.team_pattern_routers.items() if team == self._team_id]
         for pattern in patterns:
-            found += cast(list[Mapping[str, Any]], cast(Any, pattern).get_deployments_by_pattern(model=name))
+            found += cast(list[Mapping[str, Any]], pattern.get_deployments_by_pattern(model=name))
         if name not in self._router.model_names and self._router.has_model_id(name):
             found += [one for one in self._router.model_list if one["model_info"]["id"] == name]
         return found or [one for one in self._router.model_list if one["litellm_params"]["model"] == name]
