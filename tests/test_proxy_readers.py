@@ -210,7 +210,8 @@ def test_the_admins_tools_show_it_with_the_key_or_through_the_proxy(
         told = _tool(*arguments, **environment)
         assert SECRET in told.stdout, told.stderr
         assert arguments[0] != "show" or REASON in told.stdout
-    assert REASON in _tool("list", "--json", "--url", proxy.url, **master).stdout
+    listed = _tool("list", "--json", "--url", proxy.url, **master)
+    assert REASON in listed.stdout, listed.stderr
 
 
 @pytest.mark.parametrize(
