@@ -16,15 +16,20 @@ EVAL        := build/eval
 MATRIX      := build/matrix
 UNPINNED    := certifi litellm-enterprise litellm-proxy-extras litellm-proxy;python_version<"3"
 EVAL_PYTHON := $(EVAL)/venv/bin/python
+# What runs, and with it what develops.
+RUNS        := $(VENV)/.runs
 STAMP       := $(VENV)/.installed
+# What takes longest comes first, so that both workers end at the same time.
+BEFORE_COMMIT := tests/proxy/test_proxy_policies.py tests/proxy/test_proxy_refusals.py tests/fuzz tests/unit
+TESTS       := tests/proxy tests/services tests/release tests/fuzz tests/unit
 # All tests but those that meet no LiteLLM, or look at files alone.
-MATRIX_TESTS := $(filter-out $(patsubst %,tests/test_%.py, \
-	dangerous_commands deploying dist docs eval_rates fuzz_decoders fuzz_executor layers path_patterns patterns \
-	performance_ratios policy_names readme same_decisions shell_parsing sql_parsing), $(wildcard tests/test_*.py))
+MATRIX_TESTS := tests/release/test_stock_install.py $(filter-out $(patsubst %,\%/test_%.py, \
+	dangerous_commands eval_rates layers path_patterns patterns performance_ratios policy_names same_decisions \
+	shell_parsing sql_parsing), $(sort $(shell find tests/unit tests/proxy tests/services -name 'test_*.py')))
 NEW_ENOUGH  := import sys; sys.exit(sys.version_info < (3, 11))
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-matrix eval bench soak fuzz lint format dist release constraints clean
+.PHONY: help install run test test-all test-matrix eval bench soak fuzz lint format dist release constraints clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -34,11 +39,14 @@ help: ## Show this list
 install: $(STAMP) ## Create .venv with the package and its development tools
 	@:
 
-run: install ## Serve litellm_config.yaml with a scripted model, no key needed
+run: $(RUNS) ## Serve litellm_config.yaml with a scripted model, no key needed
 	@exec $(BIN)/luthien-hooks demo --config $(CONFIG) --port $(PORT)
 
-test: install ## Run the tests
-	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+test: install ## Run what to run before each commit: unit tests, a little fuzzing, and a real proxy on all routes
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(BEFORE_COMMIT)
+
+test-all: install ## Run all tests, as CI does
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(TESTS)
 
 test-matrix: install ## Run the tests on several releases of LiteLLM, one after the other; LITELLM="1.106.2 1.106.5" names them
 	@set -eu; mkdir -p $(MATRIX); printf '%s\n' $(foreach name,$(UNPINNED),'$(name)') >$(MATRIX)/unpinned.txt; \
@@ -56,9 +64,10 @@ test-matrix: install ## Run the tests on several releases of LiteLLM, one after 
 		unset UV_OVERRIDE; \
 	done
 
-eval: install $(EVAL)/.installed ## Measure the presets on labelled tool calls of agentdojo and control-arena
+eval: install $(EVAL)/.installed ## Measure the presets on labelled tool calls of agentdojo and control-arena, and of our own
 	@$(EVAL_PYTHON) -m eval.corpus >$(EVAL)/corpus.jsonl
-	@LITELLM_LOCAL_MODEL_COST_MAP=True $(BIN)/python -m eval.rates $(EVAL)/corpus.jsonl $(if $(VERBOSE),--verbose)
+	@LITELLM_LOCAL_MODEL_COST_MAP=True $(BIN)/python -m eval.own >$(EVAL)/own.jsonl
+	@LITELLM_LOCAL_MODEL_COST_MAP=True $(BIN)/python -m eval.rates $(EVAL)/corpus.jsonl $(EVAL)/own.jsonl $(if $(VERBOSE),--verbose)
 
 bench: install ## Measure what the plugin costs beside the stock proxy, in half an hour; BENCH=--quick in ten minutes
 	@LITELLM_LOCAL_MODEL_COST_MAP=True $(BIN)/python -m benchmarks $(BENCH)
@@ -73,7 +82,7 @@ fuzz: install ## Search for long for what breaks the executor or a decoder; FUZZ
 
 # Each in a process of its own: pytest-xdist fails on a report that holds half of a surrogate pair.
 fuzz-%:
-	@FUZZ_FACTOR=$(FUZZ) $(BIN)/python -m pytest tests/test_fuzz_$*.py
+	@FUZZ_FACTOR=$(FUZZ) $(BIN)/python -m pytest tests/fuzz/test_fuzz_$*.py
 
 lint: install ## Check style, formatting and types
 	@$(BIN)/ruff check .
@@ -95,7 +104,7 @@ release: install ## Check and build what is to be released, and say how to; noth
 	grep -q "^## \[$$version\] - " CHANGELOG.md || { \
 		echo "CHANGELOG.md has no '## [$$version] - DATE': name and date what stands under 'Unreleased'." >&2; exit 1; \
 	}; \
-	$(MAKE) --no-print-directory lint test dist; \
+	$(MAKE) --no-print-directory lint test-all dist; \
 	if $(BIN)/python -m twine --version >/dev/null 2>&1; then $(BIN)/python -m twine check --strict dist/*; fi; \
 	echo "Built and checked. To release: git tag v$$version && git push origin v$$version && twine upload dist/*"
 
@@ -110,16 +119,15 @@ clean: ## Remove .venv, caches and built files
 	@rm -rf .venv build dist .pytest_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
+$(RUNS): pyproject.toml $(CONSTRAINTS)
+	@$(CREATE_VENV)
+	@$(call INSTALL,the package,.)
+	@touch $@
+
 $(STAMP): pyproject.toml $(CONSTRAINTS)
 	@$(CREATE_VENV)
-	@echo "Installing into $(VENV); the first time takes a minute or two ..."
-	@if $(UV) --version >/dev/null 2>&1; then \
-		$(UV) pip install --quiet --compile-bytecode --python $(BIN)/python -c $(CONSTRAINTS) -e '.[dev]'; \
-	else \
-		$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[dev]'; \
-	fi
-	@touch $@
-	@echo "Installed."
+	@$(call INSTALL,the package and its development tools,.[dev],--compile-bytecode)
+	@touch $(RUNS) $@
 
 $(EVAL)/.installed: eval/requirements.txt | $(STAMP)
 	@echo "Installing agentdojo and control-arena into $(EVAL)/venv; this takes a minute ..."
@@ -148,6 +156,24 @@ done; \
 echo "Python 3.11 or newer is needed, and $(or $(PYTHON),python3) is missing or older." >&2; \
 echo "Install one and name it: make install PYTHON=/path/to/python3.12" >&2; \
 exit 1
+endef
+
+# $(1) says what is installed, $(2) names it. uv takes seconds where pip takes minutes: one that is on the path, or else
+# one of its own in $(VENV). pip is there for where uv is not, or cannot. $(3) compiles all ahead: the tests start LiteLLM
+# some hundred times, also where Python may not write what it compiles; a single start needs a tenth of it.
+define INSTALL
+set -eu; uv=$(UV); \
+if ! $$uv --version >/dev/null 2>&1; then \
+	uv=$(abspath $(BIN))/uv; pin=$$(sed -n 's/^uv==/==/p' constraints.txt); \
+	$$uv --version >/dev/null 2>&1 \
+		|| $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile "uv$$pin" || uv=; \
+fi; \
+echo "Installing $(1) into $(VENV) ..."; \
+( n=0; while sleep 10 >/dev/null 2>&1; do n=$$((n + 10)); echo "... still installing, for $$n seconds"; done ) & clock=$$!; \
+trap 'kill $$clock 2>/dev/null || true' EXIT; \
+{ test -n "$$uv" && $$uv pip install --quiet --python $(BIN)/python -c $(CONSTRAINTS) $(3) -e '$(2)'; } \
+	|| $(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(3),,--no-compile) -c $(CONSTRAINTS) -e '$(2)'; \
+echo "Installed."
 endef
 
 define LIST_VERSIONS

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from benchmarks.proxies import MeasuredProxy
 from benchmarks.streams import FIRST_WORD, Load, Route
-from luthien_litellm_hooks.testing.proxy import HOST
+from luthien_litellm_hooks.cli.demo.proxy import HOST
 from luthien_litellm_hooks.testing.routes import ROUTES
 from tests.support.proxy import KEY
 

@@ -8,14 +8,13 @@ import asyncio
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from statistics import median
 
 from luthien_litellm_hooks.testing.answers import Answer, Call, Gate, Say, Wait
-from luthien_litellm_hooks.testing.provider import ScriptedProvider
-from luthien_litellm_hooks.testing.serving import serve
-from tests.support.proxy import Proxies, Proxy
+from luthien_litellm_hooks.testing.provider import ScriptedProvider, serve
+from tests.support.proxy import Proxy, proxy_config, running_proxy
 
 JUDGE_SECONDS = 0.3
 ROUNDS = 40
@@ -38,15 +37,14 @@ def proxies() -> Iterator[tuple[ScriptedProvider, dict[str, Proxy]]]:
     for count in TOOLS:
         calls = [Call("look", "{}", id=f"call_{number}") for number in range(count)]
         provider.answers[f"tools-{count}"] = Answer([Say("Early."), *calls], piece=6)
-    with serve(provider) as url, tempfile.TemporaryDirectory() as folder:
+    with serve(provider) as url, tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         config = {"model": "openai/judge", "api_base": f"{url}/v1", "api_key": "k"}
-        running = Proxies(url, Path(folder))
-        try:
-            judged = running.get({"policy": {"class": "tool_call_judge", "config": config}})
-            noop = running.get({"policy": {"class": "noop"}})
-            yield provider, {"stock": running.get(None), "noop": noop, "judged": judged}
-        finally:
-            running.close()
+        policies = {"stock": None, "noop": {"class": "noop"}, "judged": {"class": "tool_call_judge", "config": config}}
+        running: dict[str, Proxy] = {}
+        for name, policy in policies.items():
+            settings = proxy_config(url, policy and {"policy": policy})
+            running[name] = stack.enter_context(running_proxy(settings, Path(folder) / name, {}))
+        yield provider, running
 
 
 def ask(proxy: Proxy, tools: int) -> tuple[float, float]:

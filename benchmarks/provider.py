@@ -15,7 +15,7 @@ from multiprocessing.queues import SimpleQueue
 from typing import IO
 
 from benchmarks.streams import Frame, Route
-from luthien_litellm_hooks.testing.proxy import HOST
+from luthien_litellm_hooks.cli.demo.proxy import HOST
 
 Scripts = Mapping[tuple[Route, str], Sequence[Frame]]
 """Frames by the route and the load, which the path of a request begins with."""

@@ -11,7 +11,7 @@ import psutil
 
 from benchmarks.collector import FILE, HOOK, Collections
 from benchmarks.variants import Config
-from luthien_litellm_hooks.testing.proxy import answers
+from luthien_litellm_hooks.cli.demo.proxy import is_serving
 from tests.support.proxy import START_SECONDS, STARTUP_HOOKS, starting_proxy
 
 _QUIET_S = 0.04
@@ -70,7 +70,7 @@ def running_proxies(configs: Mapping[str, Config], folder: Path) -> Generator[di
         }
         deadline = time.monotonic() + START_SECONDS * len(configs)
         for name, (process, proxy) in started.items():
-            while not answers(proxy.port):
+            while not is_serving(proxy.port):
                 if process.poll() is not None or time.monotonic() > deadline:
                     raise RuntimeError(f"the proxy {name} did not start:\n{proxy.output[-2000:]}")
                 time.sleep(0.1)

@@ -3,6 +3,7 @@ repository's root. What stands before the mark is written by hand."""
 
 import inspect
 from collections.abc import Iterator
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +39,10 @@ def _one(command: Any, name: str) -> Iterator[str]:
 def _parameter(parameter: Any) -> str:
     is_argument = parameter.param_type_name == "argument"
     names = parameter.metavar or parameter.name.upper() if is_argument else ", ".join(parameter.opts)
-    default = "" if parameter.default in (None, "", False) or callable(parameter.default) else f"`{parameter.default}`"
+    given = parameter.default.value if isinstance(parameter.default, Enum) else parameter.default
+    default = "" if given in (None, "", False) or callable(given) else f"`{given}`"
     if parameter.required:
-        default = "needed"
+        default = "required"
     if getattr(parameter, "envvar", None):
         default = f"{default}{', ' if default else ''}or `{parameter.envvar}`"
     return f"| `{names}` | {parameter.help or ''} | {default} |\n"

@@ -1,19 +1,18 @@
 """Prints how often each preset acts on the calls of a corpus that it should act on, and on those it should not.
 
-    python -m eval.rates build/eval/corpus.jsonl [--verbose]
+    python -m eval.rates build/eval/corpus.jsonl build/eval/own.jsonl [--verbose]
 
 Each call is sent through the preset, with its default settings, as the only tool call of a streamed answer. The
 preset acts on it if the client does not get just that call, so a call of which one secret of several is redacted
-counts as acted on. The rules behind the labels stand in `eval/corpus.py`.
+counts as acted on. The rules behind the labels are in `eval/corpus.py` and `eval/own.py`.
 """
 
 import argparse
 import asyncio
-import math
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import NormalDist
 
 from pydantic import BaseModel, ConfigDict
 from rich.box import MARKDOWN
@@ -21,10 +20,10 @@ from rich.console import Console
 from rich.table import Table
 
 from luthien_litellm_hooks import Policy
+from luthien_litellm_hooks.cli import rates
 from luthien_litellm_hooks.testing import Call as ScriptedCall
 from luthien_litellm_hooks.testing import ScriptedAnswer, run_policy
 
-Z_95 = NormalDist().inv_cdf(0.975)
 PIECE = 1000
 """How many characters of a call's arguments come at once."""
 
@@ -58,10 +57,7 @@ class Rate:
         (self.hits if is_hit else self.misses).append(call)
 
     def __str__(self) -> str:
-        if not self.total:
-            return "no items"
-        low, high = wilson(len(self.hits), self.total)
-        return f"{len(self.hits) / self.total:.1%} [{low:.1%}, {high:.1%}]"
+        return str(rates.Rate(len(self.hits), self.total))
 
 
 @dataclass
@@ -77,14 +73,6 @@ class Measurement:
         if label is None:
             return self.not_counted
         return self.should_act if label else self.should_pass
-
-
-def wilson(hits: int, total: int) -> tuple[float, float]:
-    """The 95 % score interval (Wilson 1927) of a proportion; `total` is at least 1."""
-    proportion, z2 = hits / total, Z_95**2
-    centre = (proportion + z2 / (2 * total)) / (1 + z2 / total)
-    spread = Z_95 / (1 + z2 / total) * math.sqrt(proportion * (1 - proportion) / total + z2 / (4 * total**2))
-    return max(0.0, centre - spread), min(1.0, centre + spread)
 
 
 async def measure(preset: str, policy: Policy | Mapping[str, object], calls: Iterable[Call]) -> Measurement:
@@ -157,11 +145,20 @@ def print_errors(measurements: dict[str, Measurement], console: Console) -> None
 
 
 async def run(path: Path, is_verbose: bool, console: Console) -> None:
-    """Measures every preset that the corpus at `path` has labels for, and prints what came out."""
+    """Measures every preset with labels in the corpus at `path`, and prints the rates.
+
+    A corpus without a call that several presets are measured by is large: then calls without a label are left out.
+    """
     calls = read_corpus(path)
     presets = dict.fromkeys(name for call in calls for name in call.labels)
-    measurements = {name: await measure(name, {"class": name}, calls) for name in presets}
-    console.print(f"{len(calls)} tool calls", rates_table(measurements), sources_table(measurements), sep="\n")
+    is_apart = all(len(call.labels) == 1 for call in calls)
+    measurements = {
+        name: await measure(name, {"class": name}, [call for call in calls if not is_apart or name in call.labels])
+        for name in presets
+    }
+    console.print(
+        f"{len(calls)} tool calls in {path.name}", rates_table(measurements), sources_table(measurements), sep="\n"
+    )
     if is_verbose:
         print_errors(measurements, console)
 
@@ -169,10 +166,12 @@ async def run(path: Path, is_verbose: bool, console: Console) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description="True- and false-positive rates of the presets on a labelled corpus.")
-    parser.add_argument("corpus", type=Path, help="what eval/corpus.py wrote")
+    parser.add_argument("corpora", type=Path, nargs="+", help="files from eval/corpus.py and eval/own.py")
     parser.add_argument("--verbose", action="store_true", help="also list every call that a preset got wrong")
     options = parser.parse_args(arguments)
-    asyncio.run(run(options.corpus, options.verbose, Console(width=200, highlight=False, soft_wrap=True)))
+    logging.getLogger("luthien_litellm_hooks").setLevel(logging.ERROR)  # every blocked call would be a line
+    for path in options.corpora:
+        asyncio.run(run(path, options.verbose, Console(width=200, highlight=False, soft_wrap=True)))
 
 
 if __name__ == "__main__":

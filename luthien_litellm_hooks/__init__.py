@@ -3,59 +3,62 @@
 `luthien` is the callback that a LiteLLM config names, `LuthienGuardrail` the guardrail. The callback is
 built when it is first asked for, so importing the package to write a policy has no side effect (nor has
 `import *`: neither is in `__all__`).
+
+Every name is imported on first use: the command and its completion need few of them.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
-from luthien_litellm_hooks.errors import (
-    ConfigError,
-    JudgeError,
-    LuthienError,
-    PolicyBlockedError,
-    PolicyError,
-    PolicyTimeoutError,
-    QueueFullError,
-    StreamClosedError,
-    WireError,
-)
-from luthien_litellm_hooks.events import (
-    Chunk,
-    ContentStreamBlock,
-    ReasoningStreamBlock,
-    StreamBlock,
-    ToolCall,
-    ToolCallStreamBlock,
-)
-from luthien_litellm_hooks.executor import PolicyExecutor
-from luthien_litellm_hooks.llm_client import LiteLLMClient, LLMClient
-from luthien_litellm_hooks.policy.base import Policy, PolicyConfig
-from luthien_litellm_hooks.policy.chunk import ChunkPolicy
-from luthien_litellm_hooks.policy.context import Decision, Identity, PolicyContext, StreamingResponseContext
-from luthien_litellm_hooks.policy.helpers import (
-    drop_block,
-    get_last_ingress_chunk,
-    passthrough_accumulated_chunks,
-    passthrough_last_chunk,
-    send_chunk,
-    send_notice,
-    send_reasoning,
-    send_text,
-    send_tool_call,
-)
-from luthien_litellm_hooks.policy.notices import is_notice, notice
-from luthien_litellm_hooks.policy.request import Answer, Request
-from luthien_litellm_hooks.policy.simple import SimplePolicy
-from luthien_litellm_hooks.policy.tool_gate import ALLOW, ToolGatePolicy, Verdict
-from luthien_litellm_hooks.recorder import (
-    DefaultTransactionRecorder,
-    NoOpTransactionRecorder,
-    TransactionRecorder,
-)
-from luthien_litellm_hooks.telemetry import NoOpObservabilityContext, ObservabilityContext
-
 if TYPE_CHECKING:
+    from luthien_litellm_hooks.engine.executor import PolicyExecutor
+    from luthien_litellm_hooks.errors import (
+        ConfigError,
+        JudgeError,
+        LuthienError,
+        PolicyBlockedError,
+        PolicyError,
+        PolicyTimeoutError,
+        QueueFullError,
+        StreamClosedError,
+        WireError,
+    )
     from luthien_litellm_hooks.hooks.callback import LuthienCallback
     from luthien_litellm_hooks.hooks.guardrail import LuthienGuardrail as LuthienGuardrail
+    from luthien_litellm_hooks.policy.base import Policy, PolicyConfig
+    from luthien_litellm_hooks.policy.context import PolicyContext, StreamingResponseContext
+    from luthien_litellm_hooks.policy.llm_client import LiteLLMClient, LLMClient
+    from luthien_litellm_hooks.policy.notices import is_notice, notice
+    from luthien_litellm_hooks.policy.request import Answer, Request
+    from luthien_litellm_hooks.policy.sending import (
+        drop_block,
+        get_last_ingress_chunk,
+        passthrough_accumulated_chunks,
+        passthrough_last_chunk,
+        send_chunk,
+        send_notice,
+        send_reasoning,
+        send_text,
+        send_tool_call,
+    )
+    from luthien_litellm_hooks.policy.simple import ChunkPolicy, SimplePolicy
+    from luthien_litellm_hooks.policy.tool_gate import ALLOW, ToolGatePolicy, Verdict
+    from luthien_litellm_hooks.policy.trajectory import Said, Step
+    from luthien_litellm_hooks.recording.decision import Decision, Identity, Spent
+    from luthien_litellm_hooks.recording.recorder import (
+        DefaultTransactionRecorder,
+        NoOpTransactionRecorder,
+        TransactionRecorder,
+    )
+    from luthien_litellm_hooks.stream.events import (
+        Chunk,
+        ContentStreamBlock,
+        ReasoningStreamBlock,
+        StreamBlock,
+        ToolCall,
+        ToolCallStreamBlock,
+    )
+    from luthien_litellm_hooks.telemetry import NoOpObservabilityContext, ObservabilityContext
     from luthien_litellm_hooks.telemetry.spans import DefaultObservabilityContext as DefaultObservabilityContext
 
     luthien: LuthienCallback
@@ -89,7 +92,10 @@ __all__ = [
     "QueueFullError",
     "ReasoningStreamBlock",
     "Request",
+    "Said",
     "SimplePolicy",
+    "Spent",
+    "Step",
     "StreamBlock",
     "StreamClosedError",
     "StreamingResponseContext",
@@ -112,17 +118,41 @@ __all__ = [
     "send_tool_call",
 ]
 
+_HOMES = (
+    "errors",
+    "stream.events",
+    "recording.decision",
+    "recording.recorder",
+    "telemetry",
+    "policy.request",
+    "policy.notices",
+    "policy.context",
+    "policy.base",
+    "policy.llm_client",
+    "policy.sending",
+    "policy.simple",
+    "policy.tool_gate",
+    "policy.trajectory",
+    "engine.executor",
+)
+"""Modules with the names of `__all__`, cheap ones first."""
+
 
 def __getattr__(name: str) -> object:
+    if name in __all__:
+        homes = (vars(import_module(f"{__name__}.{home}")) for home in _HOMES)
+        globals()[name] = found = next(home[name] for home in homes if name in home)
+        return found
     if name == "luthien":
-        from luthien_litellm_hooks.hooks.versions import fitting_litellm
+        from luthien_litellm_hooks.hooks import fitting_litellm
 
         with fitting_litellm():
-            from luthien_litellm_hooks.hooks import start
-        globals()[name] = built = start.build()
+            from luthien_litellm_hooks.hooks.guardrail import initialize_guardrail
+            from luthien_litellm_hooks.hooks.startup import build
+        globals()[name] = built = build(initialize_guardrail)
         return built
     if name == "LuthienGuardrail":
-        from luthien_litellm_hooks.hooks.versions import fitting_litellm
+        from luthien_litellm_hooks.hooks import fitting_litellm
 
         with fitting_litellm():
             from luthien_litellm_hooks.hooks.guardrail import LuthienGuardrail

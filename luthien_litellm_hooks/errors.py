@@ -1,30 +1,31 @@
-"""Every error that this package raises, in one tree.
+"""Errors of this package, in one tree.
 
 LuthienError
-+-- ConfigError            a setting is wrong: the proxy must not start (also a RuntimeError)
-+-- PolicyError            a policy did what it must not
-|   +-- PolicyTimeoutError     a hook ran past its deadline without a keepalive()
-|   +-- JudgeError             a model that a policy asked gave no answer to rely on
-+-- PolicyBlockedError     a policy refuses: raised by policies, on purpose
-+-- StreamClosedError      something was sent after the stream's end
-|   +-- QueueFullError         the client did not read for too long
-+-- LimitExceededError     an answer, or all that is held of answers, is too large
-+-- WireError              a provider sent what cannot be understood
++-- ConfigError            wrong setting: the proxy must not start (also a RuntimeError)
++-- PolicyError            fault of a policy
+|   +-- PolicyTimeoutError     hook past its deadline without a keepalive()
+|   +-- JudgeError             unusable response of a judge model
++-- PolicyBlockedError     refusal: raised by policies, on purpose
++-- StreamClosedError      event sent after the stream's end
+|   +-- QueueFullError         client without a read for too long
++-- LimitExceededError     response, or held events of all, too large
++-- WireError              unreadable item from a provider
++-- NotReplayableError     recorded response that a policy cannot judge
 """
 
 from collections.abc import Sequence
 
 
 class LuthienError(Exception):
-    """The root of the tree."""
+    """Root of the tree."""
 
 
 class ConfigError(LuthienError, RuntimeError):
-    """A setting is wrong.
+    """Wrong setting.
 
-    A `RuntimeError`, because LiteLLM takes a `ValueError` or `TypeError` (pydantic's errors are
-    such) from a guardrail as a reason to start without it. `problems` has each key that is wrong, and
-    what is wrong with it; where it is no key, one problem under the key "".
+    It is a `RuntimeError`, because LiteLLM starts without a guardrail after a `ValueError` or `TypeError`
+    (pydantic's errors are such). `problems` has each wrong key with its fault; a fault of no single key has the
+    key "".
     """
 
     def __init__(self, message: str, problems: Sequence[tuple[str, str]] = ()) -> None:
@@ -33,27 +34,27 @@ class ConfigError(LuthienError, RuntimeError):
 
     @classmethod
     def at(cls, *problems: tuple[str, str]) -> "ConfigError":
-        """One or several keys are wrong."""
-        return cls("; ".join(f"{key}: {what}" if key else what for key, what in problems), problems)
+        """Returns an error about one or several keys."""
+        return cls("; ".join(f"{key}: {fault}" if key else fault for key, fault in problems), problems)
 
 
 class PolicyError(LuthienError):
-    """A policy did what it must not: it raised, or returned something that is no answer."""
+    """Fault of a policy: it raised, or returned an object of another type than its hook promises."""
 
 
 class PolicyTimeoutError(PolicyError):
-    """A hook ran past its deadline without calling `keepalive()`."""
+    """Hook past its deadline without a call of `keepalive()`."""
 
 
 class JudgeError(PolicyError):
-    """A model that a policy asked gave no answer to rely on: it is missing, cut off, or not as asked."""
+    """Unusable response of a judge model: missing, cut off, or in another form than requested."""
 
 
 class PolicyBlockedError(LuthienError):
-    """Raised by a policy to refuse a request, or to end an answer.
+    """Refusal of a request, or end of a response, raised by a policy.
 
-    `message` is what the client is told. `reason` is what the operator reads; it never leaves the
-    proxy, because an agent that learns why it was stopped learns how to get round.
+    The client gets `message`. The operator gets `reason`; it never leaves the proxy, because an agent that
+    learns the reason learns to get round it.
     """
 
     def __init__(self, message: str, *, reason: str | None = None) -> None:
@@ -63,16 +64,20 @@ class PolicyBlockedError(LuthienError):
 
 
 class StreamClosedError(LuthienError):
-    """Something was sent after the stream's end."""
+    """Event sent after the stream's end."""
 
 
 class QueueFullError(StreamClosedError):
-    """The client did not read for so long that the stream was given up."""
+    """Stream given up because the client did not read for too long."""
 
 
 class LimitExceededError(LuthienError):
-    """One of the `limits` of the settings is reached, which the message names."""
+    """Excess over one of the `limits` of the settings, named in the message."""
 
 
 class WireError(LuthienError):
-    """A provider sent what cannot be understood, so no policy could have judged it."""
+    """Unreadable item from a provider, so no policy can judge it."""
+
+
+class NotReplayableError(LuthienError):
+    """Recorded response that a policy cannot judge; the message says why."""

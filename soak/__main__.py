@@ -17,8 +17,7 @@ from urllib.parse import urlsplit
 import httpx
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from luthien_litellm_hooks.testing.provider import ScriptedProvider
-from luthien_litellm_hooks.testing.serving import serve
+from luthien_litellm_hooks.testing.provider import ScriptedProvider, serve
 from soak.accounts import accounts, rows_of
 from soak.cases import scripted, settings
 from soak.report import failures, print_accounts, print_samples

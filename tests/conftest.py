@@ -2,18 +2,56 @@
 
 import os
 import signal
-from collections.abc import Generator
+import tempfile
+from collections.abc import AsyncGenerator, Generator
+from pathlib import PurePath
+from typing import Any
 
 import pytest
 
-from luthien_litellm_hooks.testing.provider import ScriptedProvider
-from luthien_litellm_hooks.testing.serving import serve
+from luthien_litellm_hooks.testing.provider import ScriptedProvider, serve
 from tests.support.postgres import running_postgres
 from tests.support.proxy import Proxies
 from tests.support.redis import running_redis
 
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup ignores it, and a proxy would inherit that
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # LiteLLM would look for it on the network
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # each process of a test would compile this package for half a second
+os.environ["LUTHIEN_RECORDS"] = os.path.join(tempfile.mkdtemp(), "records.sqlite")  # not the developer's own
+
+
+ALONE = {
+    "tests/proxy": {"demo", "failing_starts", "load", "proxies_fixture", "proxy_failover", "proxy_log_lines"},
+    "tests/services": {
+        *("killed_worker", "live_policy", "proxy_client_faults", "proxy_guardrail", "proxy_logged_requests"),
+        *("lingering_policies", "prompt_storage", "proxy_loggers", "proxy_mcp_record", "proxy_observed", "redis_sink"),
+    },
+}
+"""Of these folders the files that share no proxy with others."""
+FAULTS = {"proxy_policy_faults", "proxy_provider_errors", "proxy_provider_faults"}
+"""Files that share the proxy of `tests.support.fault_matrix`."""
+
+
+def group_of(file: str) -> str:
+    """The files that one worker runs, for they share proxies: each is started once, in place of once a worker."""
+    folder, name = str(PurePath(file).parent), PurePath(file).stem.removeprefix("test_")
+    if name in FAULTS:
+        return "faults"
+    return folder if name not in ALONE.get(folder, {name}) else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With `--dist loadfile`, a worker gets all files of a group."""
+    if config.getoption("dist") != "loadfile":
+        return None
+    from xdist.scheduler.loadfile import LoadFileScheduling
+
+    class ByProxy(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group_of(super()._split_scope(nodeid))
+
+    return ByProxy(config, log)
 
 
 @pytest.fixture
@@ -21,9 +59,28 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
+@pytest.fixture
+async def litellm_connections() -> AsyncGenerator[None]:
+    """LiteLLM's connections of this process to models, which belong to the event loop of one test and end with it."""
+    import litellm
+    from litellm.llms.custom_httpx.async_client_cleanup import close_litellm_async_clients
+
+    litellm.in_memory_llm_clients_cache.flush_cache()
+    yield
+    await close_litellm_async_clients()
+    litellm.in_memory_llm_clients_cache.flush_cache()
+
+
 @pytest.fixture(scope="session")
 def provider() -> ScriptedProvider:
     return ScriptedProvider()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _own_answers(provider: ScriptedProvider) -> Generator[None]:
+    """Ends the answers that a module gave to names of models, which another module may use for its own."""
+    yield
+    provider.answers.clear()
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""The policies that come with the package, and the short names that a config may use for them."""
+"""Policies of this package, and the short names for them in a config."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -16,6 +16,7 @@ SHORT_NAMES: Mapping[str, str] = MappingProxyType(
         "block_web_requests": "luthien_litellm_hooks.policies.block_web_requests:BlockWebRequests",
         "sql_protection": "luthien_litellm_hooks.policies.sql_protection:SqlProtection",
         "protect_proxy": "luthien_litellm_hooks.policies.protect_proxy:ProtectProxy",
+        "protect_work": "luthien_litellm_hooks.policies.protect_work:ProtectWork",
         "secrets": "luthien_litellm_hooks.policies.secrets:Secrets",
         "string_replacement": "luthien_litellm_hooks.policies.string_replacement:StringReplacement",
         "regex_replacement": "luthien_litellm_hooks.policies.regex_replacement:RegexReplacement",
@@ -27,4 +28,4 @@ SHORT_NAMES: Mapping[str, str] = MappingProxyType(
         "llm_rewrite": "luthien_litellm_hooks.policies.llm_rewrite:LlmRewrite",
     }
 )
-"""Short name to "module:Class"; a module is imported when its policy is chosen."""
+"""Short names to "module:Class"; a module is imported when its policy is chosen."""

@@ -1,30 +1,30 @@
-"""`all_caps`: upper-case answers; the policy to try first, because its work is seen at once."""
+"""`all_caps`: upper-cases responses; a good first policy, because its effect shows at once."""
 
 from dataclasses import replace
 
-from luthien_litellm_hooks.events import ToolCallStreamBlock
-from luthien_litellm_hooks.parsing.json_strings import map_json_strings
 from luthien_litellm_hooks.policy.base import Policy, PolicyConfig
 from luthien_litellm_hooks.policy.context import StreamingResponseContext
-from luthien_litellm_hooks.policy.helpers import (
+from luthien_litellm_hooks.policy.json_strings import map_json_strings
+from luthien_litellm_hooks.policy.limits import LONG, off_loop
+from luthien_litellm_hooks.policy.sending import (
     passthrough_accumulated_chunks,
     passthrough_last_chunk,
     send_text,
     send_tool_call,
 )
-from luthien_litellm_hooks.policy.off_loop import LONG, off_loop
+from luthien_litellm_hooks.stream.events import ToolCallStreamBlock
 
 
 class AllCapsConfig(PolicyConfig):
     """Settings of `all_caps`."""
 
     tool_arguments: bool = False
-    """Also upper-case the string values (not the keys) of tool arguments. A tool call is then held
-    until it is whole."""
+    """Also upper-case the string values (not the keys) of tool arguments. A tool call is then held until it is whole.
+    """
 
 
 class AllCaps(Policy):
-    """Upper-cases text as it streams, and tool arguments if asked. Reasoning stays as it is."""
+    """Upper-cases text as it streams, and tool arguments if asked. Reasoning stays unchanged."""
 
     Config = AllCapsConfig
 

@@ -1,6 +1,6 @@
-"""`block_dangerous_commands`: an agent cannot run what destroys a system or its data."""
+"""`block_dangerous_commands`: keeps an agent from destroying a system or its data."""
 
-from luthien_litellm_hooks.policies.rule_config import ToolPolicyConfig, ToolRulesConfig
+from luthien_litellm_hooks.policies.rules import ToolPolicyConfig, ToolRulesConfig
 from luthien_litellm_hooks.policies.tool_rules import ToolRules
 
 
@@ -8,11 +8,11 @@ class BlockDangerousCommandsConfig(ToolPolicyConfig):
     """Settings of `block_dangerous_commands`."""
 
     strict: bool = False
-    """Also block what may well be meant, such as `rm -rf build`."""
+    """Also block usual deletions, such as `rm -rf build`."""
 
 
 class BlockDangerousCommands(ToolRules):
-    """Blocks the commands of the built-in catalogue, and scripts that cannot be read."""
+    """Blocks the commands of the built-in catalogue, and unreadable scripts."""
 
     Config = BlockDangerousCommandsConfig
 

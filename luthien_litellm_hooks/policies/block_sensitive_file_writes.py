@@ -1,15 +1,12 @@
-"""`block_sensitive_file_writes`: an agent cannot write files that hold secrets, or that others run."""
+"""`block_sensitive_file_writes`: keeps an agent from writing files with secrets, or files that others run."""
 
-from luthien_litellm_hooks.policies.rule_config import PathText, ToolPolicyConfig, ToolRulesConfig
+from luthien_litellm_hooks.policies.rules import PathText, ToolPolicyConfig, ToolRulesConfig
 from luthien_litellm_hooks.policies.tool_rules import ToolRules
 
 _SYSTEM = (
     "/etc/**",
-    "/usr/**",
-    "/bin/**",
-    "/sbin/**",
-    "/lib/**",
-    "/lib64/**",
+    "/{bin,sbin,usr/bin,usr/sbin}/*",
+    "/{lib,usr/lib}/systemd/**",
     "/boot/**",
     "/sys/**",
     "/proc/sys/**",
@@ -22,33 +19,34 @@ _SYSTEM = (
     "[A-Z]:/Windows/**",
     "sudoers",
 )
-_STARTED = (  # what a login, a session or a schedule runs
+_STARTED = (  # run by a login, a session or a schedule
     "~/.{bashrc,bash_profile,bash_login,bash_logout,bash_aliases,profile,inputrc}",
     "~/.{zshrc,zshenv,zprofile,zlogin,zlogout}",
-    "~/.config/fish/**",
+    "~/.config/fish/{config.fish,fish_variables}",
+    "~/.config/fish/{conf.d,functions}/**",
     "~/.{xprofile,xinitrc,xsession,xsessionrc,pam_environment}",
     "~/.config/{systemd,autostart,environment.d}/**",
     "~/Library/{LaunchAgents,LaunchDaemons,Keychains}/**",
-    "~/.local/bin/**",
-    "~/bin/**",
     "~/.git{config,-credentials}",
     "~/.config/git/**",
     ".git/hooks/**",
     ".git/config",
+    ".husky/**",
+    ".envrc",
 )
 _SECRETS = (
     "~/.{ssh,aws,gnupg,kube,azure}/**",
     "~/.config/{gcloud,gh}/**",
     "~/.docker/config.json",
     "~/.{netrc,pgpass,my.cnf,npmrc,pypirc}",
-    "*.{pem,p12,pfx,ppk}",
+    "*.{pem,key,p12,pfx,ppk,jks,keystore}",
     "id_{rsa,dsa,ecdsa,ed25519}*",
     "authorized_keys",
     ".env",
     ".env.*",
     "!.env.{example,sample,template,dist}",
 )
-_AGENTS = (  # what agents may do, and through whom, is set here
+_AGENTS = (  # settings of agents: their rights and their proxy
     ".claude/settings*.json",
     ".claude/hooks/**",
     "~/.claude.json",
@@ -63,13 +61,13 @@ class BlockSensitiveFileWritesConfig(ToolPolicyConfig):
     """Settings of `block_sensitive_file_writes`."""
 
     also: tuple[PathText, ...] = ()
-    """Globs of more paths that are blocked."""
+    """Globs of more paths to block."""
     allow: tuple[PathText, ...] = ()
-    """Globs of paths that are not blocked after all."""
+    """Globs of paths to leave out."""
 
 
 class BlockSensitiveFileWrites(ToolRules):
-    """Blocks writing, moving and deleting such files, by a file tool, a patch or a shell command."""
+    """Blocks writing, moving and deleting of sensitive files, by a file tool, a patch or a shell command."""
 
     Config = BlockSensitiveFileWritesConfig
 

@@ -1,6 +1,6 @@
-"""`block_web_requests`: an agent cannot reach the network, save hosts that are allowed."""
+"""`block_web_requests`: keeps an agent off the network, except for allowed hosts."""
 
-from luthien_litellm_hooks.policies.rule_config import ToolPolicyConfig, ToolRulesConfig
+from luthien_litellm_hooks.policies.rules import ToolPolicyConfig, ToolRulesConfig
 from luthien_litellm_hooks.policies.tool_rules import ToolRules
 
 
@@ -8,12 +8,14 @@ class BlockWebRequestsConfig(ToolPolicyConfig):
     """Settings of `block_web_requests`."""
 
     allow_hosts: tuple[str, ...] = ("localhost", "127.0.0.1", "::1")
-    """Globs of the hosts that may be reached; a list of your own stands in place of these."""
+    """Globs of the allowed hosts; a list of your own replaces these."""
 
 
 class BlockWebRequests(ToolRules):
-    """Blocks web tools, and shell commands that use the network. A search of the web, and a command
-    whose host is not plain to read, reach a host that is not allowed."""
+    """Blocks web tools, and shell commands with network access.
+
+    A web search reaches an unknown host, and so does a command whose host is not plain to read. Both are blocked.
+    """
 
     Config = BlockWebRequestsConfig
 

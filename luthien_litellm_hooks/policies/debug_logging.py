@@ -1,4 +1,4 @@
-"""`debug_logging`: writes to the log what it sees, and changes nothing."""
+"""`debug_logging`: logs requests and responses, and changes nothing."""
 
 import json
 import logging
@@ -7,34 +7,33 @@ from typing import Annotated, Literal, cast
 
 from pydantic import Field
 
-from luthien_litellm_hooks.events import ContentStreamBlock, ReasoningStreamBlock, ToolCallStreamBlock
-from luthien_litellm_hooks.log_lines import debug_logger
 from luthien_litellm_hooks.policy.base import Policy, PolicyConfig
-from luthien_litellm_hooks.policy.context import Decision, PolicyContext, StreamingResponseContext
-from luthien_litellm_hooks.policy.credentials import is_credential
+from luthien_litellm_hooks.policy.context import PolicyContext, StreamingResponseContext
 from luthien_litellm_hooks.policy.request import Request
+from luthien_litellm_hooks.recording.decision import Decision
+from luthien_litellm_hooks.recording.record import is_credential
+from luthien_litellm_hooks.stream.events import ContentStreamBlock, ReasoningStreamBlock, ToolCallStreamBlock
+from luthien_litellm_hooks.telemetry.log_lines import debug_logger
 
 REDACTED = "[redacted]"
-_LONGEST_READ = 100_000
-"""Characters of a JSON text that is read."""
+_MAX_PARSED = 100_000
+"""Characters of the longest JSON text to read."""
 
 
 class DebugLoggingConfig(PolicyConfig):
     """Settings of `debug_logging`."""
 
     level: Literal["debug", "info", "warning"] = "warning"
-    """The level of its lines. A proxy shows `info` and above, or what `LITELLM_LOG` says."""
+    """Level of its lines. A proxy shows `info` and above, or the levels of `LITELLM_LOG`."""
     max_length: Annotated[int, Field(gt=0)] = 2000
-    """How many characters of each text are shown."""
+    """Length at which each text is cut."""
 
 
 class DebugLogging(Policy):
-    """Logs the request, each block as soon as it is whole, the finish and all decisions so far, one
-    line each.
+    """Logs the request, each block as soon as it is whole, the finish and all decisions so far, one line each.
 
-    Headers and fields that are named like credentials are redacted, also inside of JSON in a text; a
-    secret within other words is not known as one. What it logs is what the policies before it let
-    through. Nothing waits for it.
+    Headers and fields with names of credentials are redacted, also inside JSON in a text. A secret within other words
+    is not recognised. It logs the output of the policies before it. Nothing waits for it.
     """
 
     Config = DebugLoggingConfig
@@ -74,7 +73,7 @@ class DebugLogging(Policy):
         self._log(ctx, "finish", ctx.ingress_state.finish_reason)
 
     async def on_stream_closed(self, ctx: StreamingResponseContext) -> None:
-        self._log(ctx, "closed, decisions", [_said(decision) for decision in ctx.decisions])
+        self._log(ctx, "closed, decisions", [_decision_fields(decision) for decision in ctx.decisions])
 
     def _log(self, ctx: PolicyContext, what: str, value: object) -> None:
         if debug_logger.isEnabledFor(self._level):
@@ -82,7 +81,7 @@ class DebugLogging(Policy):
             debug_logger.log(self._level, "transaction %s: %s: %s", ctx.transaction_id, what, shown)
 
 
-def _said(decision: Decision) -> Mapping[str, object]:
+def _decision_fields(decision: Decision) -> Mapping[str, object]:
     return {
         "policy": decision.policy,
         "action": decision.action,
@@ -93,7 +92,7 @@ def _said(decision: Decision) -> Mapping[str, object]:
 
 
 def _shown(value: object, max_length: int) -> object:
-    """`value` without credentials, its texts no longer than `max_length`."""
+    """Returns `value` without credentials, its texts no longer than `max_length`."""
     if isinstance(value, str):
         text = _without_credentials(value, max_length)
         return text if len(text) <= max_length else f"{text[:max_length]}... ({len(text)} characters)"
@@ -110,10 +109,10 @@ def _is_secret(name: str, field: object) -> bool:
 
 
 def _without_credentials(text: str, max_length: int) -> str:
-    """`text`, redacted if it is a JSON object or list."""
+    """Returns `text`, redacted if it is a JSON object or list."""
     if not text.startswith(("{", "[")):
         return text
-    if len(text) > _LONGEST_READ:
+    if len(text) > _MAX_PARSED:
         return f"{REDACTED} (too long to look for credentials: {len(text)} characters)"
     try:
         return json.dumps(_shown(json.loads(text), max_length), ensure_ascii=False)

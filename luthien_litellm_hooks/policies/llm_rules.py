@@ -1,19 +1,27 @@
 """`llm_rules`: rules in plain English, each judged by a model."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
 from luthien_litellm_hooks.errors import JudgeError
-from luthien_litellm_hooks.events import ToolCall
-from luthien_litellm_hooks.policies.judged_blocks import JudgedBlocksPolicy
-from luthien_litellm_hooks.policies.judging import RATING_FORM, Judge, JudgeConfig, Kind, Rating, shown
+from luthien_litellm_hooks.policies.judges import (
+    RATING_FORM,
+    BlockJudgePolicy,
+    Kind,
+    Rating,
+    RatingJudge,
+    RatingJudgeConfig,
+    shown,
+)
+from luthien_litellm_hooks.policies.judges.view import View
 from luthien_litellm_hooks.policy.base import PolicyConfig
 from luthien_litellm_hooks.policy.context import PolicyContext
 from luthien_litellm_hooks.policy.tool_gate import Verdict
+from luthien_litellm_hooks.stream.events import ToolCall
 
 RuleAction = Literal["block", "replace", "note"]
 
@@ -28,39 +36,40 @@ _REPLACEMENT_FORM = (
 
 
 class Rule(PolicyConfig):
-    """One rule, and what becomes of a block that breaks it."""
+    """One rule, and the action on a block that breaks it."""
 
     name: Annotated[str, Field(min_length=1)]
     rule: Annotated[str, Field(min_length=1)]
-    """In plain English, as the judge is to read it."""
+    """The rule in plain English, for the judge."""
     applies_to: Annotated[frozenset[Kind], Field(min_length=1)] = frozenset({"text", "tool_call"})
     threshold: Annotated[float, Field(ge=0, le=1)] = 0.6
-    """The rule counts as broken if the probability of it is this or more."""
+    """Lowest probability at which the rule counts as broken."""
     action: RuleAction = "block"
-    """`block` withholds the block, `replace` puts the judge's text in its place, `note` lets it pass
-    and says `message` with it."""
+    """`block` withholds the block, `replace` sends the judge's text instead, `note` passes it and adds `message`."""
     message: str | None = None
-    """What the client is told; if not given, the name of the rule."""
+    """Message to the client; without it, the name of the rule."""
 
     @field_validator("message")
     @classmethod
-    def _is_told(cls, message: str | None, info: ValidationInfo) -> str | None:
+    def _replacement_has_no_message(cls, message: str | None, info: ValidationInfo) -> str | None:
         if message is not None and info.data.get("action") == "replace":
-            raise ValueError("with `action: replace` the judge's text is told: remove it")
+            raise ValueError("with `action: replace` the client gets the judge's text: remove it")
         return message
 
 
-class LlmRulesConfig(JudgeConfig):
+class LlmRulesConfig(RatingJudgeConfig):
     """Settings of `llm_rules`."""
 
+    view: View = View()
+    """Parts of the conversation that the judge is shown beside the block."""
     rules: Annotated[tuple[Rule, ...], Field(min_length=1)]
-    """What the answer is held to; each rule is asked about on its own."""
+    """Rules for the response, each judged by itself."""
     max_tokens: Annotated[int, Field(gt=0)] = 1024
-    """Of the judge's answer. One that is cut off counts as none."""
+    """Length of the judge's reply. One that is cut off does not count."""
 
 
-class RuleRating(Rating):
-    """A judge's answer about one rule."""
+class Replacement(Rating):
+    """Reply of a judge about a rule with the action `replace`."""
 
     replacement: str | None = None
 
@@ -68,56 +77,67 @@ class RuleRating(Rating):
 @dataclass(frozen=True, slots=True)
 class _Finding:
     rule: Rule
-    rating: RuleRating
+    rating: Rating
 
     @property
     def is_broken(self) -> bool:
         return self.rating.probability >= self.rule.threshold
 
+    @property
+    def replacement(self) -> str | None:
+        return self.rating.replacement if isinstance(self.rating, Replacement) else None
 
-class LlmRules(JudgedBlocksPolicy):
-    """Asks a model about each rule for each block that it applies to, all at the same time.
 
-    Of the rules that a block breaks, those that block it win over those that replace it, and these
-    over those that note it. Two texts in place of one are none: the block is withheld.
+class LlmRules(BlockJudgePolicy):
+    """Asks a model about each rule for each block to which it applies, all at the same time.
+
+    If a block breaks several rules, blocking wins over replacing, and replacing over noting. Two different replacements
+    cannot both apply: the block is withheld.
     """
 
     Config = LlmRulesConfig
 
     def __init__(self, config: LlmRulesConfig) -> None:
         super().__init__({kind for rule in config.rules for kind in rule.applies_to})
-        self._judge = Judge(config)
+        self._judge = RatingJudge(config)
+        self._view = config.view
         self._rules = config.rules
 
     async def verdict_on(self, kind: Kind, content: str | ToolCall, ctx: PolicyContext) -> Verdict:
         rules = [rule for rule in self._rules if kind in rule.applies_to]
-        results = await asyncio.gather(*(self._ask(rule, kind, content) for rule in rules), return_exceptions=True)
+        data = {**shown(kind, content), **self._view.context(content, ctx)}
+        results = await asyncio.gather(*(self._ask(rule, data, ctx) for rule in rules), return_exceptions=True)
         findings = [result for result in results if isinstance(result, _Finding)]
         verdict = _verdict(findings)
         failures = [result for result in results if isinstance(result, BaseException)]
-        if failures and verdict.action != "block":  # what one rule blocks no other could let pass
+        if failures and verdict.action != "block":  # after a block by one rule, no other could pass it
             raise failures[0]
         return verdict
 
-    async def _ask(self, rule: Rule, kind: Kind, content: str | ToolCall) -> _Finding:
-        form = f"{RATING_FORM} {_REPLACEMENT_FORM}" if rule.action == "replace" else RATING_FORM
-        instructions = f"{_QUESTION.format(rule=rule.rule)}\n\n{form}"
-        finding = _Finding(rule, await self._judge.ask(instructions, shown(kind, content), RuleRating))
-        if rule.action == "replace" and finding.is_broken and finding.rating.replacement is None:
+    async def _ask(self, rule: Rule, data: Mapping[str, object], ctx: PolicyContext) -> _Finding:
+        question = f"{_QUESTION.format(rule=rule.rule)}\n\n{RATING_FORM}"
+        form = Replacement if rule.action == "replace" else Rating
+        if form is Replacement:
+            question = f"{question} {_REPLACEMENT_FORM}"
+        rating = await self._judge.rate(question, data, form, ctx, rule.threshold)
+        finding = _Finding(rule, rating)
+        if form is Replacement and finding.is_broken and finding.replacement is None:
             raise JudgeError(f"the judge found rule {rule.name!r} broken and gave no replacement")
         return finding
 
 
 def _verdict(findings: Sequence[_Finding]) -> Verdict:
-    """What the findings come to."""
+    """Combines the findings to one verdict."""
     broken = [finding for finding in findings if finding.is_broken]
     blocking, replacing, noting = (
         [finding for finding in broken if finding.rule.action == action] for action in ("block", "replace", "note")
     )
-    verdict = Verdict("allow", reason=_in_words(findings), score=_score(findings), evidence=_explanations(findings))
-    texts = dict.fromkeys(finding.rating.replacement or "" for finding in replacing)
+    verdict = Verdict(
+        "allow", reason=_probabilities(findings), score=_score(findings), evidence=_explanations(findings)
+    )
+    texts = dict.fromkeys(finding.replacement or "" for finding in replacing)
     if blocking or len(texts) > 1:
-        message = _message(blocking or replacing, "A part of this answer was withheld by the rule {name!r}.")
+        message = _message(blocking or replacing, "A part of this response was withheld by the rule {name!r}.")
         return replace(verdict, action="block", message=message)
     if texts:
         return replace(verdict, action="modify", instead=tuple(texts))
@@ -129,8 +149,8 @@ def _message(findings: Sequence[_Finding], usual: str) -> str:
     return "\n".join(dict.fromkeys(messages))
 
 
-def _in_words(findings: Sequence[_Finding]) -> str:
-    """How probable it is that each rule is broken."""
+def _probabilities(findings: Sequence[_Finding]) -> str:
+    """Lists each rule with the probability that it is broken."""
     return "; ".join(f"{finding.rule.name}: {finding.rating.probability:.2f}" for finding in findings)
 
 

@@ -1,6 +1,7 @@
-"""`no_apologies`: leaves out the sentences in which a model says sorry, or how right one is."""
+"""`no_apologies`: removes apologies, and praise for being right."""
 
-from luthien_litellm_hooks.parsing.growing import (
+from luthien_litellm_hooks.policies.rewriting import TextRewriting
+from luthien_litellm_hooks.policies.rewriting.partial_match import (
     EDGE,
     GrowingRewriter,
     Part,
@@ -12,10 +13,9 @@ from luthien_litellm_hooks.parsing.growing import (
     run,
     then,
 )
-from luthien_litellm_hooks.policies.text_rewriting import TextRewriting
 from luthien_litellm_hooks.policy.base import PolicyConfig
 
-_REACH = 240  # characters of the longest sentence that is left out
+_REACH = 240  # characters of the longest removed sentence
 
 _INTENSE = maybe(plain(" do", " sincerely", " deeply", " truly", " really"))
 _I_AM = then(plain("I'm", "I\u2019m", "I am"), maybe(plain(" so", " very", " really", " truly", " terribly")))
@@ -27,7 +27,7 @@ _SORRY = either(
     then(_I_AM, plain(" sorry")),
     then(maybe(plain("so ", "very ")), plain("sorry")),
 )
-# Only what the model has done itself: not "I'm sorry for your loss", nor "I'm sorry to hear that".
+# Only for the model's own doings: not "I'm sorry for your loss", nor "I'm sorry to hear that".
 _FOR_WHAT = then(
     plain(" for ", " about "),
     plain("that", "this", "the", "any", "all", "my", "not", "being", "having", "missing", "making"),
@@ -39,7 +39,7 @@ _RIGHT = then(
     plain(" right", " correct"),
 )
 
-# The sentence ends, or goes on with what is worth saying, which then begins with a capital letter.
+# The sentence ends, or continues with content, whose first letter becomes a capital.
 _END = then(run("[.!]", 1, 3), run("[ ]", 0, 2))
 _GOES_ON = then(plain(", ", " - ", "\u2014", " \u2014 "), maybe(plain("but ", "and ", "so ")), run(r"[\p{L}]", 1, 1))
 
@@ -49,21 +49,23 @@ def _sentence(opening: Part) -> Part:
 
 
 def _rest(sentence: str) -> str:
-    """What stays of `sentence`: the first letter of what it goes on with, if it does."""
+    """Returns the rest of `sentence`: the first letter of its continuation, "" without one."""
     return sentence[-1].upper() if sentence[-1].isalpha() else ""
 
 
 class NoApologies(TextRewriting):
-    """Leaves out "I apologize for the confusion." and "You're absolutely right!"; of "Sorry about
-    that, the path is wrong." stays "The path is wrong." In text only, and only whole sentences that
-    the model says of itself, or their first part. A refusal keeps what it refuses."""
+    """Removes "I apologize for the confusion." and "You're absolutely right!" from text.
+
+    "Sorry about that, the path is wrong." becomes "The path is wrong." It removes only whole sentences about the model
+    itself, or their first part. A refusal keeps its content.
+    """
 
     Config = PolicyConfig
 
     def __init__(self, config: PolicyConfig | None = None) -> None:
         apology = then(_SORRY, maybe(_FOR_WHAT))
-        rules = [Rule("apology", _sentence(either(apology, _RIGHT)), _rest, before=EDGE)]
-        super().__init__(GrowingRewriter(rules, reach=_REACH, may_begin=_begins_sentence))
+        rule = Rule("apology", _sentence(either(apology, _RIGHT)), _rest, EDGE, may_follow=_begins_sentence)
+        super().__init__(GrowingRewriter([rule], reach=_REACH))
 
 
 def _begins_sentence(before: str) -> bool:

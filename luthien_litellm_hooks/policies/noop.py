@@ -1,7 +1,7 @@
-"""`noop`: lets everything through; to see that the plugin is in the way and changes nothing."""
+"""`noop`: passes everything; shows that the plugin is installed and changes nothing."""
 
 from luthien_litellm_hooks.policy.base import Policy
 
 
 class NoOp(Policy):
-    """Lets every request and every answer through as it came."""
+    """Passes every request and every response unchanged."""

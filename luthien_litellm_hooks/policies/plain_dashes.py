@@ -1,9 +1,8 @@
-"""`plain_dashes`: writes a hyphen for every dash, as on a plain keyboard."""
+"""`plain_dashes`: replaces every dash by a hyphen, as on a plain keyboard."""
 
-from luthien_litellm_hooks.parsing.patterns import compile_pattern
-from luthien_litellm_hooks.parsing.rewriting import WHOLE_PIECE, Edit
-from luthien_litellm_hooks.policies.text_rewriting import TextRewriting
+from luthien_litellm_hooks.policies.rewriting import WHOLE_PIECE, Edit, TextRewriting
 from luthien_litellm_hooks.policy.base import PolicyConfig
+from luthien_litellm_hooks.policy.patterns import compile_pattern
 
 _REACH = 8
 _LONG = "\u2014\u2015"  # em dash, horizontal bar
@@ -12,8 +11,7 @@ _LONG_AT_END = compile_pattern(rf"[{_LONG}]{{1,{_REACH}}}\z")
 
 
 class PlainDashes(TextRewriting):
-    """An em dash becomes a hyphen between spaces, an en dash just a hyphen, so that ranges stay ranges.
-    In text only."""
+    """Replaces dashes in text: an em dash by a hyphen between spaces, an en dash by a hyphen alone, for ranges."""
 
     Config = PolicyConfig
 
@@ -26,7 +24,7 @@ class _DashRewriter:
     slack = WHOLE_PIECE
 
     def next_edit(self, text: str, start: int) -> Edit | None:
-        match = _DASH.search(text, start)
+        match = None if text.isascii() else _DASH.search(text, start)
         if match is None:
             return None
         first, last = match.span()
@@ -36,5 +34,5 @@ class _DashRewriter:
         return Edit(first, last, written, "dash")
 
     def first_open(self, text: str, start: int) -> int:
-        match = _LONG_AT_END.search(text, start)
+        match = _LONG_AT_END.search(text, start) if text.endswith(tuple(_LONG)) else None
         return len(text) if match is None else match.start()

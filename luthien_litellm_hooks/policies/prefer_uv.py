@@ -1,7 +1,7 @@
-"""`prefer_uv`: writes uv's commands for pip's and venv's, in what the model says and in what it runs."""
+"""`prefer_uv`: replaces commands of pip and venv by uv's, in text and in tool calls."""
 
-from luthien_litellm_hooks.parsing.growing import EDGE, GrowingRewriter, Rule, maybe, plain, run, then
-from luthien_litellm_hooks.policies.text_rewriting import TextRewriting
+from luthien_litellm_hooks.policies.rewriting import TextRewriting
+from luthien_litellm_hooks.policies.rewriting.partial_match import EDGE, GrowingRewriter, Rule, maybe, plain, run, then
 from luthien_litellm_hooks.policy.base import PolicyConfig
 
 _REACH = 80
@@ -12,19 +12,22 @@ _COMMANDS = plain("install", "uninstall", "freeze", "list", "show", "check")
 
 
 class PreferUv(TextRewriting):
-    """Writes `uv pip install` for `pip install` and `python -m pip install` (likewise uninstall,
-    freeze, list, show and check), and `uv venv` for `python -m venv`. A pip that is named by its path
-    stays, because it installs where it lies; so does one that uv runs already."""
+    """Writes `uv pip install` for `pip install` and `python -m pip install`, and `uv venv` for `python -m venv`.
+
+    Likewise uninstall, freeze, list, show and check. A pip with a path stays, because it installs beside itself. A pip
+    already run by uv stays, too.
+    """
 
     Config = PolicyConfig
 
     def __init__(self, config: PolicyConfig | None = None) -> None:
         pip = then(maybe(_PYTHON), plain("pip", "pip3"))
+        venv = then(_PYTHON, plain("venv"))
         rules = [
-            Rule("command", pip, lambda _: "uv pip", before=EDGE, after=then(_SPACES, _COMMANDS, EDGE)),
-            Rule("command", then(_PYTHON, plain("venv")), lambda _: "uv venv", before=EDGE, after=EDGE),
+            Rule("command", pip, lambda _: "uv pip", EDGE, then(_SPACES, _COMMANDS, EDGE), _begins_command),
+            Rule("command", venv, lambda _: "uv venv", EDGE, EDGE, _begins_command),
         ]
-        super().__init__(GrowingRewriter(rules, reach=_REACH, may_begin=_begins_command), tool_arguments=True)
+        super().__init__(GrowingRewriter(rules, reach=_REACH), tool_arguments=True)
 
 
 def _begins_command(before: str) -> bool:

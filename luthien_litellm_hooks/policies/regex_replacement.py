@@ -1,14 +1,13 @@
-"""`regex_replacement`: writes texts for what patterns match, also where a stream cuts it."""
+"""`regex_replacement`: replaces matches of patterns, also across the cuts of a stream."""
 
 from collections.abc import Sequence
 from typing import Annotated
 
 from pydantic import AfterValidator, Field, model_validator
 
-from luthien_litellm_hooks.parsing.patterns import Match, Pattern, PatternText, compile_pattern
-from luthien_litellm_hooks.parsing.rewriting import WHOLE_PIECE, Edit, leftmost, step_over
-from luthien_litellm_hooks.policies.text_rewriting import ApplyTo, TextRewriting
+from luthien_litellm_hooks.policies.rewriting import WHOLE_PIECE, ApplyTo, Edit, TextRewriting, leftmost, step_over
 from luthien_litellm_hooks.policy.base import PolicyConfig
+from luthien_litellm_hooks.policy.patterns import Match, Pattern, PatternText, compile_pattern
 
 
 def _checked(text: str) -> str:
@@ -23,14 +22,14 @@ class RegexReplacementConfig(PolicyConfig):
     replacements: Annotated[
         tuple[tuple[Annotated[PatternText, AfterValidator(_checked)], str], ...], Field(min_length=1)
     ]
-    """Pairs of a pattern (RE2 syntax, `(?i)` for any case) and what to write for it, in which `\\1` or
-    `\\g<name>` is what a group matched, `\\g<0>` the whole, and `\\\\` a backslash. Of matches at
-    the same place the first in the list counts. What was written is not searched again."""
+    """Pairs of a pattern (RE2 syntax, `(?i)` for any case) and its replacement. In a replacement, `\\1` or `\\g<name>`
+    is a group's match, `\\g<0>` the whole match, and `\\\\` a backslash. Of matches at the same place the first in the
+    list counts. Replacements are not searched again."""
     max_match_length: Annotated[int, Field(ge=1, le=10_000)] = 100
-    """The longest match, in characters. Text arrives that much later, because a match might begin in
-    it. What a pattern would match beyond it is not seen: the match is shorter, or there is none."""
+    """The longest match, in characters. Text arrives that much later, because a match might begin in it. A longer match
+    is cut to this length, or does not count."""
     apply_to: ApplyTo = "response"
-    """`request`: all that people, tools and models said in what the provider gets."""
+    """`request`: all words of people, tools and models on their way to the provider."""
     tool_arguments: bool = False
     """Also in the string values of tool arguments. A tool call is then held until it is whole."""
 
@@ -42,8 +41,10 @@ class RegexReplacementConfig(PolicyConfig):
 
 
 class RegexReplacement(TextRewriting):
-    """Replaces what patterns match. Held back are at most `max_match_length` characters, and 100
-    more where that saves a piece of the answer from being cut."""
+    """Replaces matches of patterns.
+
+    It holds at most `max_match_length` characters, and 100 more if that avoids cutting a piece of the response.
+    """
 
     Config = RegexReplacementConfig
 
@@ -52,7 +53,7 @@ class RegexReplacement(TextRewriting):
         super().__init__(rewriter, apply_to=config.apply_to, tool_arguments=config.tool_arguments)
 
 
-_Template = tuple[str | int, ...]  # text as it is, and numbers of groups
+_Template = tuple[str | int, ...]  # literal text, and numbers of groups
 
 
 class _PatternRewriter:
@@ -94,7 +95,7 @@ def _group_number(pattern: Pattern, reference: Match) -> int:
     number = int(name) if name.isascii() and name.isdigit() else pattern.group_names.get(name)
     if number is None or number > pattern.groups:
         raise ValueError(
-            f"replacements: {reference.group()!r} in a replacement is no group of {pattern.text!r}; "
+            f"replacements: {reference.group()!r} in a replacement is not a group of {pattern.text!r}; "
             r"write \\ for a backslash"
         )
     return number

@@ -1,6 +1,6 @@
-"""`sql_protection`: an agent cannot destroy what is in a database."""
+"""`sql_protection`: keeps an agent from destroying data in a database."""
 
-from luthien_litellm_hooks.policies.rule_config import Several, SqlText, ToolPolicyConfig, ToolRulesConfig
+from luthien_litellm_hooks.policies.rules import Several, SqlText, ToolPolicyConfig, ToolRulesConfig
 from luthien_litellm_hooks.policies.tool_rules import ToolRules
 
 
@@ -8,11 +8,11 @@ class SqlProtectionConfig(ToolPolicyConfig):
     """Settings of `sql_protection`."""
 
     statements: Several[SqlText] = ("DROP", "TRUNCATE", "DELETE without WHERE", "UPDATE without WHERE")
-    """What is blocked."""
+    """Statements to block."""
 
 
 class SqlProtection(ToolRules):
-    """Blocks SQL statements, given to a database's tool or to its client in a shell."""
+    """Blocks SQL statements in a database's tool, or in its client in a shell."""
 
     Config = SqlProtectionConfig
 

@@ -1,4 +1,4 @@
-"""`string_replacement`: writes one text for another, also where a stream cuts it."""
+"""`string_replacement`: replaces texts, also across the cuts of a stream."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
@@ -6,23 +6,22 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from luthien_litellm_hooks.parsing.patterns import Pattern, quoted
-from luthien_litellm_hooks.parsing.rewriting import Edit
-from luthien_litellm_hooks.policies.text_rewriting import ApplyTo, TextRewriting
+from luthien_litellm_hooks.policies.rewriting import ApplyTo, Edit, TextRewriting
 from luthien_litellm_hooks.policy.base import PolicyConfig
+from luthien_litellm_hooks.policy.patterns import Pattern, quoted
 
 
 class StringReplacementConfig(PolicyConfig):
     """Settings of `string_replacement`."""
 
     replacements: Annotated[tuple[tuple[Annotated[str, Field(min_length=1)], str], ...], Field(min_length=1)]
-    """Pairs of what to find and what to write for it. Where several match, the longest counts. What
-    was written is not searched again."""
+    """Pairs of a text and its replacement. Of several matches the longest counts. Replacements are not searched again.
+    """
     match_capitalization: bool = False
-    """Find texts in any case, and write in lower case, in capitals or with a capital first letter
-    what was found so; otherwise as it stands here."""
+    """Find texts in any case, and write the replacement in the same case: lower, capitals, or a capital first letter.
+    For any other case it is written unchanged."""
     apply_to: ApplyTo = "response"
-    """`request`: all that people, tools and models said in what the provider gets."""
+    """`request`: all words of people, tools and models on their way to the provider."""
     tool_arguments: bool = False
     """Also in the string values of tool arguments. A tool call is then held until it is whole."""
 
@@ -31,13 +30,13 @@ class StringReplacementConfig(PolicyConfig):
         seen: set[str] = set()
         for text, _ in self.replacements:
             if (found := _fold(text) if self.match_capitalization else text) in seen:
-                raise ValueError(f"replacements: {text!r} is to be replaced by two texts; remove one")
+                raise ValueError(f"replacements: {text!r} has two replacements; remove one")
             seen.add(found)
         return self
 
 
 class StringReplacement(TextRewriting):
-    """Replaces texts. Held back is at most one character less than the longest text to find."""
+    """Replaces texts. It holds at most one character less than the longest text to find."""
 
     Config = StringReplacementConfig
 
@@ -78,7 +77,7 @@ class _LiteralRewriter:
 
 
 def _fold(text: str) -> str:
-    """`text` in lower case, character for character, so that places stay the same."""
+    """Lowers the case of each character separately, so that places stay the same."""
     return text.lower() if text.isascii() else "".join(_lowered(text))
 
 
@@ -89,7 +88,7 @@ def _lowered(text: str) -> Iterator[str]:
 
 
 def _in_case_of(found: str, text: str) -> str:
-    """`text` in the case in which `found` is written, if that is a plain one."""
+    """Returns `text` in the case of `found`, if that is a plain one."""
     if found.islower():
         return text.lower()
     if found.isupper() and sum(map(str.isalpha, found)) > 1:
@@ -100,7 +99,7 @@ def _in_case_of(found: str, text: str) -> str:
 
 
 def _capitalized(text: str) -> str:
-    """`text` in lower case, with its first letter in upper case."""
+    """Returns `text` in lower case, with its first letter in upper case."""
     text = text.lower()
     place = next((place for place, character in enumerate(text) if character.islower()), None)
     return text if place is None else text[:place] + text[place].upper() + text[place + 1 :]

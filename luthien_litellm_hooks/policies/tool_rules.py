@@ -1,26 +1,30 @@
-"""`tool_rules`: tool calls are blocked, allowed or rewritten by rules, of which the first decides."""
+"""`tool_rules`: blocks, allows or rewrites tool calls by rules."""
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import assert_never
 
-from luthien_litellm_hooks.events import ToolCall
-from luthien_litellm_hooks.parsing.shell_syntax import MAX_BYTES
-from luthien_litellm_hooks.policies import code_mode
-from luthien_litellm_hooks.policies.rule_conditions import Check, Outcome, compile_condition, named_kinds
-from luthien_litellm_hooks.policies.rule_config import SET_PREFIX, Rule, RuleAction, ToolRulesConfig, split_path
-from luthien_litellm_hooks.policies.tool_arguments import read_arguments, with_value
-from luthien_litellm_hooks.policies.tool_kinds import Kind, is_own_search, kinds_of_name
-from luthien_litellm_hooks.policies.tool_use import ToolUse
+from luthien_litellm_hooks.policies.rules import SET_PREFIX, Rule, RuleAction, ToolRulesConfig, split_path
+from luthien_litellm_hooks.policies.rules.arguments import read_arguments, with_value
+from luthien_litellm_hooks.policies.rules.conditions import Check, Outcome, compile_condition, named_kinds
+from luthien_litellm_hooks.policies.rules.kinds import Kind, is_own_search, kinds_of_name
+from luthien_litellm_hooks.policies.rules.tool_use import SharedUses, ToolUse
+from luthien_litellm_hooks.policies.shell import MAX_BYTES, shared_readings
 from luthien_litellm_hooks.policy.context import PolicyContext
+from luthien_litellm_hooks.policy.limits import LONG, off_loop
 from luthien_litellm_hooks.policy.notices import one_line
-from luthien_litellm_hooks.policy.off_loop import LONG, off_loop
+from luthien_litellm_hooks.policy.request import description_of_tool
 from luthien_litellm_hooks.policy.tool_gate import ALLOW, ToolGatePolicy, Verdict
+from luthien_litellm_hooks.recording.decision import SEVERITY
+from luthien_litellm_hooks.stream.events import ToolCall
 
-_STRICTNESS = ("allow", "modify", "block")
 _SHOWN_NAME = 100
 SCRIPT_COST = 10
-"""How many characters of another text it is worth to read one of a shell's."""
+"""Cost of reading a script's character, in characters of other text; judging what was read costs one."""
+MAX_CODE_DEPTH = 2
+"""Depth of the code inside the calls of other code that is read."""
 _SHELL: frozenset[Kind] = frozenset({"shell"})
 _WEB: frozenset[Kind] = frozenset({"web"})
 
@@ -28,9 +32,9 @@ _WEB: frozenset[Kind] = frozenset({"web"})
 class ToolRules(ToolGatePolicy):
     """Judges each tool call by the first rule whose condition holds.
 
-    What cannot be told (arguments that are no JSON, a script beyond the parser) is never let through
-    for it: a `block` and a `rewrite` rule that could hold block, an `allow` rule does not hold. A call
-    that its client may read in two ways (a key that stands twice) gets the stricter verdict.
+    An undecidable call (arguments that are not JSON, a script beyond the parser) does not pass: a `block` or `rewrite`
+    rule that could hold blocks it, an `allow` rule does not hold. If a client may read a call in two ways (a duplicate
+    key), the stricter verdict counts.
     """
 
     Config = ToolRulesConfig
@@ -40,6 +44,7 @@ class ToolRules(ToolGatePolicy):
         self._rules = tuple(_compiled(number, rule) for number, rule in enumerate(config.rules))
         self._is_allowed_by_default = config.default == "allow"
         self._message = config.message
+        self._kinds = tuple(sorted((config.kinds or {}).items()))
         self._declared_kinds = named_kinds(config.kinds or {})
 
     async def judge_tool_call(self, tool_call: ToolCall, ctx: PolicyContext) -> Verdict:
@@ -49,28 +54,36 @@ class ToolRules(ToolGatePolicy):
 
     def _strictest(self, tool_call: ToolCall, ctx: PolicyContext) -> Verdict:
         verdicts: list[Verdict] = []
-        for use in self._uses(tool_call):
-            ctx.charge(SCRIPT_COST * sum(min(len(script), MAX_BYTES) for script in use.scripts))
-            verdicts.append(self._judge(tool_call, use))
-        return max(verdicts, key=lambda verdict: _STRICTNESS.index(verdict.action))
+        key = (tool_call.name, tool_call.arguments, tool_call.form, self._kinds, id(ctx.request))
+        shared = ctx.readings.get(key, len(tool_call.arguments), SharedUses)
+        with shared.lock, shared_readings():
+            cost = 1 if shared.uses else SCRIPT_COST
+            shared.uses = shared.uses or tuple(self._uses(tool_call, ctx))
+            for use in shared.uses:
+                ctx.charge(cost * sum(min(len(script), MAX_BYTES) for script in use.scripts))
+                verdicts.append(self._judge(tool_call, use))
+        return max(verdicts, key=lambda verdict: SEVERITY[verdict.action])
 
-    def _uses(self, tool_call: ToolCall) -> Iterator[ToolUse]:
-        """Every way to read the call. Free text of a tool whose name says nothing may be a script."""
+    def _uses(self, tool_call: ToolCall, ctx: PolicyContext, depth: int = 0) -> Iterator[ToolUse]:
+        """Yields every reading of the call, and of the calls in its code. Free text for a tool with an unknown kind may
+        be a script."""
         kinds = kinds_of_name(tool_call.name)
         if is_own_search(tool_call.name, tool_call.form):
             kinds -= _WEB
-        kinds |= self._declared_kinds(tool_call.name)
-        is_code = tool_call.form == "custom" and tool_call.name == code_mode.TOOL
-        if is_code and (calls := code_mode.calls_of(tool_call.arguments)) is not None:
-            yield ToolUse(tool_call.name, {}, kinds)
-            for call in calls:
-                yield from self._uses(call)
-            return
+        declared = self._declared_kinds(tool_call.name)
+        kinds |= declared
         if tool_call.form == "custom" and not kinds:
             kinds = _SHELL
+        described = partial(description_of_tool, ctx.request, tool_call.name)
         readings = read_arguments(tool_call)
         for arguments in readings:
-            yield ToolUse(tool_call.name, arguments, kinds)
+            use = ToolUse(tool_call.name, arguments, kinds, is_declared_shell="shell" in declared, described=described)
+            yield use
+            inner = use.inner_calls
+            if inner and depth >= MAX_CODE_DEPTH:
+                yield ToolUse(tool_call.name, None, kinds, is_readable=False)
+            for call in inner if depth < MAX_CODE_DEPTH else ():
+                yield from self._uses(call, ctx, depth + 1)
         if not readings:
             yield ToolUse(tool_call.name, None, kinds, is_readable=False)
 
@@ -82,27 +95,32 @@ class ToolRules(ToolGatePolicy):
         return ALLOW if self._is_allowed_by_default else self._block(tool_call, "no rule allows it")
 
     def _apply(self, rule: "CompiledRule", outcome: Outcome, tool_call: ToolCall, use: ToolUse) -> Verdict:
-        reason, evidence = f"{rule.reason}: {outcome.what}", outcome.evidence or None
-        if rule.action == "allow":
-            return Verdict("allow", reason=reason, evidence=evidence)
-        if rule.action == "rewrite" and outcome.holds:
-            try:
-                changed = _rewritten(tool_call, use, rule.values)
-                return Verdict("modify", instead=(changed,), reason=reason, evidence=evidence)
-            except ValueError as error:
-                reason = f"{reason}; it cannot be rewritten: {error}"
+        reason, evidence = f"{rule.reason}: {outcome.cause}", outcome.evidence or None
+        match rule.action:
+            case "allow":
+                return Verdict("allow", reason=reason, evidence=evidence)
+            case "rewrite" if outcome.holds:
+                try:
+                    changed = _rewritten(tool_call, use, rule.values)
+                    return Verdict("modify", instead=(changed,), reason=reason, evidence=evidence)
+                except ValueError as error:
+                    reason = f"{reason}; it cannot be rewritten: {error}"
+            case "rewrite" | "block":
+                pass
+            case _:
+                assert_never(rule.action)
         return self._block(tool_call, reason, evidence, rule.message)
 
     def _block(
         self, tool_call: ToolCall, reason: str, evidence: str | None = None, message: str | None = None
     ) -> Verdict:
-        told = (message or self._message).replace("{tool_name}", one_line(tool_call.name, _SHOWN_NAME))
-        return Verdict("block", message=told, reason=reason, evidence=evidence)
+        text = (message or self._message).replace("{tool_name}", one_line(tool_call.name, _SHOWN_NAME))
+        return Verdict("block", message=text, reason=reason, evidence=evidence)
 
 
 @dataclass(frozen=True, slots=True)
 class CompiledRule:
-    """A rule that is ready to be checked. `values` are what a rewrite sets, by path."""
+    """A rule ready for checks. A rewrite sets `values`, by path."""
 
     reason: str
     check: Check
@@ -119,7 +137,7 @@ def _compiled(number: int, rule: Rule) -> CompiledRule:
 
 
 def _rewritten(tool_call: ToolCall, use: ToolUse, values: Iterable[tuple[Sequence[str], object]]) -> ToolCall:
-    """The call with the values set. Raises `ValueError` if its arguments have no place for one."""
+    """Returns the call with the values set. Raises `ValueError` if its arguments have no place for one."""
     if tool_call.form == "custom":
         raise ValueError("its arguments are free text")
     arguments = use.arguments

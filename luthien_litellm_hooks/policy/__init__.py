@@ -1,1 +1,1 @@
-"""What authors of policies write against; all of it is also in the package's root."""
+"""Base classes and functions for authors of policies; the package's root exports all public ones."""

@@ -1,46 +1,52 @@
-"""`Policy`: every hook, declared once, with what it may rely on."""
+"""`Policy`, the base class with every hook; its settings; and `When`, the requests to which a policy applies."""
 
-from typing import ClassVar
+import hashlib
+from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
+from types import MappingProxyType
+from typing import Annotated, ClassVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from luthien_litellm_hooks.policy.context import PolicyContext, StreamingResponseContext
-from luthien_litellm_hooks.policy.helpers import passthrough_last_chunk
 from luthien_litellm_hooks.policy.request import Answer, Request
+from luthien_litellm_hooks.policy.sending import passthrough_last_chunk
+from luthien_litellm_hooks.recording.decision import Identity
 
 
 class PolicyConfig(BaseModel):
-    """Settings of a policy; an unknown key is an error, a field's docstring its description."""
+    """Settings of a policy. An unknown key is an error. A field's docstring is its description."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class Policy:
-    """Decides what an agent is told, and told to do.
+    """Base class of policies, which control an agent's requests and responses.
 
-    One object serves all requests at once, so it keeps nothing of a request on itself: once it is
-    loaded, its attributes cannot be set. State of a request lives in `ctx.scratchpad`.
+    One object serves all requests at once, so it keeps nothing of a request on itself: after loading, its attributes
+    cannot be set. State of a request lives in `ctx.scratchpad`.
 
-    The hooks of an answer are called one after the other, in this order: for each chunk
-    `on_chunk_received`; for each event in it, first the complete hook of the block that it ends,
-    then the delta hook of the block that it adds to; `on_finish_reason` once, after every complete
-    hook; `on_stream_complete` once, if the provider's answer came to its end; `on_stream_closed`
-    always, and last. An answer that is not streamed calls the same hooks, with one delta a block.
+    The hooks of a response run one after the other, in this order: `on_chunk_received` for each chunk; for each event
+    in it, first the complete hook of the block that it ends, then the delta hook of the block that it extends;
+    `on_finish_reason` once, after every complete hook; `on_stream_complete` once, if the provider's response came to
+    its end; `on_stream_closed` always, and last. A full response runs the same hooks, with one delta a block.
 
-    As they are, the delta hooks let everything through. A delta hook that is overridden takes
-    over: what it does not let out is held, until a later hook lets it out; what nobody lets out is
-    never delivered. Raise `PolicyBlockedError` anywhere to end the request or the answer with a
-    message. Any other exception, and a hook that runs longer than `timeout_s` without
-    `ctx.keepalive()`, is a failure of the policy, and `on_policy_error` says what happens then.
+    By default, the delta hooks forward everything. A delta hook of your own takes over: events that it does not forward
+    are held until a later hook releases them. Events that no hook releases are never delivered. Raise
+    `PolicyBlockedError` anywhere to end the request or the response with a message. Any other exception is a failure of
+    the policy, and so is a hook that runs longer than `timeout_s` without `ctx.keepalive()`: `on_policy_error` decides
+    the rest.
     """
 
     Config: ClassVar[type[BaseModel]] = PolicyConfig
-    """The settings of the policy; an instance of it is what `__init__` is given."""
+    """Class of the policy's settings; `__init__` gets an instance of it."""
+    is_recorded: ClassVar[bool] = True
+    """Records and log lines name the policy; false for one that only shows others at work."""
 
     _is_sealed = False
 
     def __init__(self, config: BaseModel | None = None) -> None:
-        """Takes the settings; a policy without any need not care."""
+        """Takes the settings; a policy without settings can ignore this."""
 
     def __setattr__(self, name: str, value: object) -> None:
         if self._is_sealed:
@@ -51,54 +57,126 @@ class Policy:
         object.__setattr__(self, name, value)
 
     def seal(self) -> None:
-        """Called once it is loaded: from now on no attribute can be set."""
+        """Forbids setting attributes from now on; runs once after loading."""
         object.__setattr__(self, "_is_sealed", True)
 
     async def on_request(self, request: Request, ctx: PolicyContext) -> Request | Answer:
-        """Before the provider is called, once for a request however often it is tried.
+        """Handles a request before the provider is called, once for all tries.
 
-        Returns the request, a changed one (the provider gets that), or an `Answer` (the client
-        gets that, the provider is not called). `stream` cannot be changed.
+        Returns the request, a changed one for the provider, or an `Answer` for the client, without a call of the
+        provider. `stream` cannot be changed.
         """
         return request
 
     async def on_chunk_received(self, ctx: StreamingResponseContext) -> None:
-        """A chunk came; `get_last_ingress_chunk` gives it. Nothing of it was judged yet."""
+        """Handles a chunk, given by `get_last_ingress_chunk`, before any of it is judged."""
 
     async def on_content_delta(self, ctx: StreamingResponseContext) -> None:
-        """A piece of text came: `ctx.delta`, of `ctx.block`, a `ContentStreamBlock`."""
+        """Handles a piece of text: `ctx.delta`, of `ctx.block`, a `ContentStreamBlock`."""
         await passthrough_last_chunk(ctx)
 
     async def on_content_complete(self, ctx: StreamingResponseContext) -> None:
-        """A block of text is complete."""
+        """Handles a complete block of text."""
 
     async def on_reasoning_delta(self, ctx: StreamingResponseContext) -> None:
-        """A piece of reasoning came: `ctx.delta`, of `ctx.block`, a `ReasoningStreamBlock`."""
+        """Handles a piece of reasoning: `ctx.delta`, of `ctx.block`, a `ReasoningStreamBlock`."""
         await passthrough_last_chunk(ctx)
 
     async def on_reasoning_complete(self, ctx: StreamingResponseContext) -> None:
-        """A block of reasoning is complete."""
+        """Handles a complete block of reasoning."""
 
     async def on_tool_call_delta(self, ctx: StreamingResponseContext) -> None:
-        """A piece of a tool call came: `ctx.delta`, of `ctx.block`, a `ToolCallStreamBlock`."""
+        """Handles a piece of a tool call: `ctx.delta`, of `ctx.block`, a `ToolCallStreamBlock`."""
         await passthrough_last_chunk(ctx)
 
     async def on_tool_call_complete(self, ctx: StreamingResponseContext) -> None:
-        """A tool call is complete."""
+        """Handles a complete tool call."""
 
     async def on_finish_reason(self, ctx: StreamingResponseContext) -> None:
-        """The provider said why it stopped: `ctx.ingress_state.finish_reason`.
+        """Handles the provider's reason for stopping: `ctx.ingress_state.finish_reason`.
 
-        What is sent here is delivered before the reason is. Called once for each choice.
+        Events sent here are delivered before the reason. Runs once for each choice.
         """
 
     async def on_stream_complete(self, ctx: StreamingResponseContext) -> None:
-        """All of the answer came. What is sent here is still delivered, before the finish."""
+        """Handles the end of the whole response. Events sent here are still delivered, before the finish."""
 
     async def on_stream_closed(self, ctx: StreamingResponseContext) -> None:
-        """The answer is over, however it ended: nothing can be sent any more. For cleaning up."""
+        """Cleans up after a response, however it ended. Nothing can be sent any more."""
 
     async def process_full_response(self, response: object, ctx: PolicyContext) -> object:
-        """For an answer that is not streamed, after all other hooks: the answer as LiteLLM is to
-        send it, in its wire format. What is returned is sent."""
+        """Returns the full response for the client, in its wire format, after all other hooks."""
         return response
+
+
+Globs = tuple[str, ...]
+
+
+class When(PolicyConfig):
+    """Selection of requests: each given key must match, and a list matches if one of its globs does.
+
+    Unknown facts of a request match, and so do facts of one of its fallbacks alone.
+    """
+
+    models: Globs = ()
+    """Any name of a model that may respond: the client's, an alias, a model group, the provider's."""
+    keys: Globs = ()
+    """Alias of the key. The key's owner may choose it."""
+    teams: Globs = ()
+    """Id or alias of the key's team, or of a team of the key's owner."""
+    users: Globs = ()
+    """Id or e-mail address of the key's owner, or the id of the key's creator."""
+    routes: Globs = ()
+    """Path of the client's route; all paths of a route count as one."""
+    tools: Globs = ()
+    """Tool in the request."""
+    headers: Mapping[str, str] = Field(default_factory=lambda: MappingProxyType[str, str]({}))
+    """Names of headers to globs of their values. A client chooses them."""
+    share: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Share of the sessions, from 0 to 1. A request without a session counts by its key. A session stays in or out, and
+    a larger share only adds sessions. A client can choose its session."""
+
+    @field_validator("models", "keys", "teams", "users", "routes", "tools", mode="before")
+    @classmethod
+    def _one_is_a_list_too(cls, value: object) -> object:
+        return (value,) if isinstance(value, str) else value
+
+    def applies_to(self, request: Request, identity: Identity, sample: str = "") -> bool:
+        """Tells if the policy applies to this request; `sample` names what `share` decides about."""
+        return (
+            self._fits_share(sample)
+            and _fits(self.keys, [identity.key_alias])
+            and self._fits_team(identity)
+            and _fits(self.users, [identity.user_id, identity.user_email, identity.key_maker_id])
+            and (request.is_untold or self._fits_request(request))
+        )
+
+    def _fits_share(self, sample: str) -> bool:
+        if self.share is None:
+            return True
+        drawn = int.from_bytes(hashlib.sha256(sample.encode()).digest()[:8])
+        return drawn < self.share * 2**64
+
+    def _fits_request(self, request: Request) -> bool:
+        requests = (request, *request.alternatives)
+        return (
+            _fits(self.routes, [request.route, *request.paths])
+            and all(_fits((glob,), [request.headers.get(name.lower())]) for name, glob in self.headers.items())
+            and any(self._fits_model(one) for one in requests)
+            and any(_fits(self.tools, one.tool_names) or one.has_untold_tools for one in requests)
+        )
+
+    def _fits_team(self, identity: Identity) -> bool:
+        if identity.user_teams is None:
+            return True
+        return _fits(self.teams, [identity.team_id, identity.team_alias, *identity.user_teams])
+
+    def _fits_model(self, request: Request) -> bool:
+        if not self.models or request.models is None:
+            return True
+        names = [name.lower() for name in (request.model, *request.models)]  # some providers ignore case
+        return _fits([glob.lower() for glob in self.models], names)
+
+
+def _fits(globs: Iterable[str], values: Iterable[str | None]) -> bool:
+    return not globs or any(fnmatchcase(value, glob) for value in values if value is not None for glob in globs)

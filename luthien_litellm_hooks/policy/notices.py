@@ -1,28 +1,30 @@
-"""What is said to a client in our own name, and how it is known again in the history of the next request."""
+"""Notices: texts to a client in our own name, recognised again in the history of its next request."""
 
 NOTICE_MARK = "[luthien]"
-"""What our words in an answer begin with."""
+"""Mark at the beginning of a notice."""
 
 
 def notice(text: str, transaction_id: str) -> str:
-    """`text` with the mark before it and the transaction behind it, each once."""
+    """Returns `text` with the mark before it and the transaction after it, each once."""
     marked = text if is_notice(text) else f"{NOTICE_MARK} {text}"
     return marked if transaction_id in marked else f"{marked} (transaction {transaction_id})"
 
 
 def one_line(text: str, length: int) -> str:
-    """The first characters of a text of the model's, as a notice may quote them: what it quotes cannot end
-    its line and go on as if it were ours."""
+    """Returns the first characters of a model's text for quoting in a notice.
+
+    Without line breaks, the quote cannot end its line and continue as if it were ours.
+    """
     return "".join(character if character.isprintable() else " " for character in text[:length])
 
 
 def too_large_notice(transaction_id: str) -> str:
-    """What a client is told where policies will not read all that a request or an answer brings."""
+    """Returns the notice about a request or a response too large for policies to read."""
     return f"{NOTICE_MARK} This was stopped because it is too large to judge (transaction {transaction_id})."
 
 
 def parted(text: str) -> list[tuple[str, bool]]:
-    """`text` in parts that, joined by blank lines, are it again; whether each is our own."""
+    """Splits `text` into paragraphs and marks our notices. Joining with blank lines restores it."""
     parts: list[tuple[str, bool]] = []
     for paragraph in text.split("\n\n"):
         is_ours = is_notice(paragraph)
@@ -34,6 +36,6 @@ def parted(text: str) -> list[tuple[str, bool]]:
 
 
 def is_notice(text: str) -> bool:
-    """Whether `text` says it is ours. A model can write the mark too, so this may spare a text of
-    the history from being judged again, but never an answer."""
+    """Tells if `text` begins with our mark. A model can write the mark too: use this to spare texts of the history from
+    another check, never a response."""
     return text.lstrip().startswith(NOTICE_MARK)

@@ -1,13 +1,13 @@
-"""`SimplePolicy`: a policy in five lines, on whole blocks."""
+"""Easy base classes: `SimplePolicy` for whole blocks, `ChunkPolicy` for pieces of text."""
 
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from luthien_litellm_hooks.errors import PolicyError
-from luthien_litellm_hooks.events import ContentStreamBlock, ReasoningStreamBlock, ToolCall, ToolCallStreamBlock
 from luthien_litellm_hooks.policy.base import Policy
 from luthien_litellm_hooks.policy.context import PolicyContext, StreamingResponseContext
-from luthien_litellm_hooks.policy.helpers import (
+from luthien_litellm_hooks.policy.request import Answer, Request
+from luthien_litellm_hooks.policy.sending import (
     drop_block,
     passthrough_accumulated_chunks,
     passthrough_last_chunk,
@@ -15,32 +15,37 @@ from luthien_litellm_hooks.policy.helpers import (
     send_text,
     send_tool_call,
 )
-from luthien_litellm_hooks.policy.request import Answer, Request
+from luthien_litellm_hooks.stream.events import (
+    ContentStreamBlock,
+    ReasoningStreamBlock,
+    StreamBlock,
+    ToolCall,
+    ToolCallStreamBlock,
+)
 
 T = TypeVar("T")
 
 
 class SimplePolicy(Policy):
-    """Sees each block once it is whole, and returns it unchanged, changed, or None to drop it.
+    """Base class of policies on whole blocks: each method returns the block unchanged, changed, or None to drop it.
 
-    A kind of block whose method is not overridden is not held: it streams through.
+    A kind of block is held only if you override its method. Others stream through.
     """
 
     async def on_request_simple(self, request: Request) -> Request | Answer:
-        """Returns the request that the provider is to get."""
+        """Returns the request for the provider."""
         return request
 
     async def on_response_content(self, content: str, request: Request) -> str | None:
-        """Returns the text that the client is to get."""
+        """Returns the text for the client."""
         return content
 
     async def on_response_reasoning(self, content: str, request: Request) -> str | None:
-        """Returns the reasoning that the client is to get. A changed one leaves without the
-        provider's signature."""
+        """Returns the reasoning for the client. A changed one loses the provider's signature."""
         return content
 
     async def on_response_tool_call(self, tool_call: ToolCall, request: Request) -> ToolCall | None:
-        """Returns the tool call that the client is to get."""
+        """Returns the tool call for the client."""
         return tool_call
 
     async def on_request(self, request: Request, ctx: PolicyContext) -> Request | Answer:
@@ -91,3 +96,41 @@ async def _deliver(
         await send(ctx, final)
     else:
         raise PolicyError(f"a {type(final).__name__} was returned for a {type(original).__name__}")
+
+
+class ChunkPolicy(Policy):
+    """Base class of policies that change text piece by piece, while it streams.
+
+    A provider's cuts between pieces mean nothing. For whole words or sentences, use a `SimplePolicy`, or keep the rest
+    in `ctx.scratchpad` and send it in `on_content_complete`. A full response is one piece. Reasoning and tool calls
+    pass.
+    """
+
+    async def process_chunk(self, delta: str, ctx: StreamingResponseContext) -> str:
+        """Returns the text for the client instead of `delta`; "" for nothing."""
+        raise NotImplementedError
+
+    async def on_content_delta(self, ctx: StreamingResponseContext) -> None:
+        delta = ctx.delta or ""
+        _decided_before(ctx)
+        text = cast(object, await self.process_chunk(delta, ctx))
+        if not isinstance(text, str):
+            raise PolicyError(f"process_chunk returned a {type(text).__name__}, not a str")
+        if text == delta:
+            await passthrough_last_chunk(ctx)
+        else:
+            _record_change(ctx)
+            await send_text(ctx, text)
+
+
+def _record_change(ctx: StreamingResponseContext) -> None:
+    since = _decided_before(ctx)
+    made = (decision for decision in ctx.decisions[since:] if decision.block is ctx.block)
+    if not any(decision.policy == ctx.policy_name for decision in made):
+        ctx.decide("modify")
+
+
+def _decided_before(ctx: StreamingResponseContext) -> int:
+    """Counts the decisions before the block began."""
+    before = cast(dict[StreamBlock | None, int], ctx.scratchpad.setdefault("chunk.decided_before", {}))
+    return before.setdefault(ctx.block, len(ctx.decisions))

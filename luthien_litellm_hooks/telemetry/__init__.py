@@ -1,16 +1,16 @@
-"""What a policy may tell the operator about a transaction, apart from its decisions."""
+"""Observability of one transaction: events, metrics and span attributes, apart from decisions."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
-from luthien_litellm_hooks.events import StreamBlock
+from luthien_litellm_hooks.stream.events import StreamBlock
 
 AttributeValue = str | bool | int | float | Sequence[str]
 
 
 class HookDecision(Protocol):
-    """What is told of a policy's decision: `policy.context.Decision` is one."""
+    """Decision of a policy, as far as telemetry uses it: `recording.decision.Decision` is one."""
 
     @property
     def policy(self) -> str: ...
@@ -25,16 +25,16 @@ class HookDecision(Protocol):
 
 
 class ObservabilityContext(ABC):
-    """Events, metrics and span attributes of one transaction. No method raises, none blocks."""
+    """Events, metrics and span attributes of one transaction. No method raises or blocks."""
 
     @property
     @abstractmethod
     def transaction_id(self) -> str:
-        """The transaction that all of it belongs to."""
+        """The transaction's id."""
 
     @abstractmethod
     async def emit_event(self, event_type: str, data: Mapping[str, object]) -> None:
-        """Publishes an event; the transaction's id and the time are added."""
+        """Publishes an event, with the transaction's id and the time."""
 
     @abstractmethod
     def record_metric(self, name: str, value: float, labels: Mapping[str, str] | None = None) -> None:
@@ -51,9 +51,10 @@ class ObservabilityContext(ABC):
     def hook_ran(
         self, policy: str, hook: str, *, started_ns: int, ended_ns: int, decisions: Iterable[HookDecision] = ()
     ) -> None:
-        """The engine tells of a hook that ran, with what it decided. The times are nanoseconds since
-        the epoch. Of a delta hook only calls that decided are told; what the others took is added up
-        in the metric `luthien_policy_seconds`."""
+        """Records a hook's call and its decisions; called by the engine. Times are nanoseconds since the epoch.
+
+        Of a delta hook only deciding calls are recorded. The time of the others is summed in `luthien_policy_seconds`.
+        """
         return
 
     def end(
@@ -63,12 +64,12 @@ class ObservabilityContext(ABC):
         attributes: Mapping[str, AttributeValue | None] | None = None,
         added_latency_s: float | None = None,
     ) -> None:
-        """The engine tells that the transaction is over."""
+        """Ends the transaction; called by the engine."""
         return
 
 
 class NoOpObservabilityContext(ObservabilityContext):
-    """Tells nobody anything."""
+    """Context that records nothing."""
 
     def __init__(self, transaction_id: str) -> None:
         self._transaction_id = transaction_id

@@ -1,19 +1,19 @@
-"""What spans, their attributes and events, and metrics are called: all of it stands here.
+"""Names of all spans, their attributes and events, and metrics.
 
 `gen_ai.*` and `error.type` are OpenTelemetry's: https://github.com/open-telemetry/semantic-conventions-genai
 
 | Span | One for each |
 | --- | --- |
-| `luthien.transaction` | transaction; below LiteLLM's span, where there is one |
-| `luthien.hook {policy}.{hook}` | call of a policy's hook that decided; below its transaction's |
+| `luthien.transaction` | transaction; below LiteLLM's span, if there is one |
+| `luthien.hook {policy}.{hook}` | deciding call of a policy's hook; below its transaction's |
 
-| Attribute | Of | What |
+| Attribute | Of | Meaning |
 | --- | --- | --- |
 | `luthien.transaction.id` | transaction | |
-| `luthien.route` | transaction | one of `OPERATIONS`, or another of the adapters' names |
+| `luthien.route` | transaction | name of the wire format, `mcp` or `images` |
 | `luthien.outcome` | transaction | how it ended |
 | `error.type` | transaction | the outcome, if it is one of `FAILED_OUTCOMES` |
-| `gen_ai.operation.name` | transaction | see `OPERATIONS` |
+| `gen_ai.operation.name` | transaction | that of the wire format |
 | `gen_ai.request.model` | transaction | |
 | `gen_ai.request.stream` | transaction | |
 | `gen_ai.response.id` | transaction | |
@@ -28,19 +28,16 @@
 | `gen_ai.evaluation.result`: a decision with a score | `gen_ai.evaluation.name` (the policy), |
 | | `gen_ai.evaluation.score.value`, `gen_ai.evaluation.score.label` (the action), |
 | | `gen_ai.evaluation.explanation` (the reason) |
-| `luthien.decision`: one without | `luthien.policy`, `luthien.action`, `luthien.reason` |
-| both, if it is about a block | `luthien.block.kind`, `gen_ai.tool.name`, `gen_ai.tool.call.id` |
+| `luthien.decision`: a decision without a score | `luthien.policy`, `luthien.action`, `luthien.reason` |
+| both, for a decision about a block | `luthien.block.kind`, `gen_ai.tool.name`, `gen_ai.tool.call.id` |
 
-What is not known is left out. No text of a prompt or an answer is in it, save what a policy put into
-a reason.
+Unknown values are omitted. No text of a prompt or a response is included, except in a policy's reason.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 
 SCOPE = "luthien_litellm_hooks"
-"""The instrumentation scope of every span and metric."""
+"""Instrumentation scope of every span and metric."""
 
 TRANSACTION_SPAN = "luthien.transaction"
 HOOK_SPAN = "luthien.hook"
@@ -72,25 +69,13 @@ EXPLANATION = "gen_ai.evaluation.explanation"
 TOOL_NAME = "gen_ai.tool.name"
 TOOL_CALL_ID = "gen_ai.tool.call.id"
 
-OPERATIONS: Mapping[str, str] = MappingProxyType(
-    {
-        "chat": "chat",
-        "messages": "chat",
-        "responses": "chat",
-        "completions": "text_completion",
-        "gemini": "generate_content",
-        "mcp": "execute_tool",
-    }
-)
-"""`gen_ai.operation.name` of each route."""
-
 FAILED_OUTCOMES = frozenset({"policy_error", "provider_error", "timeout"})
-"""The outcomes that make the transaction's span one of an error; a block is a policy's success."""
+"""Outcomes that give the transaction's span the status of an error; a block is a policy's success."""
 
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """A counter, or, where `buckets` are given, a histogram."""
+    """A counter, or, with `buckets`, a histogram."""
 
     name: str
     description: str
@@ -102,19 +87,20 @@ class Metric:
 _HOOK_BUCKETS = (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0)
 _LATENCY_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0)
 
+ENFORCED, OBSERVED = "enforced", "observed"
+"""Modes of a policy."""
 TRANSACTIONS = Metric("luthien_transactions_total", "Transactions that ended.", ("route", "outcome"))
-DECISIONS = Metric("luthien_decisions_total", "Decisions of policies.", ("policy", "action"))
+DECISIONS = Metric("luthien_decisions_total", "Decisions of policies.", ("policy", "action", "mode"))
 POLICY_SECONDS = Metric(
-    "luthien_policy_seconds", "How long a hook of a policy ran.", ("policy", "hook"), _HOOK_BUCKETS, "s"
+    "luthien_policy_seconds", "Duration of a policy's hook.", ("policy", "hook"), _HOOK_BUCKETS, "s"
 )
-ADDED_LATENCY = Metric(
-    "luthien_added_latency_seconds", "How much later answers left than they came.", (), _LATENCY_BUCKETS, "s"
-)
-INGRESS_CHUNKS = Metric("response.chunks.ingress", "Chunks that came from providers.")
-EGRESS_CHUNKS = Metric("response.chunks.egress", "Chunks that left for clients.")
-EVENTS_DROPPED = Metric("luthien_events_dropped_total", "Events that a sink could not take.", ("sink",))
+ADDED_LATENCY = Metric("luthien_added_latency_seconds", "Delay of responses in the plugin.", (), _LATENCY_BUCKETS, "s")
+INGRESS_CHUNKS = Metric("response.chunks.ingress", "Chunks received from providers.")
+EGRESS_CHUNKS = Metric("response.chunks.egress", "Chunks sent to clients.")
+EVENTS_DROPPED = Metric("luthien_events_dropped_total", "Events dropped for a sink.", ("sink",))
 READINGS = Metric("luthien_settings_readings_total", "Readings of the settings while the proxy runs.", ("result",))
-OBSERVER_FAILURES = Metric("luthien_observer_failures_total", "Failures of the parts that only observe.")
+OBSERVED_DROPPED = Metric("luthien_observed_dropped_total", "Responses that no policy observed.", ("reason",))
+OBSERVER_FAILURES = Metric("luthien_observer_failures_total", "Failures of telemetry.")
 
 METRICS = (
     TRANSACTIONS,
@@ -125,5 +111,6 @@ METRICS = (
     EGRESS_CHUNKS,
     EVENTS_DROPPED,
     READINGS,
+    OBSERVED_DROPPED,
     OBSERVER_FAILURES,
 )

@@ -1,14 +1,18 @@
-"""Events on their way out of the process: nobody waits for a sink, and none is lost in silence."""
+"""Publisher of events, and its sinks: a file of JSON lines, or a stream of Redis.
+
+It never blocks on a sink, and counts every dropped event.
+"""
 
 import json
+import os
 import time
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from threading import Condition, Event, Thread
-from typing import Protocol
+from typing import Protocol, cast
 
-from luthien_litellm_hooks.log_lines import logger
+from luthien_litellm_hooks.telemetry.log_lines import logger
 from luthien_litellm_hooks.telemetry.metrics import Metrics, process_metrics
 from luthien_litellm_hooks.telemetry.names import EVENTS_DROPPED, OBSERVER_FAILURES
 
@@ -16,30 +20,34 @@ MAX_WAITING = 10_000
 MAX_WAITING_BYTES = 64 * 1024 * 1024
 MAX_BATCH = 100
 RETRY_S = 1.0
+STDOUT = "-"
+STREAM = "luthien:events"
+STREAM_LENGTH = 100_000
+TIMEOUT_S = 5.0
 
 
 class Sink(Protocol):
-    """Where events go. Only one thread, which is not the event loop's, calls it."""
+    """Destination of events. Only one thread, never the event loop's, calls it."""
 
     @property
     def name(self) -> str:
-        """Its name in the log and in metrics."""
+        """Name in the log and in metrics."""
         ...
 
     def write(self, lines: Sequence[str]) -> int:
-        """Writes events, each one a line of JSON, from the first on; returns how many, which is at
-        least one. Raises if it cannot write even one: all are then given to it again, a while later.
+        """Writes events, each one a line of JSON, from the first on. Returns their number, at least one.
+
+        Raises if it cannot write any; it then gets all of them again after a delay.
         """
         ...
 
 
 class EventPublisher:
-    """Hands each event to every sink, in order.
+    """Publisher of each event to every sink, in order.
 
-    Each sink has a queue of its own, bounded in events and bytes; what finds it full is dropped and
-    counted. A sink that fails is tried again until it takes what waits; the log says once that it
-    failed, and once that it is back. Nothing tells a LiteLLM process that it is about to end: events
-    are written as soon as they come.
+    Each sink has its own queue, bounded in events and bytes. If it is full, an event is dropped and counted. A failing
+    sink is retried until it accepts the queued events; the log has one line for the failure, and one for the recovery.
+    A LiteLLM process ends without warning, so events are written at once. `what` names them in the log.
     """
 
     def __init__(
@@ -49,32 +57,34 @@ class EventPublisher:
         metrics: Metrics | None = None,
         max_waiting: int = MAX_WAITING,
         retry_s: float = RETRY_S,
+        what: str = "events",
     ) -> None:
         self._metrics = metrics or process_metrics()
-        self._outlets = [_Outlet(sink, self._metrics, max_waiting, retry_s) for sink in sinks]
+        self._outlets = [_Outlet(sink, self._metrics, max_waiting, retry_s, what) for sink in sinks]
 
     def publish(self, event: Mapping[str, object]) -> None:
-        """Takes the event as it is now. Never waits, never raises; from any thread."""
+        """Queues the event in its present state. Never waits, never raises; callable from any thread."""
         try:
             line = json.dumps(event, default=str, allow_nan=False)
             for outlet in self._outlets:
                 outlet.put(line)
-        except Exception as error:  # what is in the event may raise anything
+        except Exception as error:  # a value of the event may raise anything
             for outlet in self._outlets:
                 outlet.drop(f"one failed with {type(error).__name__}")
 
     def close(self, timeout_s: float = 5.0) -> None:
-        """Waits until all is written, or the time is up. What is left, and what comes later, is dropped."""
+        """Waits until all is written, or the time is over. Drops the rest, and all later events."""
         deadline = time.monotonic() + timeout_s
         for outlet in self._outlets:
             outlet.close(deadline)
 
 
 class _Outlet:
-    """What waits for one sink, and the thread that writes it, which starts with the first event."""
+    """Queue of one sink, and the thread that writes it, started with the first event."""
 
-    def __init__(self, sink: Sink, metrics: Metrics, max_waiting: int, retry_s: float) -> None:
+    def __init__(self, sink: Sink, metrics: Metrics, max_waiting: int, retry_s: float, what: str) -> None:
         self._sink = sink
+        self._what = what
         self._metrics = metrics
         self._max_waiting = max_waiting
         self._retry_s = retry_s
@@ -85,26 +95,26 @@ class _Outlet:
         self._thread: Thread | None = None
         self._is_failing = False
         self._dropped: Counter[str] = Counter()
-        """How many events were dropped, by the reason, since the sink was last back."""
+        """Number of dropped events by reason, since the last recovery of the sink."""
 
     def put(self, line: str) -> None:
         with self._changed:
             has_room = len(self._waiting) < self._max_waiting and self._bytes + len(line) <= MAX_WAITING_BYTES
-            is_taken = has_room and not self._closing.is_set()
-            if is_taken:
+            is_accepted = has_room and not self._closing.is_set()
+            if is_accepted:
                 self._waiting.append(line)
                 self._bytes += len(line)
                 self._start()
                 self._changed.notify_all()
-        if not is_taken:
-            self.drop("too many wait")
+        if not is_accepted:
+            self.drop("the queue is full")
 
     def drop(self, why: str) -> None:
-        """Counts an event that is not taken. Each reason is logged once until the sink is back."""
+        """Counts a dropped event. Each reason is logged once until the sink recovers."""
         self._dropped[why] += 1
         self._metrics.record(EVENTS_DROPPED.name, 1, {"sink": self._sink.name})
         if self._dropped[why] == 1:
-            logger.error("events for %s are dropped: %s; answers go on", self._sink.name, why)
+            logger.error("%s for %s are dropped: %s; responses continue", self._what, self._sink.name, why)
 
     def close(self, deadline: float) -> None:
         with self._changed:
@@ -117,7 +127,7 @@ class _Outlet:
 
     def _start(self) -> None:
         if self._thread is None:
-            thread = Thread(target=self._run, name=f"events to {self._sink.name}", daemon=True)
+            thread = Thread(target=self._run, name=f"{self._what} to {self._sink.name}", daemon=True)
             thread.start()
             self._thread = thread
 
@@ -125,7 +135,7 @@ class _Outlet:
         while batch := self._next_batch():
             try:
                 written = self._sink.write(batch)
-            except Exception as error:  # a sink's library may raise anything, and the thread must live
+            except Exception as error:  # a sink's library may raise anything; the thread must survive
                 self._failed(error)
                 if self._closing.wait(self._retry_s):
                     return
@@ -133,7 +143,7 @@ class _Outlet:
                 self._succeeded(written)
 
     def _next_batch(self) -> list[str]:
-        """What is to be written next; nothing when there is nothing left and the process ends."""
+        """Returns the next events to write; none at the end of the process."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._closing.is_set())
             return list(islice(self._waiting, MAX_BATCH))
@@ -142,12 +152,102 @@ class _Outlet:
         self._metrics.record(OBSERVER_FAILURES.name, 1)
         if not self._is_failing:
             self._is_failing = True
-            logger.error("events cannot be written to %s, which is tried again: %s", self._sink.name, error)
+            logger.error("%s cannot be written to %s; retrying: %s", self._what, self._sink.name, error)
 
     def _succeeded(self, written: int) -> None:
         with self._changed:
             self._bytes -= sum(len(self._waiting.popleft()) for _ in range(written))
         if self._is_failing:
             self._is_failing = False
-            logger.warning("events are written to %s again; %d were dropped", self._sink.name, self._dropped.total())
+            lost = self._dropped.total()
+            logger.warning("%s are written to %s again; %d were dropped", self._what, self._sink.name, lost)
             self._dropped.clear()
+
+
+class JsonLinesSink:
+    """Sink that appends to a file, or to standard output for the path `-`. Each line is one write, so that lines of
+    several workers do not mix.
+
+    The file is opened for each batch: it may be rotated, or be writable again after its disk was full. Only the proxy's
+    user may read a new file, since reasons are the operator's.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.name = "stdout" if path == STDOUT else "jsonl"
+        self._path = path
+        self._is_torn = False
+        """Flag: the last line is incomplete, as on a full disk, so the next write begins a new line."""
+
+    def write(self, lines: Sequence[str]) -> int:
+        is_stdout = self._path == STDOUT
+        target = 1 if is_stdout else self._path
+        with open(target, "ab", buffering=0, closefd=not is_stdout, opener=None if is_stdout else _private) as file:
+            for count, line in enumerate(lines):
+                try:
+                    self._write_line(file.write, line)
+                except OSError:
+                    if count == 0:
+                        raise
+                    return count
+        return len(lines)
+
+    def _write_line(self, write: Callable[[bytes], int | None], line: str) -> None:
+        whole = f"{chr(10) if self._is_torn else ''}{line}\n".encode()
+        written = write(whole) or 0
+        self._is_torn = self._is_torn if written == 0 else written < len(whole)
+        if written < len(whole):
+            raise OSError("a line was not, or not fully, written")
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+class RedisPipeline(Protocol):
+    """Used part of `redis.client.Pipeline`."""
+
+    def execute_command(self, *arguments: str | int) -> object: ...
+    def execute(self) -> object: ...
+
+
+class RedisClient(Protocol):
+    """Used part of `redis.Redis`."""
+
+    def pipeline(self, transaction: bool) -> RedisPipeline: ...
+
+
+class RedisSink:
+    """Sink that adds each event to one stream, as its field `event`, and trims the stream to about `length`.
+
+    The sink's own thread calls `connect` at the first event, because LiteLLM creates its client after it has loaded us.
+    An event may be there twice, if the connection was lost while it was added.
+    """
+
+    name = "redis"
+
+    def __init__(self, connect: Callable[[], RedisClient], stream: str = STREAM, length: int = STREAM_LENGTH) -> None:
+        self._connect = connect
+        self._stream = stream
+        self._length = length
+        self._client: RedisClient | None = None
+
+    def write(self, lines: Sequence[str]) -> int:
+        if self._client is None:
+            self._client = self._connect()
+        pipeline = self._client.pipeline(transaction=False)
+        for line in lines:
+            pipeline.execute_command("XADD", self._stream, "MAXLEN", "~", self._length, "*", "event", line)
+        pipeline.execute()
+        return len(lines)
+
+
+def redis_client(url: str) -> RedisClient:
+    """Returns a client with short timeouts and no retries; the publisher retries."""
+    from redis import Redis
+    from redis.backoff import NoBackoff
+    from redis.retry import Retry
+
+    client = Redis.from_url(  # pyright: ignore[reportUnknownMemberType]  # its **kwargs are untyped
+        url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S, retry=Retry(NoBackoff(), 0)
+    )
+    return cast(RedisClient, client)

@@ -1,4 +1,4 @@
-"""What a transaction tells OpenTelemetry, the metrics and the sinks of events."""
+"""Spans, metrics and events of a transaction."""
 
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -7,21 +7,25 @@ from datetime import UTC, datetime
 from opentelemetry import trace
 from opentelemetry.trace import Span, Status, StatusCode, Tracer, TracerProvider
 
-from luthien_litellm_hooks.events import ContentStreamBlock, ReasoningStreamBlock, StreamBlock, ToolCallStreamBlock
+from luthien_litellm_hooks.stream.events import (
+    ContentStreamBlock,
+    ReasoningStreamBlock,
+    StreamBlock,
+    ToolCallStreamBlock,
+)
 from luthien_litellm_hooks.telemetry import AttributeValue, HookDecision, ObservabilityContext, names
-from luthien_litellm_hooks.telemetry.fail_open import FailOpen
-from luthien_litellm_hooks.telemetry.metrics import Metrics, process_metrics
+from luthien_litellm_hooks.telemetry.metrics import FailOpen, Metrics, process_metrics
 from luthien_litellm_hooks.telemetry.publisher import EventPublisher
 
 MAX_TEXT_LENGTH = 1000
-"""How many characters of a text an attribute keeps."""
+"""Characters of a text in an attribute."""
 
 
 class DefaultObservabilityContext(ObservabilityContext):
-    """Tells of one transaction until it ends. Made by `Telemetry.begin`.
+    """Telemetry of one transaction until it ends. Created by `Telemetry.begin`.
 
-    The span is never made the current one: hooks of one answer run in several tasks, and a span
-    made current in one cannot be taken back in another.
+    The span is never the current one: hooks of one response run in several tasks, and a context set in one task cannot
+    be reset in another.
     """
 
     def __init__(
@@ -48,9 +52,10 @@ class DefaultObservabilityContext(ObservabilityContext):
         return self._transaction_id
 
     async def emit_event(self, event_type: str, data: Mapping[str, object]) -> None:
-        """Gives the event to the publisher; the span gets its name, and no data."""
+        """Gives the event to the publisher; the span gets only its name."""
         with self._fail_open:
-            self._span.add_event(event_type)
+            if self._span.is_recording():  # a record is published after the end
+                self._span.add_event(event_type)
             if self._publisher is not None:
                 self._publisher.publish(self._event(event_type, data))
 
@@ -69,16 +74,17 @@ class DefaultObservabilityContext(ObservabilityContext):
     def hook_ran(
         self, policy: str, hook: str, *, started_ns: int, ended_ns: int, decisions: Iterable[HookDecision] = ()
     ) -> None:
-        """Counts a call of a policy's hook, and its decisions; one that decided gets a span.
+        """Counts a call of a policy's hook, and its decisions; a deciding call gets a span.
 
-        The times are nanoseconds since the epoch (`time.time_ns()`).
+        Times are nanoseconds since the epoch (`time.time_ns()`).
         """
         with self._fail_open:
             seconds = max(ended_ns - started_ns, 0) / 1e9
             self._metrics.record(names.POLICY_SECONDS.name, seconds, {"policy": policy, "hook": hook})
             decided = tuple(decisions)
             for decision in decided:
-                self._metrics.record(names.DECISIONS.name, 1, {"policy": decision.policy, "action": decision.action})
+                labels = {"policy": decision.policy, "action": decision.action, "mode": names.ENFORCED}
+                self._metrics.record(names.DECISIONS.name, 1, labels)
             if decided and self._span.is_recording():
                 self._add_hook_span(policy, hook, started_ns, ended_ns, decided)
 
@@ -102,9 +108,9 @@ class DefaultObservabilityContext(ObservabilityContext):
         attributes: Mapping[str, AttributeValue | None] | None = None,
         added_latency_s: float | None = None,
     ) -> None:
-        """Ends the transaction's span and counts it; from the second time on it does nothing.
+        """Ends the transaction's span and counts it. Later calls do nothing.
 
-        `attributes` are those of `names` that only the end knows; None is left out.
+        `attributes` are those of `names` that are known only now; None is omitted.
         """
         if self._has_ended:
             return
@@ -114,14 +120,14 @@ class DefaultObservabilityContext(ObservabilityContext):
             if added_latency_s is not None:
                 self._metrics.record(names.ADDED_LATENCY.name, max(added_latency_s, 0.0))
         with self._fail_open:
-            self._span.set_attributes({names.OUTCOME: outcome, **_known(attributes or {})})
+            self._span.set_attributes({names.OUTCOME: outcome, **_without_none(attributes or {})})
             if outcome in names.FAILED_OUTCOMES:
                 self._span.set_attribute(names.ERROR_TYPE, outcome)
                 self._span.set_status(Status(StatusCode.ERROR))
             self._span.end()
 
     def _event(self, event_type: str, data: Mapping[str, object]) -> Mapping[str, object]:
-        """The event as it is published. `data` stands apart, so that it can overwrite nothing."""
+        """Returns the event for publication. `data` is a member of its own, so that it cannot overwrite others."""
         context = self._span.get_span_context()
         return {
             "type": event_type,
@@ -134,10 +140,10 @@ class DefaultObservabilityContext(ObservabilityContext):
 
 
 class Telemetry:
-    """Made once for a process. `tracer_provider` is asked at each transaction, because LiteLLM makes
-    its provider after it has loaded us.
+    """Telemetry of a process. Each transaction asks `tracer_provider` anew, because LiteLLM creates its provider after
+    it has loaded us.
 
-    The global provider is the one that LiteLLM's `otel` callback uses, and makes if there is none.
+    LiteLLM's `otel` callback uses the global provider, or creates it.
     """
 
     def __init__(
@@ -158,13 +164,15 @@ class Telemetry:
         transaction_id: str,
         *,
         route: str,
+        operation: str | None = None,
         model: str | None = None,
         is_streaming: bool = False,
         parent: object = None,
     ) -> DefaultObservabilityContext:
         """Begins a transaction's span, below `parent` if that is a span, else below the current one.
 
-        `route` is one of a few names, as in `names.OPERATIONS`.
+        `route` is one of a few names: metrics have it as a label. `operation` is OpenTelemetry's name for the kind
+        of call.
         """
         span, tracer = trace.INVALID_SPAN, trace.NoOpTracer()
         with self._fail_open:
@@ -172,13 +180,13 @@ class Telemetry:
             attributes = {
                 names.TRANSACTION_ID: transaction_id,
                 names.ROUTE: route,
-                names.OPERATION_NAME: names.OPERATIONS.get(route),
+                names.OPERATION_NAME: operation,
                 names.REQUEST_MODEL: model,
                 names.REQUEST_STREAM: is_streaming,
             }
             context = trace.set_span_in_context(parent) if isinstance(parent, Span) else None
             span = tracer.start_span(
-                names.TRANSACTION_SPAN, context=context, attributes=_known(attributes), start_time=time.time_ns()
+                names.TRANSACTION_SPAN, context=context, attributes=_without_none(attributes), start_time=time.time_ns()
             )
         return DefaultObservabilityContext(
             transaction_id, route, span, tracer, self._metrics, self._fail_open, self._publisher
@@ -197,25 +205,25 @@ def _bounded(value: AttributeValue) -> AttributeValue:
     return value if isinstance(value, bool | int | float) else [item[:MAX_TEXT_LENGTH] for item in value]
 
 
-def _known(attributes: Mapping[str, AttributeValue | None]) -> dict[str, AttributeValue]:
+def _without_none(attributes: Mapping[str, AttributeValue | None]) -> dict[str, AttributeValue]:
     return {key: _bounded(value) for key, value in attributes.items() if value is not None}
 
 
 def _decision_event(decision: HookDecision) -> tuple[str, Mapping[str, AttributeValue]]:
-    """The event of a decision: its name and its attributes."""
+    """Returns the name and the attributes of a decision's event."""
     if decision.score is None:
-        said = {names.POLICY: decision.policy, names.ACTION: decision.action, names.REASON: decision.reason}
-        return names.DECISION_EVENT, _known({**said, **_about(decision.block)})
+        attributes = {names.POLICY: decision.policy, names.ACTION: decision.action, names.REASON: decision.reason}
+        return names.DECISION_EVENT, _without_none({**attributes, **_block_attributes(decision.block)})
     scored = {
         names.EVALUATION_NAME: decision.policy,
         names.SCORE_VALUE: decision.score,
         names.SCORE_LABEL: decision.action,
         names.EXPLANATION: decision.reason,
     }
-    return names.EVALUATION_EVENT, _known({**scored, **_about(decision.block)})
+    return names.EVALUATION_EVENT, _without_none({**scored, **_block_attributes(decision.block)})
 
 
-def _about(block: StreamBlock | None) -> Mapping[str, str | None]:
+def _block_attributes(block: StreamBlock | None) -> Mapping[str, str | None]:
     match block:
         case ToolCallStreamBlock():
             return {names.BLOCK_KIND: "tool_call", names.TOOL_NAME: block.name, names.TOOL_CALL_ID: block.id}

@@ -1,6 +1,6 @@
-"""The format-neutral script of the scripted provider, and what both wires need to play it.
+"""Wire-neutral scripts of the scripted provider, and the parts that all wires share.
 
-An `Answer` says what the model does; the wire modules only say how each provider spells it.
+An `Answer` is one scripted response; the wire modules encode it in the format of each provider.
 """
 
 import asyncio
@@ -12,11 +12,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
-from luthien_litellm_hooks.policy.request import Request
-from luthien_litellm_hooks.policy.request_texts import iter_texts
-from luthien_litellm_hooks.policy.turns import turn_of
+from luthien_litellm_hooks.policy.request import Request, iter_texts, turn_of
+from luthien_litellm_hooks.wire import FORMATS
+from luthien_litellm_hooks.wire.request_shape import author, conversation, item_texts
 
 JSON: TypeAlias = dict[str, Any]
 
@@ -25,8 +25,12 @@ _SCRIPT_LINE = re.compile(r"(say|think|call):[ \t]*(.*)")
 _CALL_LINE = re.compile(r"(\S+)[ \t]*(.*)")
 
 
+PATIENCE_SECONDS = 60.0
+"""Default wait for an event, which a busy machine may need. A test that passes waits for the event alone."""
+
+
 class Gate:
-    """A point where the server waits for the test, and the test can wait for the server."""
+    """Point where the server waits for the test, and the test can wait for the server."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -34,33 +38,33 @@ class Gate:
         self._reached = threading.Event()
 
     def open(self) -> None:
-        """Let the server go on; callable from any thread, any number of times."""
+        """Lets the server continue; callable from any thread, any number of times."""
         with self._lock:
             if not self._opened.done():
                 self._opened.set_result(None)
 
-    def wait_reached(self, timeout: float = 10.0) -> None:
-        """Block the calling thread until the server stands at the gate; raise TimeoutError otherwise."""
+    def wait_reached(self, timeout: float = PATIENCE_SECONDS) -> None:
+        """Blocks the calling thread until the server reaches the gate. Raises `TimeoutError` otherwise."""
         if not self._reached.wait(timeout):
             raise TimeoutError("the scripted provider did not reach the gate")
 
     async def passed(self) -> None:
-        """Server side: report arrival and wait for `open`."""
+        """Reports the server's arrival and waits for `open`."""
         self._reached.set()
-        # Without the shield a disconnecting client would cancel the gate for everybody.
+        # Without the shield a disconnecting client would cancel the gate for all.
         await asyncio.shield(asyncio.wrap_future(self._opened))
 
 
 @dataclass(frozen=True, slots=True)
 class Say:
-    """A text block."""
+    """Text block."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Think:
-    """A reasoning block; the signature exists on the Anthropic wire only."""
+    """Reasoning block; the signature exists only on the Anthropic and Gemini wires."""
 
     text: str
     signature: str = ""
@@ -68,7 +72,7 @@ class Think:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A tool call; `arguments` goes out as it is, `id` None means a fresh one per answer."""
+    """Tool call; `arguments` is sent as it is, `id` None means a fresh id for each response."""
 
     name: str
     arguments: str
@@ -77,19 +81,19 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Stop here until the gate is opened."""
+    """Pause until the gate is opened."""
 
     gate: Gate
 
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """Close the connection here, in the middle of the block before it."""
+    """End of the connection, in the middle of the block before it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """The token counts the provider reports."""
+    """Token counts that the provider reports."""
 
     prompt: int = 11
     completion: int = 7
@@ -101,11 +105,10 @@ Emission: TypeAlias = bytes | Wait | Cut
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """All the provider does for one request.
+    """Scripted response to one request.
 
-    `finish` is an OpenAI finish reason (None: what the steps imply). A `status` of 400 or more
-    replaces the answer by an error. `raw` replaces the steps, or the error, by these bytes. `headers` are sent
-    besides those that every answer has.
+    `finish` is an OpenAI finish reason; None derives it from the steps. A `status` of 400 or more replaces the response
+    by an error. `raw` replaces the steps, or the error, by these bytes. `headers` are added to the usual ones.
     """
 
     steps: Sequence[Step] = ()
@@ -119,21 +122,21 @@ class Answer:
 
     @property
     def calls(self) -> list[Call]:
-        """The tool calls in order."""
+        """Returns the tool calls in order."""
         return [step for step in self.steps if isinstance(step, Call)]
 
     @property
     def text(self) -> str:
-        """All spoken text."""
+        """Returns the text of all `Say` steps."""
         return "".join(step.text for step in self.steps if isinstance(step, Say))
 
     @property
     def finish_reason(self) -> str:
-        """The OpenAI word for why the answer ends."""
+        """Returns the OpenAI finish reason."""
         return self.finish or ("tool_calls" if self.calls else "stop")
 
     def with_call_ids(self, prefix: str) -> "Answer":
-        """The same answer with a fresh id on every call that has none."""
+        """Returns a copy with a fresh id for every call without one."""
         steps = [
             replace(step, id=fresh_id(prefix)) if isinstance(step, Call) and step.id is None else step
             for step in self.steps
@@ -141,43 +144,43 @@ class Answer:
         return replace(self, steps=steps)
 
     def pieces(self, text: str) -> list[str]:
-        """Cut text into what each streamed delta carries."""
+        """Splits text into the deltas of a stream."""
         return [text[start : start + self.piece] for start in range(0, len(text), self.piece)]
 
 
 def fresh_id(prefix: str) -> str:
-    """An id that no other answer has."""
+    """Returns a unique id."""
     return prefix + uuid.uuid4().hex[:24]
 
 
 def dump(value: JSON) -> str:
-    """JSON as the providers send it: compact and in UTF-8."""
+    """Returns JSON in the form of providers: compact and in UTF-8."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 def whole(answer: Answer, body: JSON) -> Iterator[Emission]:
-    """A full reply: the control steps in order, then the body."""
+    """Yields a full response: the control steps in order, then the body."""
     yield from (step for step in answer.steps if isinstance(step, Wait | Cut))
     yield dump(body).encode()
 
 
 def replay(raw: bytes) -> Iterator[Emission]:
-    """Recorded bytes, one write per SSE frame."""
-    yield from (frame for frame in re.split(rb"(?<=\n\n)", raw) if frame)
+    """Yields recorded bytes, one write for each server-sent event."""
+    yield from (event for event in re.split(rb"(?<=\n\n)", raw) if event)
 
 
 def answer_to(body: JSON) -> Answer:
-    """Read the last user message as a script; without script lines, repeat it. After the tools that it had
-    called, say what they gave back."""
+    """Reads the last user message as a script; without script lines, repeats it. After a tool call, repeats the tool's
+    result."""
     if turn_of(body) == "tool":
         *_, result = ["", *(text.text for text in iter_texts(Request(body)) if text.role == "tool")]
         return Answer([Say(f"The tool said: {result}")])
-    message = _last_user_text(body.get("messages", []))
+    message = _last_user_text(body)
     return Answer(parse_script(message) or [Say(f"You said: {message}")])
 
 
 def parse_script(message: str) -> list[Step]:
-    """The steps of the `say:`, `think:` and `call:` lines; other lines mean nothing."""
+    """Returns the steps of the `say:`, `think:` and `call:` lines; ignores other lines."""
     steps: list[Step] = []
     for line in message.splitlines():
         step = _script_step(line)
@@ -204,7 +207,7 @@ def _script_step(line: str) -> Say | Think | Call | None:
 
 
 def _script_call(rest: str) -> Call | None:
-    """A call, unless the arguments are no JSON object: then a person wrote "call: me later"."""
+    """Returns a call; None if the arguments are not a JSON object, as in "call: me later"."""
     match = _CALL_LINE.fullmatch(rest)
     if match is None:
         return None
@@ -219,15 +222,7 @@ def _is_json_object(text: str) -> bool:
         return False
 
 
-def _last_user_text(messages: Sequence[Mapping[str, Any]]) -> str:
-    for message in reversed(messages):
-        if message.get("role") == "user":
-            return _content_text(message.get("content"))
-    return ""
-
-
-def _content_text(content: object) -> str:
-    if isinstance(content, str):
-        return content
-    parts = cast("list[JSON]", content) if isinstance(content, list) else []
-    return "\n".join(part["text"] for part in parts if part.get("type") == "text")
+def _last_user_text(body: JSON) -> str:
+    shape = FORMATS.request
+    items = (item for item in reversed(conversation(body, shape)) if author(item, shape) == "user")
+    return next(("\n".join(item_texts(item, shape)) for item in items), "")

@@ -1,4 +1,4 @@
-"""Spells an `Answer` in the Anthropic messages format, so that clients of that API can be served."""
+"""Encoder of an `Answer` in the Anthropic messages format."""
 
 import json
 from collections.abc import Iterator
@@ -19,42 +19,42 @@ _ERROR_TYPES = {
 
 
 def full(answer: Answer, request: JSON) -> JSON:
-    """The body of a reply that is not streamed."""
+    """Returns the body of a full response."""
     steps = answer.with_call_ids(_CALL_ID).steps
     content = [_full_block(step) for step in steps if isinstance(step, Say | Think | Call)]
     return {**_message(answer, request), "content": content, "stop_reason": _stop_reason(answer)}
 
 
 def stream(answer: Answer, request: JSON) -> Iterator[Emission]:
-    """The frames of a streamed reply; a block that `Cut` follows is left open."""
+    """Yields the events of a stream; a block before `Cut` stays open."""
     start = _message(answer, request)
-    yield _frame("message_start", {"message": {**start, "usage": {**start["usage"], "output_tokens": 1}}})
-    yield _frame("ping", {})
+    yield _event("message_start", {"message": {**start, "usage": {**start["usage"], "output_tokens": 1}}})
+    yield _event("ping", {})
     index = 0
     steps = answer.with_call_ids(_CALL_ID).steps
     for step, following in zip_longest(steps, steps[1:]):
         if isinstance(step, Wait | Cut):
             yield step
             continue
-        yield _frame("content_block_start", {"index": index, "content_block": _empty_block(step)})
+        yield _event("content_block_start", {"index": index, "content_block": _empty_block(step)})
         for delta in _deltas(answer, step):
-            yield _frame("content_block_delta", {"index": index, "delta": delta})
+            yield _event("content_block_delta", {"index": index, "delta": delta})
         if not isinstance(following, Cut):
-            yield _frame("content_block_stop", {"index": index})
+            yield _event("content_block_stop", {"index": index})
         index += 1
     end = {"stop_reason": _stop_reason(answer), "stop_sequence": None}
-    yield _frame("message_delta", {"delta": end, "usage": {"output_tokens": answer.usage.completion}})
-    yield _frame("message_stop", {})
+    yield _event("message_delta", {"delta": end, "usage": {"output_tokens": answer.usage.completion}})
+    yield _event("message_stop", {})
 
 
 def error(status: int, message: str) -> JSON:
-    """The body of an error reply."""
+    """Returns the body of an error."""
     kind = _ERROR_TYPES.get(status, "api_error" if status >= 500 else "invalid_request_error")
     return {"type": "error", "error": {"type": kind, "message": message}}
 
 
 def _message(answer: Answer, request: JSON) -> JSON:
-    """The message as it is before the first block."""
+    """Returns the message before its first block."""
     return {
         "id": fresh_id("msg_"),
         "type": "message",
@@ -68,7 +68,7 @@ def _message(answer: Answer, request: JSON) -> JSON:
 
 
 def _empty_block(step: Say | Think | Call) -> JSON:
-    """The block as `content_block_start` shows it."""
+    """Returns the block of a `content_block_start`."""
     match step:
         case Say():
             return {"type": "text", "text": ""}
@@ -106,5 +106,5 @@ def _stop_reason(answer: Answer) -> str:
     return _STOP_REASONS.get(answer.finish_reason, answer.finish_reason)
 
 
-def _frame(kind: str, fields: JSON) -> bytes:
+def _event(kind: str, fields: JSON) -> bytes:
     return f"event: {kind}\ndata: {dump({'type': kind, **fields})}\n\n".encode()

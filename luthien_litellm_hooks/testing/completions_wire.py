@@ -1,4 +1,4 @@
-"""Spells an `Answer` in the OpenAI text-completions format: its text, and nothing else of it."""
+"""Encoder of an `Answer` in the OpenAI text-completions format, which has only its text."""
 
 import time
 from collections.abc import Iterator
@@ -6,40 +6,34 @@ from collections.abc import Iterator
 from luthien_litellm_hooks.testing.answers import JSON, Answer, Cut, Emission, Say, Wait, dump, fresh_id
 from luthien_litellm_hooks.testing.openai_wire import error, usage
 
-__all__ = ["as_chat", "error", "full", "stream"]
+__all__ = ["error", "full", "stream"]
 
 
 def full(answer: Answer, request: JSON) -> JSON:
-    """The body of a reply that is not streamed."""
+    """Returns the body of a full response."""
     choices = [_choice(index, answer.text, _finish_reason(answer)) for index in range(request.get("n") or 1)]
     return {**_envelope(request), "choices": choices, "usage": usage(answer)}
 
 
 def stream(answer: Answer, request: JSON) -> Iterator[Emission]:
-    """The frames of a streamed reply; the choices advance side by side."""
+    """Yields the events of a stream; the choices advance in parallel."""
     numbers = range(request.get("n") or 1)
     envelope = _envelope(request)
     for step in answer.steps:
         match step:
             case Say(text):
                 for piece in answer.pieces(text):
-                    yield from (_frame({**envelope, "choices": [_choice(index, piece, None)]}) for index in numbers)
+                    yield from (_event({**envelope, "choices": [_choice(index, piece, None)]}) for index in numbers)
             case Wait() | Cut():
                 yield step
             case _:
                 pass
     for index in numbers:
-        yield _frame({**envelope, "choices": [_choice(index, "", _finish_reason(answer))]})
+        yield _event({**envelope, "choices": [_choice(index, "", _finish_reason(answer))]})
     options: JSON = request.get("stream_options") or {}
     if options.get("include_usage"):
-        yield _frame({**envelope, "choices": [], "usage": usage(answer)})
+        yield _event({**envelope, "choices": [], "usage": usage(answer)})
     yield b"data: [DONE]\n\n"
-
-
-def as_chat(body: JSON) -> JSON:
-    """A request, with its prompt in the words of the chat format too."""
-    prompt: object = body.get("prompt")
-    return {**body, "messages": [{"role": "user", "content": prompt if isinstance(prompt, str) else ""}]}
 
 
 def _choice(index: int, text: str, finish_reason: str | None) -> JSON:
@@ -59,5 +53,5 @@ def _envelope(request: JSON) -> JSON:
     }
 
 
-def _frame(chunk: JSON) -> bytes:
+def _event(chunk: JSON) -> bytes:
     return f"data: {dump(chunk)}\n\n".encode()

@@ -1,4 +1,4 @@
-"""Spells an `Answer` in the format of Gemini's generateContent, so that clients of that API can be served."""
+"""Encoder of an `Answer` in the format of Gemini's generateContent."""
 
 import json
 from collections.abc import Iterator
@@ -10,38 +10,27 @@ _STATUSES = {400: "INVALID_ARGUMENT", 401: "UNAUTHENTICATED", 403: "PERMISSION_D
 
 
 def full(answer: Answer, request: JSON) -> JSON:
-    """The body of a reply that is not streamed."""
+    """Returns the body of a full response."""
     parts = [part for step in answer.steps if (part := _part(step)) is not None]
     return _payload(answer, request, parts, fresh_id(""), is_last=True)
 
 
 def stream(answer: Answer, request: JSON) -> Iterator[Emission]:
-    """The frames of a streamed reply; the last one has an empty text, as Gemini's often has."""
+    """Yields the events of a stream; the last one has an empty text, as Gemini's often has."""
     id = fresh_id("")
     for step in answer.steps:
         if isinstance(step, Wait | Cut):
             yield step
         else:
             for part in _pieces(answer, step):
-                yield _frame(_payload(answer, request, [part], id, is_last=False))
-    yield _frame(_payload(answer, request, [{"text": ""}], id, is_last=True))
+                yield _event(_payload(answer, request, [part], id, is_last=False))
+    yield _event(_payload(answer, request, [{"text": ""}], id, is_last=True))
 
 
 def error(status: int, message: str) -> JSON:
-    """The body of an error reply."""
+    """Returns the body of an error."""
     kind = _STATUSES.get(status, "INTERNAL" if status >= 500 else "FAILED_PRECONDITION")
     return {"error": {"code": status, "message": message, "status": kind}}
-
-
-def as_chat(body: JSON, model: str, method: str) -> JSON:
-    """A request, with what its path and its contents say in the words of the chat format too."""
-    messages = [_message(content) for content in body.get("contents", [])]
-    return {**body, "model": model, "stream": method == "streamGenerateContent", "messages": messages}
-
-
-def _message(content: JSON) -> JSON:
-    text = "\n".join(part["text"] for part in content.get("parts", []) if "text" in part)
-    return {"role": content.get("role", "user"), "content": text}
 
 
 def _pieces(answer: Answer, step: Say | Think | Call) -> Iterator[JSON]:
@@ -90,5 +79,5 @@ def _payload(answer: Answer, request: JSON, parts: list[JSON], id: str, *, is_la
     }
 
 
-def _frame(payload: JSON) -> bytes:
+def _event(payload: JSON) -> bytes:
     return f"data: {dump(payload)}\r\n\r\n".encode()

@@ -1,4 +1,4 @@
-"""Spells an `Answer` in the OpenAI chat-completions format, so that clients of that API can be served."""
+"""Encoder of an `Answer` in the OpenAI chat-completions format."""
 
 import time
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ _Delta: TypeAlias = JSON | Wait | Cut
 
 
 def full(answer: Answer, request: JSON) -> JSON:
-    """The body of a reply that is not streamed."""
+    """Returns the body of a full response."""
     choices = [
         _choice(index, "message", _message(answer.with_call_ids(_CALL_ID)), answer.finish_reason)
         for index in range(_choice_count(request))
@@ -23,7 +23,7 @@ def full(answer: Answer, request: JSON) -> JSON:
 
 
 def stream(answer: Answer, request: JSON) -> Iterator[Emission]:
-    """The frames of a streamed reply; the choices advance side by side."""
+    """Yields the events of a stream; the choices advance in parallel."""
     count = _choice_count(request)
     options: JSON = request.get("stream_options") or {}
     with_usage = bool(options.get("include_usage"))
@@ -34,24 +34,24 @@ def stream(answer: Answer, request: JSON) -> Iterator[Emission]:
             if isinstance(delta, Wait | Cut):
                 yield delta
                 break
-            yield _frame({**envelope, "choices": [_choice(index, "delta", delta, None)]})
+            yield _event({**envelope, "choices": [_choice(index, "delta", delta, None)]})
     for index in range(count):
-        yield _frame({**envelope, "choices": [_choice(index, "delta", {}, answer.finish_reason)]})
+        yield _event({**envelope, "choices": [_choice(index, "delta", {}, answer.finish_reason)]})
     if with_usage:
-        yield _frame({**envelope, "choices": [], "usage": usage(answer)})
+        yield _event({**envelope, "choices": [], "usage": usage(answer)})
     yield b"data: [DONE]\n\n"
 
 
 def error(status: int, message: str) -> JSON:
-    """The body of an error reply."""
+    """Returns the body of an error."""
     kind = _ERROR_TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
     return {"error": {"message": message, "type": kind, "param": None, "code": None}}
 
 
 def _message(answer: Answer) -> JSON:
-    says = [step.text for step in answer.steps if isinstance(step, Say)]
+    texts = [step.text for step in answer.steps if isinstance(step, Say)]
     thoughts = "".join(step.text for step in answer.steps if isinstance(step, Think))
-    message: JSON = {"role": "assistant", "content": "".join(says) if says or not answer.calls else None}
+    message: JSON = {"role": "assistant", "content": "".join(texts) if texts or not answer.calls else None}
     if thoughts:
         message["reasoning_content"] = thoughts
     if answer.calls:
@@ -60,7 +60,7 @@ def _message(answer: Answer) -> JSON:
 
 
 def _deltas(answer: Answer) -> Iterator[_Delta]:
-    """The deltas of one choice, with the control steps in their places."""
+    """Yields the deltas of one choice, with the control steps between them."""
     yield {"role": "assistant", "content": ""}
     lanes = iter([_call_deltas(answer, index, call) for index, call in enumerate(answer.calls)])
     for step in answer.steps:
@@ -70,7 +70,7 @@ def _deltas(answer: Answer) -> Iterator[_Delta]:
             case Think(text):
                 yield from ({"reasoning_content": piece} for piece in answer.pieces(text))
             case Call():
-                # The first call takes all lanes when they are interleaved; the later ones then find none.
+                # Interleaved, the first call consumes all lanes, and later calls find none.
                 yield from _round_robin(lanes) if answer.interleave else next(lanes)
             case Wait() | Cut():
                 yield step
@@ -104,7 +104,7 @@ def _envelope(request: JSON, kind: str) -> JSON:
 
 
 def usage(answer: Answer) -> JSON:
-    """The token counts of a reply."""
+    """Returns the token counts of a response."""
     counts = answer.usage
     return {
         "prompt_tokens": counts.prompt,
@@ -113,5 +113,5 @@ def usage(answer: Answer) -> JSON:
     }
 
 
-def _frame(chunk: JSON) -> bytes:
+def _event(chunk: JSON) -> bytes:
     return f"data: {dump(chunk)}\n\n".encode()

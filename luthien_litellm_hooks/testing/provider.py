@@ -1,33 +1,51 @@
-"""A model provider without a model: it answers by script on the OpenAI, Anthropic and Gemini wires.
+"""A model provider without a model: it responds by script on every wire of `ROUTES`.
 
 It is the upstream of `make run` and of every end-to-end test, so neither needs a key or a network.
 """
 
 import argparse
 import asyncio
+import contextlib
+import socket
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from luthien_litellm_hooks.testing import anthropic_wire, completions_wire, gemini_wire, openai_wire, responses_wire
-from luthien_litellm_hooks.testing.answers import JSON, Answer, Cut, Emission, Wait, answer_to, replay, whole
-from luthien_litellm_hooks.testing.serving import KEEP_ALIVE_SECONDS
+from luthien_litellm_hooks.testing.answers import (
+    JSON,
+    PATIENCE_SECONDS,
+    Answer,
+    Cut,
+    Emission,
+    Wait,
+    answer_to,
+    replay,
+    whole,
+)
+from luthien_litellm_hooks.testing.routes import ROUTES, Wire
+from luthien_litellm_hooks.wire import FORMATS
 
 DEFAULT_MODEL = "scripted"
+_START_SECONDS = 30.0
+_STOP_SECONDS = 30.0
+
+KEEP_ALIVE_SECONDS = 300
+"""Idle time of a connection. LiteLLM keeps one for 120 s (`AIOHTTP_KEEPALIVE_TIMEOUT`). A request fails if the server
+closes the connection at that moment; uvicorn's own 5 s make that likely."""
 _T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
 class SeenRequest:
-    """A request for an answer, as the provider got it; header names are in lower case."""
+    """Request as the provider received it; header names are in lower case."""
 
     path: str
     headers: dict[str, str]
@@ -35,7 +53,7 @@ class SeenRequest:
 
 
 class Log(list[_T]):
-    """A list that the server thread appends to and a test can wait on."""
+    """List that the server thread appends to and a test can wait on."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,24 +64,16 @@ class Log(list[_T]):
             super().append(item)
             self._grown.notify_all()
 
-    def wait_for(self, count: int, timeout: float = 10.0) -> None:
-        """Block until there are `count` entries; raise TimeoutError otherwise."""
+    def wait_for(self, count: int, timeout: float = PATIENCE_SECONDS) -> None:
+        """Blocks until there are `count` entries. Raises `TimeoutError` otherwise."""
         with self._grown:
             if not self._grown.wait_for(lambda: len(self) >= count, timeout):
                 raise TimeoutError(f"{len(self)} entries instead of {count}")
 
 
-class Wire(Protocol):
-    """What a wire module offers."""
-
-    def full(self, answer: Answer, request: JSON) -> JSON: ...
-    def stream(self, answer: Answer, request: JSON) -> Iterator[Emission]: ...
-    def error(self, status: int, message: str) -> JSON: ...
-
-
 class ScriptedProvider:
-    """The ASGI app; tests register answers by the name of a model, or the one that the request's header
-    `x-answer` gives, and read what arrived."""
+    """ASGI app with scripted responses by the name of a model, or by the request's header `x-answer`. It logs the
+    requests."""
 
     def __init__(self) -> None:
         self.answers: dict[str, Answer] = {}
@@ -71,12 +81,7 @@ class ScriptedProvider:
         self.disconnects: Log[SeenRequest] = Log()
         self._app = Starlette(
             routes=[
-                Route("/v1/chat/completions", self._chat_completions, methods=["POST"]),
-                Route("/chat/completions", self._chat_completions, methods=["POST"]),
-                Route("/v1/messages", self._messages, methods=["POST"]),
-                Route("/v1/responses", self._responses, methods=["POST"]),
-                Route("/v1/completions", self._completions, methods=["POST"]),
-                Route("/v1beta/models/{model}:{method}", self._gemini, methods=["POST"]),
+                *(route for name in ROUTES for route in self._endpoints(name)),
                 Route("/v1/models", self._models, methods=["GET"]),
             ],
             exception_handlers={404: _not_found, 405: _not_found},
@@ -85,21 +90,23 @@ class ScriptedProvider:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._app(scope, receive, send)
 
-    async def _chat_completions(self, request: Request) -> Response:
-        return await self._reply(request, openai_wire)
+    def _endpoints(self, name: str) -> Iterator[Route]:
+        """Yields the endpoints of a wire: providers have the paths of LiteLLM's own."""
+        wire, spoken = FORMATS[name], ROUTES[name].wire
 
-    async def _messages(self, request: Request) -> Response:
-        return await self._reply(request, anthropic_wire)
+        async def reply(request: Request) -> Response:
+            return await self._reply(request, spoken, {})
 
-    async def _completions(self, request: Request) -> Response:
-        return await self._reply(request, completions_wire, completions_wire.as_chat)
+        async def reply_in_full(request: Request) -> Response:
+            return await self._reply(request, spoken, {"stream": False})
 
-    async def _responses(self, request: Request) -> Response:
-        return await self._reply(request, responses_wire, responses_wire.as_chat)
+        async def reply_in_stream(request: Request) -> Response:
+            return await self._reply(request, spoken, {"stream": True})
 
-    async def _gemini(self, request: Request) -> Response:
-        model, method = request.path_params["model"], request.path_params["method"]
-        return await self._reply(request, gemini_wire, lambda body: gemini_wire.as_chat(body, model, method))
+        for path in wire.paths:
+            yield Route(path, reply_in_full if wire.stream_paths else reply, methods=["POST"])
+        for path in wire.stream_paths:
+            yield Route(path, reply_in_stream, methods=["POST"])
 
     async def _models(self, request: Request) -> Response:
         models = [
@@ -108,16 +115,14 @@ class ScriptedProvider:
         ]
         return JSONResponse({"object": "list", "data": models})
 
-    async def _reply(
-        self, request: Request, wire: Wire, as_chat: Callable[[JSON], JSON] = lambda body: body
-    ) -> Response:
+    async def _reply(self, request: Request, wire: Wire, of_path: JSON) -> Response:
         try:
             body: JSON = await request.json()
         except ValueError:
             return JSONResponse(wire.error(400, "the body is not JSON"), 400)
         seen = SeenRequest(request.url.path, dict(request.headers), body)
         self.requests.append(seen)
-        body = as_chat(body)
+        body = {**body, **request.path_params, **of_path}
         names = (seen.headers.get("x-answer", ""), body.get("model", ""))
         answer = next((self.answers[name] for name in names if name in self.answers), None) or answer_to(body)
         if answer.status >= 400:
@@ -137,7 +142,7 @@ def _error(answer: Answer, wire: Wire) -> Response:
 
 
 class _Playback(Response):
-    """Sends emissions one by one, obeys the control steps, and notices a client that goes away."""
+    """Response that sends emissions one by one, obeys the control steps, and notices a disconnected client."""
 
     def __init__(
         self,
@@ -173,11 +178,11 @@ class _Playback(Response):
                 case Wait(gate):
                     await gate.passed()
                 case Cut():
-                    # The server closes the connection of a response that was begun and not completed.
+                    # The server closes the connection of an incomplete response.
                     return
                 case bytes():
                     await send({"type": "http.response.body", "body": emission, "more_body": True})
-                    # Sending alone does not yield to the loop, which must see a closed connection.
+                    # Sending does not yield to the loop, which must notice a closed connection.
                     await asyncio.sleep(0)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
@@ -194,11 +199,54 @@ async def _disconnected(receive: Receive) -> None:
 
 
 async def _not_found(request: Request, exc: Exception) -> Response:
-    return JSONResponse(openai_wire.error(404, f"no such endpoint: {request.method} {request.url.path}"), 404)
+    return JSONResponse(ROUTES["chat"].wire.error(404, f"no such endpoint: {request.method} {request.url.path}"), 404)
+
+
+class _Server(uvicorn.Server):
+    """Server that reports when it accepts connections."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.settled = threading.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=sockets)
+        self.settled.set()
+
+    def run_until_stopped(self, listener: socket.socket) -> None:
+        """Runs the server in its thread. It sets `settled` also when the app fails to start."""
+        with contextlib.suppress(SystemExit):
+            self.run(sockets=[listener])
+        self.settled.set()
+
+
+@contextlib.contextmanager
+def serve(app: ASGIApp) -> Generator[str]:
+    """Runs the app in a background thread and yields its base URL, without a path."""
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        log_level="critical",
+        access_log=False,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=1,
+    )
+    server = _Server(config)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        thread = threading.Thread(target=server.run_until_stopped, args=(listener,), name=f"serve-{port}", daemon=True)
+        thread.start()
+        try:
+            if not server.settled.wait(_START_SECONDS) or not server.started:
+                raise RuntimeError("the app did not start")
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            server.should_exit = True
+            thread.join(_STOP_SECONDS)
 
 
 def main() -> None:
-    """Serve the provider on loopback until interrupted."""
+    """Serves the provider on loopback until interrupted."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, required=True)
     port: int = parser.parse_args().port

@@ -1,9 +1,9 @@
-"""Spells an `Answer` in the OpenAI responses format, so that clients of that API can be served."""
+"""Encoder of an `Answer` in the OpenAI responses format."""
 
 import time
 from collections.abc import Iterator
 from itertools import zip_longest
-from typing import Any, cast
+from typing import Any
 
 from luthien_litellm_hooks.testing import openai_wire
 from luthien_litellm_hooks.testing.answers import JSON, Answer, Call, Cut, Emission, Say, Think, Wait, dump, fresh_id
@@ -14,30 +14,15 @@ _TEXT_PART: JSON = {"type": "output_text", "annotations": [], "logprobs": [], "t
 error = openai_wire.error
 
 
-def as_chat(body: JSON) -> JSON:
-    """The request in the words of chat, by which scripts are found."""
-    said: object = body.get("input")
-    messages = [{"role": "user", "content": said}] if isinstance(said, str) else cast(list[JSON], said or [])
-    return {**body, "messages": [_message(message) for message in messages]}
-
-
-def _message(message: JSON) -> JSON:
-    content: object = message.get("content")
-    if isinstance(content, list):
-        texts = [{"type": "text", "text": part.get("text", "")} for part in cast(list[JSON], content)]
-        return {**message, "content": texts}
-    return message
-
-
 def full(answer: Answer, request: JSON) -> JSON:
-    """The body of a reply that is not streamed."""
+    """Returns the body of a full response."""
     steps = answer.with_call_ids(_CALL_ID).steps
     items = [_item(answer, step) for step in steps if not isinstance(step, Wait | Cut)]
     return _response(request, fresh_id("resp_"), answer, items)
 
 
 def stream(answer: Answer, request: JSON) -> Iterator[Emission]:
-    """The frames of a streamed reply, numbered."""
+    """Yields the numbered events of a stream."""
     answer, id, number = answer.with_call_ids(_CALL_ID), fresh_id("resp_"), 0
     for event in _events(answer, request, id):
         if isinstance(event, Wait | Cut):
@@ -70,7 +55,7 @@ def _events(answer: Answer, request: JSON, id: str) -> Iterator[JSON | Wait | Cu
 
 
 def _until_its_end(events: Iterator[JSON]) -> Iterator[JSON]:
-    """All of an item but its end, which waits for what comes next."""
+    """Yields the events of an item before its end, which waits for the next step."""
     for event in events:
         if not event:
             return
@@ -78,14 +63,13 @@ def _until_its_end(events: Iterator[JSON]) -> Iterator[JSON]:
 
 
 def _side_by_side(items: list[Iterator[JSON]]) -> Iterator[JSON]:
-    """The rest of `items`, which then are none."""
+    """Yields the rest of `items` in turns, and empties the list."""
     for row in zip_longest(*items):
         yield from (event for event in row if event)
     items.clear()
 
 
 def _item(answer: Answer, step: Say | Think | Call) -> JSON:
-    """A whole item."""
     head = _head(step, "incomplete" if answer.finish_reason == "length" else "completed")
     match step:
         case Say(text):
@@ -108,7 +92,7 @@ def _head(step: Say | Think | Call, status: str) -> JSON:
 
 
 def _item_events(answer: Answer, index: int, step: Say | Think | Call, item: JSON) -> Iterator[JSON]:
-    """The events of one item; an empty one marks where its end begins."""
+    """Yields the events of one item; an empty one marks the beginning of its end."""
     where = {"item_id": item["id"], "output_index": index}
     head = {**_head(step, "in_progress"), "id": item["id"]}
     yield {"type": "response.output_item.added", "output_index": index, "item": head}
@@ -126,16 +110,16 @@ def _item_events(answer: Answer, index: int, step: Say | Think | Call, item: JSO
     yield {"type": "response.output_item.done", "output_index": index, "item": item}
 
 
-def _part_events(answer: Answer, within: str, says: str, text: str, where: JSON, part: JSON) -> Iterator[JSON]:
-    frame = "content_part" if within == "content" else "reasoning_summary_part"
+def _part_events(answer: Answer, within: str, delta_kind: str, text: str, where: JSON, part: JSON) -> Iterator[JSON]:
+    kind = "content_part" if within == "content" else "reasoning_summary_part"
     where = {**where, f"{within}_index": 0}
     rest: dict[str, Any] = {"logprobs": []} if within == "content" else {}
-    yield {"type": f"response.{frame}.added", **where, "part": {**part, "text": ""}}
+    yield {"type": f"response.{kind}.added", **where, "part": {**part, "text": ""}}
     for piece in answer.pieces(text):
-        yield {"type": f"response.{says}.delta", **where, "delta": piece, **rest}
+        yield {"type": f"response.{delta_kind}.delta", **where, "delta": piece, **rest}
     yield {}
-    yield {"type": f"response.{says}.done", **where, "text": text, **rest}
-    yield {"type": f"response.{frame}.done", **where, "part": part}
+    yield {"type": f"response.{delta_kind}.done", **where, "text": text, **rest}
+    yield {"type": f"response.{kind}.done", **where, "part": part}
 
 
 def _response(request: JSON, id: str, answer: Answer | None, output: list[JSON]) -> JSON:

@@ -1,4 +1,4 @@
-"""`run_policy`: what a policy makes of a scripted or recorded answer, without a proxy."""
+"""`run_policy`: a policy over a scripted or recorded response, without a proxy."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -7,12 +7,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from luthien_litellm_hooks.adapters.base import Adapter
-from luthien_litellm_hooks.assembler import BlockAssembler
-from luthien_litellm_hooks.composition import members_of
-from luthien_litellm_hooks.config import build_executor, load_settings
+from luthien_litellm_hooks.config.settings import build_executor, load_settings
+from luthien_litellm_hooks.engine.composition import OnPolicyError, members_of
+from luthien_litellm_hooks.engine.executor import HOOK_TIMEOUT_S, PolicyExecutor
 from luthien_litellm_hooks.errors import PolicyBlockedError
-from luthien_litellm_hooks.events import (
+from luthien_litellm_hooks.policy.base import Policy
+from luthien_litellm_hooks.policy.context import PolicyContext
+from luthien_litellm_hooks.policy.request import Answer, Request
+from luthien_litellm_hooks.recording.decision import Decision
+from luthien_litellm_hooks.recording.record import transaction_record
+from luthien_litellm_hooks.recording.recorder import DefaultTransactionRecorder
+from luthien_litellm_hooks.stream.assembler import BlockAssembler
+from luthien_litellm_hooks.stream.events import (
     Chunk,
     ContentStreamBlock,
     Finish,
@@ -21,32 +27,24 @@ from luthien_litellm_hooks.events import (
     ToolCall,
     ToolCallStreamBlock,
 )
-from luthien_litellm_hooks.executor import HOOK_TIMEOUT_S, PolicyExecutor
-from luthien_litellm_hooks.failures import OnPolicyError
-from luthien_litellm_hooks.hooks.routes import GOVERNED
-from luthien_litellm_hooks.policy.base import Policy
-from luthien_litellm_hooks.policy.context import Decision, PolicyContext
-from luthien_litellm_hooks.policy.request import Answer, Request
-from luthien_litellm_hooks.recorder import DefaultTransactionRecorder
 from luthien_litellm_hooks.testing.answers import Answer as ScriptedAnswer
 from luthien_litellm_hooks.testing.answers import Say, Step
 from luthien_litellm_hooks.testing.routes import ROUTES, Route, RouteName
-from luthien_litellm_hooks.transaction_record import transaction_record
+from luthien_litellm_hooks.wire.format import Adapter
 
 TRANSACTION_ID = "transaction-test"
 
 Script: TypeAlias = str | Sequence[Step] | ScriptedAnswer | bytes | Path | Mapping[str, object]
-"""What the model says."""
+"""The model's response."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What became of one request and its answer; of several choices the first.
+    """Result of one request and its response; of several choices the first.
 
-    `chunks` is what LiteLLM gets to send: the items of the stream, or the one full answer. `request`
-    is what the provider would get. `answer` is what the client gets in the model's stead, be it the
-    policy's own answer or its refusal; None if the provider was to be asked. `record` is what the
-    spend logs would keep, texts included.
+    `chunks` is LiteLLM's output: the items of the stream, or the one full response. `request` is the request to the
+    provider. `answer` is the client's response instead of the model's: the policy's own answer or its refusal; None if
+    the provider would be called. `record` is the content of the spend logs, texts included.
     """
 
     text: str
@@ -70,13 +68,12 @@ async def run_policy(
     timeout_s: float = HOOK_TIMEOUT_S,
     on_policy_error: OnPolicyError = "block",
 ) -> Outcome:
-    """Runs `policy` over a request, and over the answer that `stream` says.
+    """Runs `policy` over a request, and over the response `stream`.
 
-    `policy` is a policy, which is sealed as if it were loaded, or what stands under `policy:` in a
-    config. `stream` is a text, the steps of an answer, or what a provider sent: the bytes of a stream,
-    the path of the file with them, or the JSON object of a full answer. `request` is a body of the
-    `route`, or a whole request. `full` says that the answer is not streamed. Raises `ConfigError` for
-    a wrong config.
+    `policy` is a policy, which is sealed as if it were loaded, or the value of `policy:` in a config. `stream` is a
+    text, the steps of a response, or a provider's output: the bytes of a stream, the path of their file, or the JSON
+    object of a full response. `request` is a body for the `route`, or a whole request. With `full` the response is not
+    streamed. Raises `ConfigError` for an invalid config.
 
     >>> import asyncio
     >>> from luthien_litellm_hooks.testing import Call, Say, run_policy
@@ -89,7 +86,7 @@ async def run_policy(
     recorder = DefaultTransactionRecorder()
     context = PolicyContext(TRANSACTION_ID, _request(request, wire, is_streaming=not full), recorder=recorder)
     await _ask(executor, context)
-    adapter = GOVERNED[wire.call_type](context.final_request)
+    adapter = wire.adapter(context.final_request)
     if full:
         response = _full(stream, wire, context.final_request)
         chunks: tuple[object, ...] = (await executor.run_full(response, adapter, context),)
@@ -99,19 +96,19 @@ async def run_policy(
             chunks = tuple([chunk async for chunk in delivered])
     versions = [(member.name, member.version) for member in members_of(executor.composition)]
     record = transaction_record(context, recorder, "", versions, with_bodies=True)
-    return _outcome(chunks, context, GOVERNED[wire.call_type](context.final_request), record, is_full=full)
+    return _outcome(chunks, context, wire.adapter(context.final_request), record, is_full=full)
 
 
 async def _ask(executor: PolicyExecutor, context: PolicyContext) -> None:
-    """What the policy makes of the request; if that is an answer, it is given whatever the provider says."""
-    came = copy.deepcopy(dict(context.request.body))
+    """Runs the request hook. Its answer, or its refusal, replaces the model's response."""
+    original = copy.deepcopy(dict(context.request.body))
     try:
         result = await executor.on_request(context)
     except PolicyBlockedError as refusal:
         result = Answer(refusal.message)
     if isinstance(result, Answer):
         context.answer = result
-    await context.recorder.record_request(came, context.final_request.body)
+    await context.recorder.record_request(original, context.final_request.body)
 
 
 def _executor(
@@ -121,7 +118,7 @@ def _executor(
         policy.seal()
         return PolicyExecutor(policy, timeout_s=timeout_s, on_policy_error=on_policy_error)
     if (timeout_s, on_policy_error) != (HOOK_TIMEOUT_S, "block"):
-        raise TypeError("a policy's config says its own timeout_s and on_policy_error")
+        raise TypeError("set timeout_s and on_policy_error in the policy's config")
     return build_executor(load_settings({"luthien": {"policy": policy}}, {}))
 
 
@@ -139,7 +136,7 @@ def _script(stream: Script) -> ScriptedAnswer:
     if isinstance(stream, ScriptedAnswer):
         return stream
     if isinstance(stream, Mapping):
-        raise TypeError("a full answer is no stream")
+        raise TypeError("a full response is not a stream")
     if isinstance(stream, Path):
         stream = stream.read_bytes()
     if isinstance(stream, bytes):
@@ -150,10 +147,12 @@ def _script(stream: Script) -> ScriptedAnswer:
 def _outcome(
     chunks: tuple[object, ...], context: PolicyContext, reader: Adapter, record: Mapping[str, Any], *, is_full: bool
 ) -> Outcome:
-    read = [reader.split(chunks[0])] if is_full else [chunk for item in chunks for chunk in reader.decode(item)]
-    read += reader.flush()
-    blocks = _blocks(read, is_framed=reader.is_framed)
-    events = [event for chunk in read for event in chunk.events if event.choice == 0]
+    decoded = (
+        [reader.decode_full(chunks[0])] if is_full else [chunk for item in chunks for chunk in reader.decode(item)]
+    )
+    decoded += reader.flush()
+    blocks = _blocks(decoded, marks_blocks=reader.marks_blocks)
+    events = [event for chunk in decoded for event in chunk.events if event.choice == 0]
     return Outcome(
         text="".join(b.content for b in blocks if isinstance(b, ContentStreamBlock) and not b.is_quoted),
         reasoning="".join(block.content for block in blocks if isinstance(block, ReasoningStreamBlock)),
@@ -167,8 +166,8 @@ def _outcome(
     )
 
 
-def _blocks(chunks: Sequence[Chunk], *, is_framed: bool) -> Sequence[StreamBlock]:
-    assembler = BlockAssembler(is_framed=is_framed)
+def _blocks(chunks: Sequence[Chunk], *, marks_blocks: bool) -> Sequence[StreamBlock]:
+    assembler = BlockAssembler(marks_blocks=marks_blocks)
     for chunk in chunks:
         assembler.begin(chunk)
         for event in chunk.events:

@@ -1,5 +1,6 @@
 """Loggers of LiteLLM's that write down all that they are handed, to the file that LOGGED_TO names."""
 
+import asyncio
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -11,6 +12,9 @@ from litellm.integrations.custom_logger import CustomLogger
 from pydantic import BaseModel
 
 FILE_VARIABLE = "LOGGED_TO"
+DELAYED = "delayed"
+"""Begins the ids of calls whose loggers wait here a while, so that those in threads could be earlier."""
+_DELAY_S = 3.0
 _NOT_LOGGED = ("opentelemetry.", "asyncio.", "_asyncio")
 
 
@@ -52,6 +56,7 @@ def _write(hook: str, kwargs: Any, *others: object) -> None:
         "hook": hook,
         "id": kwargs.get("litellm_call_id"),
         "response": json.dumps(payload.get("response"), default=str),
+        "metadata": json.dumps(payload.get("metadata"), default=str),
         "texts": "\n".join(texts_in([kwargs, *others])),
     }
     with open(os.environ[FILE_VARIABLE], "a") as file:
@@ -59,6 +64,11 @@ def _write(hook: str, kwargs: Any, *others: object) -> None:
 
 
 class _Everything(CustomLogger):
+    async def async_logging_hook(self, kwargs: Any, result: Any, call_type: str) -> tuple[Any, Any]:
+        if str(kwargs.get("litellm_call_id")).startswith(DELAYED):
+            await asyncio.sleep(_DELAY_S)
+        return kwargs, result
+
     async def async_log_success_event(self, kwargs: Any, response_obj: Any, start_time: Any, end_time: Any) -> None:
         _write("async success", kwargs, response_obj)
 

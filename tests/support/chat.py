@@ -8,10 +8,10 @@ from typing import Any
 from litellm.types.utils import ModelResponse, ModelResponseStream
 
 from luthien_litellm_hooks import Policy, PolicyContext, PolicyExecutor, Request
-from luthien_litellm_hooks.adapters.chat import ChatAdapter
-from luthien_litellm_hooks.composition import Composition
+from luthien_litellm_hooks.engine.composition import Composition
+from luthien_litellm_hooks.engine.stage import WITHHELD_CALLS
 from luthien_litellm_hooks.policy.notices import notice
-from luthien_litellm_hooks.running_answer import WITHHELD_CALLS
+from luthien_litellm_hooks.wire.chat.adapter import ChatAdapter
 
 TRANSACTION_ID = "transaction-1"
 WITHHELD = notice(WITHHELD_CALLS, TRANSACTION_ID)

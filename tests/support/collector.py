@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from luthien_litellm_hooks.testing.proxy import HOST
+from luthien_litellm_hooks.cli.demo.proxy import HOST
 
 
 class Collector:

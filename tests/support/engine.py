@@ -1,17 +1,19 @@
 """The engine alone, free of LiteLLM's proxy and of the network, for measuring."""
 
 import asyncio
+import itertools
+import json
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from luthien_litellm_hooks.config import build_executor, load_settings
-from luthien_litellm_hooks.hooks.routes import GOVERNED
+from luthien_litellm_hooks.config.settings import build_executor, load_settings
+from luthien_litellm_hooks.hooks.routes import adapter_for
 from luthien_litellm_hooks.policy.context import PolicyContext
 from luthien_litellm_hooks.policy.request import Request
-from luthien_litellm_hooks.recorder import DefaultTransactionRecorder
+from luthien_litellm_hooks.recording.recorder import DefaultTransactionRecorder
 from luthien_litellm_hooks.testing.answers import Answer, Call, Say
 from luthien_litellm_hooks.testing.routes import ROUTES, RouteName
 
@@ -32,7 +34,23 @@ STRING_REPLACEMENT: Mapping[str, Any] = {
     "class": "string_replacement",
     "config": {"replacements": [[f"forbidden{number}", "allowed"] for number in range(50)]},
 }
+PRESETS = (
+    "block_dangerous_commands",
+    "block_sensitive_file_writes",
+    "block_web_requests",
+    "sql_protection",
+    "protect_proxy",
+)
 SERIAL: Mapping[str, Any] = {"class": "serial", "config": {"policies": [NOOP, TOOL_RULES, STRING_REPLACEMENT]}}
+_SCRIPT = (
+    "cd /work/project && git log --oneline -n 20 | grep -v merge | sort -u > /tmp/changes-{n}.txt",
+    'for f in $(find src -name "*.py" -newer setup.cfg); do python -m py_compile "$f" || echo "bad: $f"; done',
+    'python -m pytest -q tests/unit/test_{n}.py -k "not slow" --maxfail=1 2>&1 | tail -n 40',
+    "mkdir -p build/{n} && cp -r src/lib/*.py build/{n}/ && sed -i 's/VERSION = .*/VERSION = 1/' build/{n}/version.py",
+    'NAME=item_{n}; printf "%s\\n" "$NAME" | tee -a notes/$NAME.txt',
+    'if [ -f package.json ]; then npm test -- --grep "case {n}" || exit 1; fi',
+)
+_numbers = itertools.count()
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +79,21 @@ def call_stream(route: RouteName, pieces: int, piece: int = _PIECE) -> Stream:
     return _stream(route, Answer([Call("write_file", arguments)], piece=piece))
 
 
+def new_script(characters: int) -> str:
+    """A script of an agent, of about so many characters, that no policy has read before."""
+    lines = list[str]()
+    while sum(map(len, lines)) < characters:
+        number = next(_numbers)
+        lines.append(_SCRIPT[number % len(_SCRIPT)].replace("{n}", f"{number:06}"))
+    return "\n".join(lines)[:characters].rpartition("\n")[0] or lines[0][:characters].partition(" >")[0]
+
+
+def script_stream(route: RouteName, characters: int) -> Stream:
+    """An answer that runs a new script of about so many characters."""
+    arguments = json.dumps({"command": new_script(characters)})
+    return _stream(route, Answer([Say("I run it."), Call("Bash", arguments)], piece=500))
+
+
 def _stream(route: RouteName, answer: Answer) -> Stream:
     async def items() -> list[object]:
         return [item async for item in ROUTES[route].stream(answer, _request(route).body)]
@@ -79,7 +112,7 @@ def engine(policy: Mapping[str, Any]) -> Callable[[Stream], float]:
     async def run(stream: Stream) -> float:
         context = PolicyContext("transaction", _request(stream.route), recorder=DefaultTransactionRecorder())
         await executor.on_request(context)
-        adapter = GOVERNED[ROUTES[stream.route].call_type](context.final_request)
+        adapter = adapter_for(ROUTES[stream.route].call_type, context.final_request)
         began, left = time.thread_time(), 0
         async for item in executor.run(stream.read(), adapter, context):
             left += _size(item)
@@ -108,7 +141,7 @@ def held_call(policy: Mapping[str, Any], stream: Stream, runner: asyncio.Runner)
     async def begin() -> asyncio.Task[list[object]]:
         context = PolicyContext("transaction", _request(stream.route), recorder=DefaultTransactionRecorder())
         await executor.on_request(context)
-        adapter = GOVERNED[ROUTES[stream.route].call_type](context.final_request)
+        adapter = adapter_for(ROUTES[stream.route].call_type, context.final_request)
         task = asyncio.create_task(_all(executor.run(items(), adapter, context)))
         await is_held.wait()
         return task

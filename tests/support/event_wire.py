@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from luthien_litellm_hooks.events import Chunk, StreamEvent, from_wire
+from luthien_litellm_hooks.stream.events import Chunk, StreamEvent, from_wire
 
 Unit = tuple[StreamEvent, ...]
 
@@ -12,14 +12,14 @@ Unit = tuple[StreamEvent, ...]
 class EventWire:
     """Its adapter, so that a test can group events as it likes."""
 
-    is_framed = False
+    marks_blocks = False
     has_text_after_calls = True
     stop_reason = "stop"
     tool_reasons = ("tool_calls",)
     cut_reasons = ()
 
     def decode(self, raw: Any) -> Sequence[Chunk]:
-        return (Chunk.from_wire(raw, tuple(from_wire(replace(event), part=raw) for event in raw)),)
+        return (Chunk.from_wire(raw, tuple(from_wire(replace(event), source=raw) for event in raw)),)
 
     def flush(self) -> Sequence[Chunk]:
         return ()
@@ -27,8 +27,11 @@ class EventWire:
     def encode(self, events: Sequence[StreamEvent], of: Chunk | None) -> Iterable[object]:
         yield tuple(events)
 
-    def split(self, response: object) -> Chunk:
+    def ping(self) -> Iterable[object]:
+        return ()
+
+    def decode_full(self, response: object) -> Chunk:
         raise NotImplementedError
 
-    def join(self, response: object, events: Sequence[StreamEvent]) -> object:
+    def encode_full(self, response: object, events: Sequence[StreamEvent]) -> object:
         raise NotImplementedError

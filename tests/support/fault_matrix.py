@@ -8,9 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
+from luthien_litellm_hooks.cli.demo.proxy import HOST
 from luthien_litellm_hooks.testing.provider import ScriptedProvider, SeenRequest
 from tests.support.postgres import spend_logs
-from tests.support.proxy import Proxy
+from tests.support.proxy import KEEPS_PROMPTS, Proxies, Proxy, deployment, proxy_config
 from tests.support.taped import Got
 from tests.support.waiting import wait_until
 
@@ -20,12 +21,31 @@ MODELS: Mapping[str, str] = {
     "responses": "gpt-4o",  # LiteLLM streams Responses only of models that it knows
 }
 MODES = ("block", "pass")
+UNHEARD = f"http://{HOST}:9"
+"""A port at which nobody listens: it is below those that anybody may take."""
 NOTICE = re.compile(
     r"(?P<before>.*)\[luthien\] This answer was stopped because a policy check failed \(transaction (?P<id>[\w-]+)\)\.",
     re.DOTALL,
 )
-FORWARDING: Mapping[str, Any] = {"store_prompts_in_spend_logs": True, "forward_client_headers_to_llm_api": True}
+FORWARDING: Mapping[str, Any] = {**KEEPS_PROMPTS, "forward_client_headers_to_llm_api": True}
 """Settings of a proxy: the spend logs hold texts, and a provider gets the headers that name the cell and its answer."""
+NOBODY = "nobody"
+"""A model of each wire behind that port. LiteLLM knows it by its name."""
+_KNOWN: Mapping[str, str] = {"openai": "openai/gpt-4o-mini", "anthropic": "anthropic/claude-haiku-4-5"}
+
+
+def faulty_proxy(
+    proxies: Proxies, provider_url: str, database_url: str, policies: Sequence[Mapping[str, Any]], **luthien: Any
+) -> Proxy:
+    """The proxy of all tests of faults, with these policies in a row."""
+    models = [*proxy_config(provider_url, None)["model_list"]]
+    models += [deployment(provider_url, f"{wire}/{NOBODY}", model, api_base=UNHEARD) for wire, model in _KNOWN.items()]
+    return proxies.get(
+        {"policy": {"class": "serial", "config": {"policies": [*policies]}}, **luthien},
+        database_url=database_url,
+        general_settings=FORWARDING,
+        sections={"model_list": models},
+    )
 
 
 @dataclass(frozen=True)
@@ -96,6 +116,8 @@ def see_all(url: str, key: str, cells: Sequence[Cell], ask: Callable[[Cell, Got]
     with ThreadPoolExecutor(at_once) as threads:
         list(threads.map(lambda cell: ask(cell, got[cell]), cells))
     rows = spend_logs(url, key, len(cells))
+    while not {cell.id for cell in cells} <= {row["litellm_call_id"] for row in rows}:
+        rows = spend_logs(url, key, len(rows) + 1)  # some are of judges' calls
 
     def row_of(cell: Cell) -> Mapping[str, Any]:
         own = [row for row in rows if row["litellm_call_id"] == cell.id]

@@ -46,6 +46,13 @@ SCRIPTS: Mapping[str, Callable[[], str]] = {
     "globs": lambda: "rm " + "[a-z]*?" * (SCRIPT_CHARACTERS // 7),
     "braces": lambda: "echo " + "{a,b}" * (SCRIPT_CHARACTERS // 5),
     "Python": lambda: "python3 -c '" + 'import os; os.system("a"); ' * (SCRIPT_CHARACTERS // 27) + "'",
+    **{
+        f"JavaScript: {part}": lambda part=part: f"node <<'E'\n{part * (SCRIPT_CHARACTERS // len(part))}\nE\n"
+        for part in ("a of ", "a:b ", "}catch{", "static{typeof /*try{", "a`b`", "({a,b})=>")
+    },
+    "arrays that do not end": lambda: "a=(" * (SCRIPT_CHARACTERS // 3),
+    "heredocs that do not end": lambda: "<<E\n" * (SCRIPT_CHARACTERS // 4),
+    "cases without their heads": lambda: "a) b;;" * (SCRIPT_CHARACTERS // 6),
     "Perl": lambda: "perl -e '" + 'system("a"); ' * (SCRIPT_CHARACTERS // 13) + "'",
     "assignments": lambda: "a=$a$a;" * (SCRIPT_CHARACTERS // 7),
     "wrappers": lambda: "sudo " * (SCRIPT_CHARACTERS // 5) + "ls",

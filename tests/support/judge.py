@@ -13,8 +13,7 @@ from starlette.routing import Route
 
 from luthien_litellm_hooks.testing import openai_wire
 from luthien_litellm_hooks.testing.answers import Answer, Gate, Say
-from luthien_litellm_hooks.testing.provider import Log
-from luthien_litellm_hooks.testing.serving import serve
+from luthien_litellm_hooks.testing.provider import Log, serve
 
 JSON = dict[str, Any]
 Opinion = Callable[[str, JSON], object]
@@ -23,13 +22,17 @@ Opinion = Callable[[str, JSON], object]
 
 class JudgeModel:
     """Answers each request as `opinion` says, which a test may set, when `gate` is open. `asked` is
-    what it was shown, `cancelled` that of it of which the caller closed the connection before."""
+    what it was shown, `cancelled` that of it of which the caller closed the connection before; `bodies` are the
+    whole requests. It answers with `finish_reason`, and the requests from number `hold_from` on never."""
 
     def __init__(self) -> None:
         self.opinion: Opinion = lambda _instructions, _shown: rating(0)
         self.gate = Gate()
         self.gate.open()
         self.asked: Log[tuple[str, JSON]] = Log()
+        self.bodies: Log[JSON] = Log()
+        self.finish_reason = "stop"
+        self.hold_from: int | None = None
         self.cancelled: Log[tuple[str, JSON]] = Log()
         self.base = ""
 
@@ -50,12 +53,17 @@ class JudgeModel:
         system, user = body["messages"]
         assert (system["role"], user["role"]) == ("system", "user")
         asked = system["content"], json.loads(user["content"])
+        self.bodies.append(body)
         self.asked.append(asked)
+        if self.hold_from is not None and len(self.asked) >= self.hold_from:
+            self.gate = Gate()
         if not await _passed(self.gate, request):
             self.cancelled.append(asked)
         opinion = self.opinion(*asked)
         text = opinion if isinstance(opinion, str) else json.dumps(opinion)
-        return JSONResponse(openai_wire.full(Answer([Say(text)]), body))
+        reply = openai_wire.full(Answer([Say(text)]), body)
+        reply["choices"][0]["finish_reason"] = self.finish_reason
+        return JSONResponse(reply)
 
 
 async def _passed(gate: Gate, request: Request) -> bool:

@@ -10,8 +10,8 @@ from typing import Any
 from anthropic.lib.streaming._messages import accumulate_event
 
 from luthien_litellm_hooks import Policy, PolicyContext, PolicyExecutor
-from luthien_litellm_hooks.adapters.messages import MessagesAdapter
-from luthien_litellm_hooks.composition import Composition
+from luthien_litellm_hooks.engine.composition import Composition
+from luthien_litellm_hooks.wire.messages.adapter import MessagesAdapter
 from tests.support.chat import context, provide, pull
 
 JSON = dict[str, Any]

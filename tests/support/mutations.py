@@ -2,10 +2,8 @@
 
 import copy
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -13,8 +11,8 @@ from pydantic import ValidationError
 
 from luthien_litellm_hooks.testing.answers import Answer, Call, Say, Think
 from luthien_litellm_hooks.testing.routes import ROUTES, RouteName
+from tests.support.recordings import STREAMS
 
-STREAMS = Path(os.environ.get("LUTHIEN_TEST_STREAMS") or Path(__file__).parents[3] / "shared" / "streams")
 LARGEST = 20_000
 """Larger recordings say nothing that a smaller one does not, and take long."""
 

@@ -13,7 +13,7 @@ from markdown_it.token import Token
 
 from tests.support.proxy import ROOT
 
-PAGES = tuple(sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("deploy/**/*.md")]))
+PAGES = tuple(sorted([ROOT / "llms.txt", *ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("deploy/**/*.md")]))
 _PROMPT = "$ "
 
 

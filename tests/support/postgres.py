@@ -61,12 +61,13 @@ def spend_logs(url: str, key: str, count: int = 1) -> list[dict[str, Any]]:
             assert time.monotonic() < deadline, f"{len(rows)} of {count} rows in the spend logs"
             time.sleep(0.1)
     for row in rows:
-        _open(row["metadata"])
+        open_metadata(row["metadata"])
     return rows
 
 
-def _open(metadata: dict[str, Any]) -> None:
-    from luthien_litellm_hooks.hooks.sealing import unseal
+def open_metadata(metadata: dict[str, Any]) -> None:
+    """Opens the record in the metadata of a row, in place."""
+    from luthien_litellm_hooks.recording.sealing import unseal
 
     kept = metadata.get("spend_logs_metadata") or {}
     record = kept.get("luthien")

@@ -4,6 +4,7 @@ Prisma's own tools download their engine from a host that a machine for tests ne
 for WebAssembly, comes with Prisma's npm packages; `prisma_engine/` serves it as the client expects.
 """
 
+import fcntl
 import functools
 import hashlib
 import os
@@ -75,13 +76,20 @@ def _installed_client(prisma: str | None) -> Path:
     folder = ROOT / "build" / "prisma" / hashlib.sha256("\0".join(sources).encode()).hexdigest()[:16]
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = Path(tempfile.mkdtemp(dir=folder.parent))
-        try:
-            _install(unfinished, schema, prisma)
-            _move(unfinished, folder)
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
+        with folder.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # two workers would take twice the time of one
+            if not folder.exists():
+                _install_as(folder, schema, prisma)
     return folder
+
+
+def _install_as(folder: Path, schema: str, prisma: str | None) -> None:
+    unfinished = Path(tempfile.mkdtemp(dir=folder.parent))
+    try:
+        _install(unfinished, schema, prisma)
+        unfinished.rename(folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def _schema() -> str:
@@ -131,12 +139,3 @@ def _run_generator(folder: Path, scripts: Path, environment: Mapping[str, str], 
     }
     prisma = folder / "node_modules" / "prisma" / "build" / "index.js"
     subprocess.run([_NODE, prisma, "generate", *options], cwd=folder, env=environment, check=True)
-
-
-def _move(source: Path, target: Path) -> None:
-    """Put `source` in its place, unless another test run was quicker."""
-    try:
-        source.rename(target)
-    except OSError:
-        if not target.exists():
-            raise

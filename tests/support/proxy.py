@@ -1,5 +1,6 @@
 """Real proxies for tests: a stock LiteLLM with a config of the test's, in front of the scripted provider."""
 
+import os
 import signal
 import socket
 import subprocess
@@ -8,7 +9,7 @@ import threading
 import time
 from collections.abc import Generator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,26 +17,42 @@ from typing import Any
 import anthropic
 import httpx
 import openai
+import psutil
 import yaml
 
-from luthien_litellm_hooks.testing.proxy import HOST, answers, proxy_process
+from luthien_litellm_hooks.cli.demo.proxy import HOST, end, is_serving, proxy_process, quiet_start
+from tests.support import selected
+from tests.support.preloaded import Forked, parent_for
 from tests.support.prisma_client import prisma_environment
 
 KEY = "sk-0123456789abcdef"
-START_SECONDS = 90
+START_SECONDS = 600
+"""Patience with a start; one that fails ends by itself."""
+KEEPS_PROMPTS: Mapping[str, Any] = {"store_prompts_in_spend_logs": True}
+"""General settings of LiteLLM's with which its spend logs hold texts."""
+CANCELS: Mapping[str, Any] = {"cancel_on_disconnect": True}
+"""General settings with which LiteLLM does not wait for what no client does."""
 SPEND_LOG_SECONDS = 1
 """How often a proxy writes spend logs. LiteLLM adds up to 5 seconds of its own choice."""
 STARTUP_HOOKS = "LITELLM_WORKER_STARTUP_HOOKS"
 """Functions that LiteLLM calls when it starts: `module:name`, with commas between them."""
 ROOT = Path(__file__).parents[2]
+CONFIG = "config.yaml"
+PYTHON: Mapping[str, str] = {"PYTHONPATH": str(ROOT), "PYTHONFAULTHANDLER": "1"}
+"""Variables that each proxy's interpreter has."""
 
 
 @dataclass(frozen=True)
 class Proxy:
-    """A running proxy. `output` is what it has written."""
+    """A running proxy.
+
+    `output` is what it has written; `headers` are sent with each request; without a database, `records` is its file
+    of records.
+    """
 
     port: int
     log: Path
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
 
     @property
     def url(self) -> str:
@@ -45,17 +62,26 @@ class Proxy:
     def output(self) -> str:
         return self.log.read_text(errors="replace")
 
+    @property
+    def records(self) -> Path:
+        return self.log.with_name("records.sqlite")
+
     @cached_property
     def http(self) -> httpx.Client:
-        return httpx.Client(base_url=self.url, headers={"Authorization": f"Bearer {KEY}"}, timeout=60)
+        headers = {"Authorization": f"Bearer {KEY}", **self.headers}
+        return httpx.Client(base_url=self.url, headers=headers, timeout=60)
 
     @cached_property
     def openai(self) -> openai.OpenAI:
-        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=KEY, max_retries=0, timeout=60)
+        return openai.OpenAI(
+            base_url=f"{self.url}/v1", api_key=KEY, max_retries=0, timeout=60, default_headers=self.headers
+        )
 
     @cached_property
     def anthropic(self) -> anthropic.Anthropic:
-        return anthropic.Anthropic(base_url=self.url, api_key=KEY, max_retries=0, timeout=60)
+        return anthropic.Anthropic(
+            base_url=self.url, api_key=KEY, max_retries=0, timeout=60, default_headers=self.headers
+        )
 
     def close_clients(self) -> None:
         """Closes the connections of those clients that were used."""
@@ -70,15 +96,23 @@ class Proxy:
         return response.json()["key"]
 
 
+PATHS: Mapping[str, str] = {"openai": "/v1", "anthropic": "", "gemini": "/v1beta"}
+"""Where the provider speaks each wire."""
+
+
+def deployment(provider_url: str, name: str, model: str, **parameters: Any) -> dict[str, Any]:
+    """An entry of `model_list`: the group `name` has the provider's `model`, WIRE/MODEL."""
+    base = provider_url + PATHS[model.partition("/")[0]]
+    given = {"model": model, "api_base": base, "api_key": "k", **parameters}
+    return {"model_name": name, "litellm_params": given, "model_info": {"id": f"{name}-by-id"}}
+
+
 def proxy_config(provider_url: str, luthien: Mapping[str, Any] | None) -> dict[str, Any]:
     """A LiteLLM config whose models `openai/NAME`, `anthropic/NAME` and `gemini/NAME` are the
     provider's NAME, with the plugin's settings, or without the plugin."""
-    bases = {"openai": f"{provider_url}/v1", "anthropic": provider_url, "gemini": f"{provider_url}/v1beta"}
+    wildcards = (f"{wire}/*" for wire in PATHS)
     config: dict[str, Any] = {
-        "model_list": [
-            {"model_name": f"{wire}/*", "litellm_params": {"model": f"{wire}/*", "api_base": base, "api_key": "k"}}
-            for wire, base in bases.items()
-        ],
+        "model_list": [deployment(provider_url, wildcard, wildcard) for wildcard in wildcards],
         "router_settings": {"num_retries": 0, "disable_cooldowns": True},
         "litellm_settings": {"num_retries": 0},
     }
@@ -86,6 +120,22 @@ def proxy_config(provider_url: str, luthien: Mapping[str, Any] | None) -> dict[s
         config["litellm_settings"]["callbacks"] = ["luthien_litellm_hooks.luthien"]
         config["callback_settings"] = {"luthien": dict(luthien)}
     return config
+
+
+def named_models(provider_url: str) -> list[dict[str, Any]]:
+    """The `model_list` of `proxy_config`, and three models by names without a wildcard beside one of embeddings."""
+    return [
+        *proxy_config(provider_url, None)["model_list"],
+        deployment(provider_url, "embedding", "openai/text-embedding-3-small"),
+        *(deployment(provider_url, name, "openai/named") for name in ("one", "two", "three")),
+    ]
+
+
+def write_config(path: Path, config: Mapping[str, Any]) -> None:
+    """Writes as editors do: nobody ever sees half a file."""
+    new = path.with_suffix(".new")
+    new.write_text(yaml.safe_dump(dict(config)))
+    new.rename(path)
 
 
 def free_port() -> int:
@@ -97,19 +147,37 @@ MAX_PROXIES = 8
 """Each takes 400 MB."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Running:
+    """A proxy, with the settings that it has now. `labs` are the same proxy as clients of its policies see it."""
+
     proxy: Proxy
-    process: subprocess.Popen[bytes]
+    process: "subprocess.Popen[bytes] | Forked"
     stack: ExitStack
+    config: dict[str, Any]
+    labs: dict[str, Proxy] = field(default_factory=dict[str, Proxy])
 
     def check(self) -> None:
         """Fails if the proxy has ended by itself."""
         code = self.process.poll()
         if code is not None:
-            self.stack.close()
+            self.close()
             how = signal.Signals(-code).name if code < 0 else code
             raise AssertionError(f"the proxy ended by itself ({how}) since it was last asked for:\n{self.proxy.output}")
+
+    def change(self, settings: Mapping[str, Any]) -> None:
+        """Has these `callback_settings` in force when it returns: as an operator does, with the proxy running."""
+        if settings == self.config["callback_settings"]:
+            return
+        self.config = {**self.config, "callback_settings": settings}
+        write_config(self.proxy.log.with_name(CONFIG), self.config)
+        told = self.proxy.http.post("/luthien/reload").json()
+        assert (told["error"], told["after_restart"]) == (None, []), told
+
+    def close(self) -> None:
+        for lab in self.labs.values():
+            lab.close_clients()
+        self.stack.close()
 
 
 class Proxies:
@@ -124,31 +192,56 @@ class Proxies:
         self._running: dict[str, _Running] = {}  # the latest used last
         self._lock = threading.Lock()  # tests ask in several threads at once
 
-    def get(
+    def get(self, luthien: Mapping[str, Any] | None, **settings: Any) -> Proxy:
+        """The proxy with these settings of the plugin (None for the stock proxy without it).
+
+        `settings` are LiteLLM's, as `_config` takes them. Where only those of the plugin differ, it is the same proxy,
+        whose settings change: what was returned before for others has these now."""
+        return self._with(luthien, "stock" if luthien is None else "own", **settings).proxy
+
+    def lab(self, policy: str | None, sections: Mapping[str, Any] | None = None, **settings: Any) -> Proxy:
+        """The proxy that has all policies of `tests.support.selected`, to a client whose requests select this one;
+        None for a stock proxy with the same models and router."""
+        models = proxy_config(self._provider_url, None)["model_list"]
+        models += [deployment(self._provider_url, name, model) for name, model in selected.MODELS.items()]
+        sections = {"model_list": models, "router_settings": selected.router_settings(), **(sections or {})}
+        if policy is None:
+            return self.get(None, sections=sections, **settings)
+        running = self._with(selected.settings(), "lab", sections=sections, **settings)
+        if policy not in running.labs:
+            running.labs[policy] = Proxy(running.proxy.port, running.proxy.log, {selected.HEADER: policy})
+        return running.labs[policy]
+
+    def _with(self, luthien: Mapping[str, Any] | None, kind: str, **settings: Any) -> _Running:
+        name = yaml.safe_dump([kind, settings])
+        with self._lock:
+            running = self._running.pop(name, None)
+            if running is None:
+                self._end_oldest()
+                running = self._start(self._config(luthien, **settings), settings.get("database_url"))
+            else:
+                running.check()  # one that has ended fails one test: the next one starts it anew
+            self._running[name] = running
+            if luthien is not None:
+                running.change({"luthien": dict(luthien)})
+        return running
+
+    def _config(
         self,
         luthien: Mapping[str, Any] | None,
         *,
         database_url: str | None = None,
         general_settings: Mapping[str, Any] | None = None,
+        sections: Mapping[str, Any] | None = None,
         **litellm_settings: Any,
-    ) -> Proxy:
-        """The proxy with these settings of the plugin (None for the stock proxy without it), and
-        these `litellm_settings` and `general_settings`. With a database it has virtual keys, and writes spend logs."""
-        name = yaml.safe_dump([luthien, litellm_settings, database_url, general_settings])
-        with self._lock:
-            running = self._running.pop(name, None)
-            if running is None:
-                self._end_oldest()
-                config = proxy_config(self._provider_url, luthien)
-                config["litellm_settings"].update(litellm_settings)
-                config["general_settings"] = dict(general_settings or {})
-                running = self._start(config, database_url)
-            else:
-                running.check()  # one that has ended fails one test: the next one starts it anew
-            self._running[name] = running
-        return running.proxy
+    ) -> dict[str, Any]:
+        """LiteLLM's config. With a database the proxy has virtual keys, and writes spend logs. `sections` stand beside
+        `litellm_settings` and `general_settings`."""
+        config = proxy_config(self._provider_url, luthien)
+        config["litellm_settings"].update(litellm_settings)
+        return {**config, "general_settings": dict(general_settings or {}), **(sections or {})}
 
-    def _start(self, config: Mapping[str, Any], database_url: str | None) -> _Running:
+    def _start(self, config: dict[str, Any], database_url: str | None) -> _Running:
         self._started += 1
         environment = {"GATE_URL": self._provider_url, "FLAG": str(self.flag), **self._pass_through()}
         if database_url is not None:
@@ -156,12 +249,12 @@ class Proxies:
         with ExitStack() as stack:
             starting = starting_proxy(config, self._folder / f"proxy-{self._started}", environment)
             process, proxy = stack.enter_context(starting)
-            _wait_for_start(process, proxy)
-            return _Running(proxy, process, stack.pop_all())
+            wait_for_start(process, proxy)
+            return _Running(proxy, process, stack.pop_all(), config)
 
     def _end_oldest(self) -> None:
         while len(self._running) >= MAX_PROXIES:
-            self._running.pop(next(iter(self._running))).stack.close()
+            self._running.pop(next(iter(self._running))).close()
 
     def _pass_through(self) -> dict[str, str]:
         """What LiteLLM's pass-through routes need, so that a request of theirs gets as far as it can."""
@@ -174,20 +267,32 @@ class Proxies:
 
     def close(self) -> None:
         while self._running:
-            self._running.popitem()[1].stack.close()
+            self._running.popitem()[1].close()
+
+
+def process_of(proxy: Proxy) -> psutil.Process:
+    """The process of a proxy that these tests started."""
+    return next(child for child in psutil.Process().children(recursive=True) if _listens(child, proxy.port))
+
+
+def _listens(process: psutil.Process, port: int) -> bool:
+    return any(
+        connection.status == psutil.CONN_LISTEN and connection.laddr.port == port
+        for connection in process.net_connections("tcp")
+    )
 
 
 @contextmanager
 def running_proxy(config: Mapping[str, Any], folder: Path, environment: Mapping[str, str]) -> Generator[Proxy]:
     """A proxy that serves `config`, as soon as it answers."""
     with starting_proxy(config, folder, environment) as (process, proxy):
-        _wait_for_start(process, proxy)
+        wait_for_start(process, proxy)
         yield proxy
 
 
-def _wait_for_start(process: subprocess.Popen[bytes], proxy: Proxy) -> None:
+def wait_for_start(process: subprocess.Popen[bytes], proxy: Proxy) -> None:
     deadline = time.monotonic() + START_SECONDS
-    while not answers(proxy.port):
+    while not is_serving(proxy.port):
         assert process.poll() is None, f"the proxy ended by itself:\n{proxy.output}"
         assert time.monotonic() < deadline, f"the proxy did not start:\n{proxy.output}"
         time.sleep(0.05)
@@ -196,19 +301,36 @@ def _wait_for_start(process: subprocess.Popen[bytes], proxy: Proxy) -> None:
 @contextmanager
 def starting_proxy(
     config: Mapping[str, Any], folder: Path, environment: Mapping[str, str]
-) -> Generator[tuple[subprocess.Popen[bytes], Proxy]]:
+) -> Generator[tuple["subprocess.Popen[bytes] | Forked", Proxy]]:
     """A proxy process that has just been started."""
     folder.mkdir(parents=True)
-    path, log = folder / "config.yaml", folder / "output.txt"
-    path.write_text(yaml.safe_dump(dict(config)))
-    proxy = Proxy(free_port(), log)
-    base = {"LITELLM_MASTER_KEY": KEY, "PYTHONPATH": str(ROOT), "PYTHONFAULTHANDLER": "1"}
-    environment = {**base, **environment, STARTUP_HOOKS: _startup_hooks(environment)}
-    with log.open("wb") as output, proxy_process(path, proxy.port, environment, output) as process:
+    path = folder / CONFIG
+    write_config(path, config)
+    proxy = Proxy(free_port(), folder / "output.txt")
+    base = {"LITELLM_MASTER_KEY": KEY, **PYTHON, "LUTHIEN_RECORDS": str(folder / "records.sqlite")}
+    whole = {**base, **environment, STARTUP_HOOKS: _startup_hooks(environment)}
+    with litellm_process(path, proxy.port, whole, proxy.log) as process:
         try:
             yield process, proxy
         finally:
             proxy.close_clients()
+
+
+@contextmanager
+def litellm_process(
+    config: Path, port: int, environment: Mapping[str, str], log: Path
+) -> Generator["subprocess.Popen[bytes] | Forked"]:
+    """As `proxy_process`, from a process that has imported LiteLLM where `environment` lets it be."""
+    whole = {**os.environ, **quiet_start(), **environment}
+    if (parent := parent_for(whole, environment)) is None:
+        with log.open("wb") as output, proxy_process(config, port, environment, output) as started:
+            yield started
+        return
+    process = parent.start(["--config", str(config), "--host", HOST, "--port", str(port)], whole, log)
+    try:
+        yield process
+    finally:
+        end(process)
 
 
 def _startup_hooks(environment: Mapping[str, str]) -> str:

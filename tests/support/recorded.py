@@ -10,12 +10,12 @@ from typing import Any
 import psycopg
 
 from luthien_litellm_hooks import Policy, PolicyContext, PolicyExecutor, Request, SimplePolicy, ToolCall
-from luthien_litellm_hooks.hooks.routes import GOVERNED
+from luthien_litellm_hooks.hooks.routes import adapter_for
 from luthien_litellm_hooks.policy.tool_gate import ALLOW, ToolGatePolicy, Verdict
-from luthien_litellm_hooks.recorder import DefaultTransactionRecorder
+from luthien_litellm_hooks.recording.record import transaction_record
+from luthien_litellm_hooks.recording.recorder import DefaultTransactionRecorder
 from luthien_litellm_hooks.testing.answers import Answer, Call, Say, Think
 from luthien_litellm_hooks.testing.routes import ROUTES
-from luthien_litellm_hooks.transaction_record import transaction_record
 from tests.support.chat import pull
 
 QUESTION = "Free some space on this machine, please."
@@ -68,7 +68,7 @@ async def recorded(
     final = await executor.on_request(ctx)
     assert isinstance(final, Request)
     await recorder.record_request(REQUEST, final.body)
-    await pull(executor.run(way.stream(answer, final.body), GOVERNED[way.call_type](final), ctx))
+    await pull(executor.run(way.stream(answer, final.body), adapter_for(way.call_type, final), ctx))
     return transaction_record(ctx, recorder, "8c04d5f1", [(type(policy).__name__, "3f2a9c11")], with_bodies=with_bodies)
 
 

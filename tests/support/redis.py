@@ -9,7 +9,7 @@ from pathlib import Path
 
 import redis
 
-from luthien_litellm_hooks.testing.proxy import HOST
+from luthien_litellm_hooks.cli.demo.proxy import HOST
 from tests.support.proxy import free_port
 
 _START_SECONDS = 30

@@ -13,7 +13,7 @@ from openai.lib.streaming.responses._responses import ResponseStreamState
 from openai.types.responses import Response, ResponseStreamEvent
 
 from luthien_litellm_hooks import Policy, PolicyContext, PolicyExecutor
-from luthien_litellm_hooks.adapters.responses import ResponsesAdapter
+from luthien_litellm_hooks.wire.responses.adapter import ResponsesAdapter
 from tests.support.chat import context, provide, pull
 
 LAST = ("response.completed", "response.incomplete", "response.failed")

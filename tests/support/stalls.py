@@ -10,12 +10,13 @@ from types import MappingProxyType
 from typing import Any
 from unittest import mock
 
-from luthien_litellm_hooks.config import build_executor, load_settings
+from luthien_litellm_hooks.config.settings import build_executor, load_settings
 from luthien_litellm_hooks.errors import PolicyBlockedError
-from luthien_litellm_hooks.hooks.routes import GOVERNED
-from luthien_litellm_hooks.policy.context import Decision, PolicyContext
+from luthien_litellm_hooks.hooks.routes import adapter_for
+from luthien_litellm_hooks.policy.context import PolicyContext
 from luthien_litellm_hooks.policy.request import Request
-from luthien_litellm_hooks.recorder import DefaultTransactionRecorder
+from luthien_litellm_hooks.recording.decision import Decision
+from luthien_litellm_hooks.recording.recorder import DefaultTransactionRecorder
 from luthien_litellm_hooks.testing.answers import Answer
 from luthien_litellm_hooks.testing.routes import ROUTES, RouteName
 
@@ -36,17 +37,19 @@ class Cost:
 
 @contextmanager
 def measured(cost: Cost) -> Generator[None]:
-    """Measures what runs meanwhile on the loop of this thread."""
-    run = asyncio.Handle._run
+    """Measures what runs meanwhile on the loop of this thread, but for the step in which this ends."""
+    run, is_over = asyncio.Handle._run, False
 
     def timed(handle: asyncio.Handle) -> None:
         began = time.thread_time()
         run(handle)
-        cost.stall = max(cost.stall, time.thread_time() - began)
+        if not is_over:
+            cost.stall = max(cost.stall, time.thread_time() - began)
 
     began = time.process_time()
     with mock.patch.object(asyncio.Handle, "_run", timed):
         yield
+        is_over = True
     cost.total = time.process_time() - began
 
 
@@ -68,7 +71,7 @@ async def cost_of(
     provided = ROUTES[route].full(answer, request.body) if answer is not None and is_full else None
     items = [item async for item in ROUTES[route].stream(answer, request.body)] if answer and is_streamed else []
     left: list[object] = []
-    adapter = GOVERNED[ROUTES[route].call_type](request)
+    adapter = adapter_for(ROUTES[route].call_type, request)
 
     async def stream() -> AsyncGenerator[object]:
         for item in items:

@@ -42,7 +42,7 @@ def taping(library: Any, heard: bytearray) -> Any:
     return library.Client(transport=Transport(verify=False), timeout=60, headers={"accept-encoding": "identity"})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TapedProxy(Proxy):
     """A proxy to a client with this key, whose official clients are taped into `heard`."""
 
@@ -52,12 +52,20 @@ class TapedProxy(Proxy):
     @cached_property
     def openai(self) -> openai.OpenAI:
         client = taping(httpx, self.heard)
-        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=self.key, max_retries=0, http_client=client)
+        return openai.OpenAI(
+            base_url=f"{self.url}/v1",
+            api_key=self.key,
+            max_retries=0,
+            http_client=client,
+            default_headers=self.headers,
+        )
 
     @cached_property
     def anthropic(self) -> anthropic.Anthropic:
         client = taping(httpx2, self.heard)
-        return anthropic.Anthropic(base_url=self.url, api_key=self.key, max_retries=0, http_client=client)
+        return anthropic.Anthropic(
+            base_url=self.url, api_key=self.key, max_retries=0, http_client=client, default_headers=self.headers
+        )
 
 
 @dataclass
@@ -71,7 +79,7 @@ class Got:
 
     def ask(self, proxy: Proxy, key: str, route: str, model: str, stream: bool, headers: Mapping[str, str]) -> None:
         """Asks with the official client of the route."""
-        taped = TapedProxy(proxy.port, proxy.log, key, self.raw)
+        taped = TapedProxy(proxy.port, proxy.log, proxy.headers, key=key, heard=self.raw)
         try:
             self.said = ROUTES[route](taped, model, stream, headers)
         except (openai.APIError, anthropic.APIError, httpx.TransportError, httpx2.TransportError) as error:

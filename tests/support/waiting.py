@@ -2,8 +2,10 @@
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 
-LIMIT_S = 30.0
+LIMIT_S = 120.0
 
 
 def wait_until(is_so: Callable[[], bool], limit_s: float = LIMIT_S) -> None:
@@ -12,3 +14,13 @@ def wait_until(is_so: Callable[[], bool], limit_s: float = LIMIT_S) -> None:
     while not is_so():
         assert time.monotonic() < deadline, f"it was not so within {limit_s:g} s"
         time.sleep(0.05)
+
+
+def seconds_without_a_core(*processes: int) -> float:
+    """How long the threads of these processes were ready to run, and had no core. 0 where the system does not say."""
+    waited = 0
+    for process in processes:
+        for schedule in Path(f"/proc/{process}/task").glob("*/schedstat"):
+            with suppress(OSError, IndexError):
+                waited += int(schedule.read_text().split()[1])
+    return waited / 1e9

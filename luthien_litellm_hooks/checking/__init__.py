@@ -1,1 +1,0 @@
-"""What is wrong with a LiteLLM config, as far as the plugin goes: each finding with its key and its line."""

@@ -1,0 +1,3 @@
+"""The `luthien-hooks` command."""
+
+from luthien_litellm_hooks.cli.app import app as app

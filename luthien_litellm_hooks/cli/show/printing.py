@@ -1,0 +1,376 @@
+"""Transactions in a terminal: tables, and the original beside the final text. Recorded text is escaped, and never read
+as markup."""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+
+from rich import box
+from rich.console import Console, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from luthien_litellm_hooks.cli.show.outline import (
+    Gap,
+    Pair,
+    block_title,
+    brief_lines,
+    compare,
+    ending_lines,
+    fold,
+    request_lines,
+    response_lines,
+    shared_ends,
+)
+from luthien_litellm_hooks.cli.show.transactions import Decision, Failure, Observed, Record, Side, Spent, Transaction
+from luthien_litellm_hooks.telemetry.log_lines import one_line
+from luthien_litellm_hooks.wire import FORMATS
+
+HOW_TO_STORE = (
+    "The texts of this transaction are not stored. To store future ones, set `store_prompts_in_spend_logs: true` "
+    "under LiteLLM's `general_settings`, or `record: {bodies: always}` under `callback_settings.luthien`."
+)
+_NOT_STORED = "The request as it came is not stored: see `record.original`."
+_CLOSED = "Reasons, evidence and texts are not shown: see the complaint."
+_OUTCOMES: Mapping[str | None, str] = {"complete": "green", "blocked": "red", "policy_error": "bold red"}
+_ACTIONS: Mapping[str, str] = {"allow": "green", "modify": "yellow", "block": "red", "error": "bold red"}
+_OTHER = "yellow"
+_BEFORE, _AFTER, _QUIET = "red", "green", "dim"
+_DEEPEST_INDENT = 24
+_CONTEXT_SHOWN = 20
+_CONTEXT_OF_A_DIFF = 3
+
+
+def print_transaction(console: Console, transaction: Transaction, record: Record, *, is_full: bool) -> None:
+    """Prints everything known of a transaction. Unless `is_full`, long equal parts are folded, tools are named, and the
+    last turns stand first."""
+    console.print(_header(transaction, record))
+    console.print(_decisions(record.decisions))
+    _print_observed(console, record)
+    if record.is_closed:
+        console.print(Text(_CLOSED, "yellow"))
+    elif record.sides is None:
+        console.print(Text(HOW_TO_STORE, "yellow"))
+    else:
+        _print_bodies(console, record, is_full=is_full)
+
+
+def _print_observed(console: Console, record: Record) -> None:
+    """Prints what the policies that only observed would have done."""
+    if isinstance(record.observed, str):
+        console.print(Text(f"Not observed: {REASONS.get(record.observed, record.observed)}."))
+    for one in record.observed or () if not isinstance(record.observed, str) else ():
+        verdict = would_be(one)
+        style = {"would have blocked": "red", "would have changed nothing": "green"}.get(verdict, _OTHER)
+        held = "" if one.outcome is None else f" after {one.milliseconds:,.1f} ms"
+        name = one_line(f"{one.policy} ({one.version or 'no version'}) ")
+        console.print(Text.assemble(("observed ", "bold"), name, (verdict, style), one_line(held)))
+        if one.decisions:
+            console.print(_decisions(one.decisions))
+
+
+REASONS: Mapping[str, str] = {
+    "late": "its observers took longer than the writing of the record could wait",
+    "full": "too many responses were waiting to be observed",
+    "unfinished": "the client left, or the provider failed",
+    "unanswered": "no provider was asked: a policy refused or answered, or the request failed before",
+    "truncated": "the response is larger than its record",
+    "route": "observers do not judge MCP calls and pictures",
+    "failed": "observing failed; the log has the error",
+    "closed": "the record stays closed",
+}
+
+
+def would_be(one: Observed) -> str:
+    """Returns in words what an observed policy would have done."""
+    if one.outcome is None:
+        return f"could not judge: {one_line(one.error or 'unknown')}"
+    if one.outcome == "blocked":
+        return "would have blocked"
+    if one.outcome != "complete":
+        return f"would have failed ({one.outcome})"
+    parts = {"request": one.changed.request, "response": one.changed.answer}
+    changed = " and ".join(part for part, is_changed in parts.items() if is_changed)
+    return f"would have changed the {changed}" if changed else "would have changed nothing"
+
+
+def print_trial(console: Console, record: Record, *, is_full: bool) -> None:
+    """Prints the result of a policy that ran without a proxy."""
+    console.print(Text.assemble(("outcome  ", "bold"), _outcome(record)))
+    console.print(_decisions(record.decisions))
+    _print_bodies(console, record, is_full=is_full)
+
+
+def _print_bodies(console: Console, record: Record, *, is_full: bool) -> None:
+    if record.sides is None:
+        return
+    for title, pairs in compared(*record.sides, is_brief=not is_full).items():
+        folded = pairs if is_full else list(fold(pairs, _CONTEXT_SHOWN, keeps_ends=True))
+        console.print(_body(title, folded, is_changed=title in changed_parts(record)))
+
+
+def print_list(console: Console, transactions: Sequence[Transaction]) -> None:
+    """Prints a line for each transaction. If whole ids leave too little room, only their beginnings are printed, which
+    `show` takes as well."""
+    records = [(transaction, transaction.record) for transaction in transactions if transaction.record is not None]
+    whole = _listed(console, records, None)
+    if console.measure(whole, options=console.options.update(max_width=_ANY_WIDTH)).maximum > console.width:
+        whole = _listed(console, records, letters_of_ids([record.transaction_id for _, record in records]))
+    console.print(whole)
+
+
+def _listed(console: Console, records: Sequence[tuple[Transaction, Record]], letters: int | None) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0)
+    for title in ("time (UTC)", "transaction" if letters is None else "id", "outcome"):
+        table.add_column(title, no_wrap=True)
+    table.add_column("decisions")
+    has_keys = any(transaction.key_hash not in _OPERATORS for transaction, _ in records)
+    for title in ("model", "key") if has_keys else ("model",):
+        table.add_column(title, max_width=max(console.width // 8, 8))
+    for transaction, record in records:
+        table.add_row(*_summary(transaction, record, letters)[: len(table.columns)])
+    return table
+
+
+_ANY_WIDTH = 10_000
+_FEWEST = 8
+_OPERATORS = ("", "litellm_proxy_master_key")
+"""Keys in LiteLLM's rows that are the operator's own."""
+
+
+def letters_of_ids(ids: Sequence[str]) -> int:
+    """Returns how many letters tell the ids apart, at least eight."""
+    return next((size for size in range(_FEWEST, 36) if len({one[:size] for one in ids}) == len(set(ids))), 36)
+
+
+def print_diff(console: Console, original: Side, final: Side) -> None:
+    """Prints only the changes, with a few lines around each."""
+    for title, pairs in compared(original, final).items():
+        if not all(pair.is_equal for pair in pairs):
+            console.print(Text(title, "bold"))
+            console.print(_diff(diff_lines(pairs)))
+
+
+def compared(original: Side, final: Side, *, is_brief: bool = False) -> dict[str, list[Pair]]:
+    """Compares the lines of the request and of the response, original and final."""
+    before = original.request or {}
+    after = before if final.request is None else final.request
+    is_stored = original.request is not None or final.request is None
+    if is_brief:
+        is_named = all(before.get(name) == after.get(name) for name in FORMATS.request.tools)
+        requests = [brief_lines(body, names_tools=is_named) for body in (before, after)]
+    else:
+        requests = [request_lines(body) for body in (before, after)]
+    if not is_stored:
+        requests[0] = [_NOT_STORED]
+    return {
+        "request": compare(*requests),
+        "response": compare(response_lines(original.answer), response_lines(final.answer))
+        + compare(ending_lines(original.answer), ending_lines(final.answer)),
+    }
+
+
+def changed_parts(record: Record) -> list[str]:
+    """Returns the changed parts of `request` and `response`, known even if the texts are not stored."""
+    parts = {"request": record.changed.request, "response": record.changed.answer}
+    return [part for part, is_changed in parts.items() if is_changed]
+
+
+def diff_lines(pairs: Sequence[Pair]) -> list[str]:
+    """Returns the changed lines and a few around them, each behind `-`, `+` or a blank; `@` marks a gap."""
+    lines: list[str] = []
+    added: list[str] = []
+    for pair in fold(pairs, _CONTEXT_OF_A_DIFF, keeps_ends=False):
+        if isinstance(pair, Pair) and not pair.is_equal:
+            lines += [] if pair.before is None else [f"- {pair.before}"]
+            added += [] if pair.after is None else [f"+ {pair.after}"]
+            continue
+        lines += [*added, f"@ {pair.lines} equal lines" if isinstance(pair, Gap) else f"  {pair.before}"]
+        added = []
+    return lines + added
+
+
+def _diff(lines: Sequence[str]) -> Table:
+    table = Table.grid(padding=(0, 1, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for line in lines:
+        mark, _, rest = line.partition(" ")
+        style = {"-": _BEFORE, "+": _AFTER}.get(mark, _QUIET)
+        table.add_row(Text(mark, style), _hanging(Text(rest, style)))
+    return table
+
+
+def _header(transaction: Transaction, record: Record) -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for title, text in _facts(transaction, record).items():
+        table.add_row(title, text if isinstance(text, Text) else Text(one_line(text)))
+    return table
+
+
+def _facts(transaction: Transaction, record: Record) -> dict[str, str | Text]:
+    milliseconds = "" if record.milliseconds is None else f" after {record.milliseconds:,.0f} ms"
+    outcome = Text.assemble(_outcome(record), milliseconds)
+    error = {"error": _error(record.error)} if record.error is not None else {}
+    return {
+        "transaction": record.transaction_id,
+        "response": transaction.response_id,
+        "call": transaction.call_id or "-",
+        "time": f"{transaction.time:%Y-%m-%d %H:%M:%S} UTC",
+        "model": _model(transaction),
+        "key": _key(transaction),
+        **({"team": _team(transaction)} if transaction.team_id or transaction.team_alias else {}),
+        "path": transaction.path,
+        **({"session": record.session} if record.session else {}),
+        **{f"header {name}": value for name, value in record.headers.items()},
+        "outcome": outcome,
+        "changed": ", ".join(changed_parts(record)) or "nothing",
+        "chunks": f"{record.chunks.ingress} received, {record.chunks.egress} sent",
+        **({} if record.spent is None else {"judges": _spent(record.spent)}),
+        "policies": ", ".join(f"{policy.name} ({policy.version or 'no version'})" for policy in record.policies) or "-",
+        **error,
+    }
+
+
+def _spent(spent: Spent) -> str:
+    return f"{spent.calls:,} {'call' if spent.calls == 1 else 'calls'}, {spent.tokens:,} tokens, ${spent.cost:.6f}"
+
+
+def _error(error: Failure) -> str:
+    return error.kind if error.message is None else f"{error.kind}: {error.message}"
+
+
+def _model(transaction: Transaction) -> str:
+    model, requested = transaction.model, transaction.model_group
+    return f"{model} (requested as {requested})" if requested and requested != model else model
+
+
+def _key(transaction: Transaction) -> str:
+    return f"{transaction.key_alias} ({transaction.key_hash})" if transaction.key_alias else transaction.key_hash
+
+
+def _team(transaction: Transaction) -> str:
+    alias, team_id = transaction.team_alias, transaction.team_id
+    return f"{alias} ({team_id})" if alias and team_id else alias or team_id or ""
+
+
+def _outcome(record: Record) -> Text:
+    return Text(one_line(record.outcome or "unfinished"), _OUTCOMES.get(record.outcome, _OTHER))
+
+
+def _decisions(decisions: Sequence[Decision]) -> RenderableType:
+    if not decisions:
+        return Text("\nNo policy decided anything.\n")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("decision", no_wrap=True)
+    table.add_column("block, policy and reason", overflow="fold")
+    for decision in decisions:
+        action = Text(one_line(decision.action), _ACTIONS.get(decision.action, _OTHER))
+        table.add_row(action, Text("\n").join(_reasons(decision)))
+    return table
+
+
+def _reasons(decision: Decision) -> list[Text]:
+    """Describes a decision: its block, its policy and time, its reason, the message to the client, and the evidence."""
+    about = block_title(decision.block) if decision.block else "request"
+    facts = [
+        f"vote of {decision.policy}" if decision.is_vote else f"by {decision.policy}",
+        "" if decision.score is None else f"score {decision.score:g}",
+        "" if decision.milliseconds is None else f"{decision.milliseconds:,.1f} ms",
+        "" if decision.spent is None else _spent(decision.spent),
+    ]
+    texts = [("", decision.reason), ("message to the client: ", decision.message), ("evidence: ", decision.evidence)]
+    return [
+        Text.assemble((about, "bold"), " ", one_line(", ".join(filter(None, facts)))),
+        *(Text.assemble((title, _QUIET), one_line(text)) for title, text in texts if text),
+    ]
+
+
+def _summary(transaction: Transaction, record: Record, letters: int | None) -> list[Text]:
+    is_of_today = transaction.time.date() == datetime.now(UTC).date()
+    return [
+        Text(f"{transaction.time:%H:%M:%S}" if is_of_today else f"{transaction.time:%m-%d %H:%M:%S}"),
+        Text(one_line(record.transaction_id[:letters])),
+        _outcome(record),
+        _cut("; ".join(dict.fromkeys(map(in_short, deciding(record))))),
+        _cut(transaction.model_group or transaction.model),
+        _cut(transaction.key_alias or transaction.key_hash[:8]),
+    ]
+
+
+def deciding(record: Record) -> list[Decision]:
+    """Returns the decisions that changed something."""
+    return [decision for decision in record.decisions if decision.action != "allow" and not decision.is_vote]
+
+
+def in_short(decision: Decision) -> str:
+    """Says the object of a decision, its reason and its policy, and an action other than a block:
+    `bash: recursive deletion of / (no_deletes)`."""
+    block = decision.block
+    about = "request" if block is None else block.name or block.type
+    action = "" if decision.action == "block" else f"{decision.action} "
+    why = decision.reason or decision.error
+    return f"{action}{about}" + (f": {why}" if why else "") + f" ({decision.policy})"
+
+
+def _cut(text: str) -> Text:
+    """Returns a text of one line, cut where its column ends."""
+    return Text(one_line(text), no_wrap=True, overflow="ellipsis")
+
+
+def _body(title: str, pairs: Sequence[Pair | Gap], *, is_changed: bool) -> RenderableType:
+    if not pairs:
+        return Text(f"{title}: nothing was recorded\n")
+    if all(isinstance(pair, Gap) or pair.is_equal for pair in pairs):
+        note = "changed in a part that is not recorded" if is_changed else "unchanged"
+        return _one_column(f"{title}, {note}", pairs)
+    return _side_by_side(title, pairs)
+
+
+def _side_by_side(title: str, pairs: Sequence[Pair | Gap]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, expand=True)
+    table.add_column(f"original {title}", ratio=1, overflow="fold")
+    table.add_column("", width=1)
+    table.add_column(f"final {title}", ratio=1, overflow="fold")
+    for pair in pairs:
+        table.add_row(*_cells(pair))
+    return table
+
+
+def _one_column(heading: str, pairs: Sequence[Pair | Gap]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, expand=True)
+    table.add_column(heading, overflow="fold")
+    for pair in pairs:
+        table.add_row(_cells(pair)[0])
+    return table
+
+
+def _cells(pair: Pair | Gap) -> tuple[RenderableType, Text, RenderableType]:
+    """Returns a line before, a mark, and the line after."""
+    if isinstance(pair, Gap):
+        gap = Text(f"⋯ {pair.lines} equal lines (--full shows them)", _QUIET)
+        return gap, Text(""), gap
+    if pair.is_equal:
+        line = _hanging(Text(pair.before or ""))
+        return line, Text(""), line
+    mark = "-" if pair.after is None else "+" if pair.before is None else "~"
+    before = _changed(pair.before, pair.after, _BEFORE)
+    return _hanging(before), Text(mark, "bold"), _hanging(_changed(pair.after, pair.before, _AFTER))
+
+
+def _changed(line: str | None, other: str | None, style: str) -> Text:
+    """Returns a line in its colour. If it is similar to the other side's, the difference is underlined."""
+    text = Text(line or "", style)
+    if line is not None and other is not None:
+        first, last = shared_ends(line, other)
+        if 2 * (first + last) > min(len(line), len(other)):
+            text.stylize("bold underline", first, len(line) - last)
+    return text
+
+
+def _hanging(line: Text) -> RenderableType:
+    """Indents the continuation of a long line like its beginning, so that no text can pass for one at the margin."""
+    indent = min(len(line.plain) - len(line.plain.lstrip(" ")), _DEEPEST_INDENT)
+    return Padding(line[indent:], (0, 0, 0, indent)) if indent else line

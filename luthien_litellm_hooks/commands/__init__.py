@@ -1,1 +1,0 @@
-"""What the commands do that need no proxy: each module has one. They return exit codes."""

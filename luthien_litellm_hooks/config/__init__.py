@@ -1,0 +1,1 @@
+"""Settings, the policies named in them, and the check of a whole LiteLLM config."""

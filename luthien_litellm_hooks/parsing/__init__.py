@@ -1,1 +1,0 @@
-"""Languages that policies read in what an agent is told to do: shell, SQL, patterns."""

@@ -1,0 +1,1 @@
+"""Wire-neutral model of a response: chunks, events, blocks."""

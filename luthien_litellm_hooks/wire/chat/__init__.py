@@ -1,0 +1,153 @@
+"""Record of the wire of OpenAI's chat completions."""
+
+from collections.abc import Iterator
+from typing import cast
+
+from luthien_litellm_hooks.stream.events import ToolCall
+from luthien_litellm_hooks.wire.format import (
+    Adapter,
+    Blocks,
+    JsonObject,
+    LogShape,
+    NewResponse,
+    ResponseRules,
+    WireFormat,
+    of_choice,
+    text_of,
+)
+from luthien_litellm_hooks.wire.request_shape import (
+    Json,
+    RequestShape,
+    Thought,
+    ToolResult,
+    string_in,
+    tool_call,
+    tool_result,
+)
+
+
+def _adapter(new: NewResponse) -> Adapter:
+    from litellm.types.utils import ModelResponseStream
+
+    from luthien_litellm_hooks.wire.chat.adapter import ChatAdapter
+
+    return ChatAdapter(lambda: ModelResponseStream(id=f"chatcmpl-{new.id}", model=new.model))
+
+
+def _question(text: str, max_tokens: int) -> JsonObject:
+    return {"messages": [{"role": "user", "content": text}], "max_tokens": max_tokens}
+
+
+def choices_of(payload: Json) -> list[Json]:
+    """Returns the choices of a response of this wire, or of text completions."""
+    choices: object = payload.get("choices")
+    items = cast(list[object], choices) if isinstance(choices, list) else []
+    return [cast(Json, choice) for choice in items if isinstance(choice, dict)]
+
+
+def has_texts(payload: Json) -> bool:
+    """Tells whether a choice holds a bare text, as in text completions."""
+    return any("text" in choice and "message" not in choice for choice in choices_of(payload))
+
+
+def _recognises(payload: Json) -> bool:
+    return isinstance(payload.get("choices"), list) and not has_texts(payload)
+
+
+def _logged(logged: Json, blocks: Blocks, finish_reason: str | None) -> JsonObject:
+    return {"choices": [_choice(choice, blocks, finish_reason) for choice in choices_of(logged) or [{}]]}
+
+
+def _choice(logged: Json, blocks: Blocks, finish_reason: str | None) -> JsonObject:
+    index = logged.get("index") or 0
+    delivered = of_choice(blocks, index)
+    calls = [
+        {"id": call["id"], "type": "function", "function": {"name": call["name"], "arguments": call["arguments"]}}
+        for call in delivered
+        if call["type"] == "tool_call"
+    ]
+    message: JsonObject = {"role": "assistant", "content": text_of(delivered), "tool_calls": calls or None}
+    if reasoning := text_of(delivered, "reasoning"):
+        message["reasoning_content"] = reasoning
+    return {"index": index, "finish_reason": finish_reason or logged.get("finish_reason"), "message": message}
+
+
+def _read_message(message: Json) -> Iterator[ToolCall | ToolResult | Thought]:
+    """Yields the reasoning and the calls of a message, or the result in it."""
+    if message.get("role") in ("tool", "function") and "content" in message:
+        yield tool_result(message, message["content"], id="tool_call_id")
+    if message.get("role") != "assistant":
+        return
+    if reasoning := string_in(message, "reasoning_content") or string_in(message, "reasoning"):
+        yield Thought(reasoning)
+    calls: object = message.get("tool_calls")
+    for call in cast(list[object], calls) if isinstance(calls, list) else []:
+        if isinstance(call, dict):
+            yield from _read_call(cast(JsonObject, call))
+    if isinstance(legacy := message.get("function_call"), dict):
+        legacy = cast(JsonObject, legacy)
+        yield tool_call(legacy, legacy.get("arguments"), form="legacy_function")
+
+
+def _read_call(call: JsonObject) -> Iterator[ToolCall]:
+    if isinstance(custom := call.get("custom"), dict):
+        custom = cast(JsonObject, custom)
+        yield tool_call({**custom, "id": call.get("id")}, custom.get("input"), form="custom")
+    elif isinstance(function := call.get("function"), dict):
+        function = cast(JsonObject, function)
+        yield tool_call({**function, "id": call.get("id")}, function.get("arguments"))
+
+
+_ADDED_TEXTS = {
+    "prediction": "user",
+    "documents": "user",
+    "user_continue_message": "user",
+    "assistant_continue_message": "assistant",
+    **dict.fromkeys(("initial_prompt_value", "final_prompt_value", "bos_token", "eos_token"), "system"),
+}
+"""Texts beside the messages: the predicted output, documents, and LiteLLM's additions to messages and prompts."""
+
+FORMAT = WireFormat(
+    name="chat",
+    operation="chat",
+    call_types=("acompletion", "completion"),
+    paths=(
+        *("/v1/chat/completions", "/chat/completions"),
+        *("/engines/{model}/chat/completions", "/openai/deployments/{model}/chat/completions"),
+    ),
+    adapter=_adapter,
+    rules=ResponseRules(
+        marks_blocks=False,
+        has_text_after_calls=True,
+        stop_reason="stop",
+        tool_reasons=("tool_calls", "function_call"),
+        cut_reasons=("length",),
+    ),
+    request=RequestShape(
+        texts={"litellm_system_prompt": "system", "messages": "user", **_ADDED_TEXTS},
+        conversation=("messages",),
+        variables=("prompt_variables", "roles"),
+        roles={"developer": "system", "function": "tool"},
+        text_fields=frozenset({"text", "content", "refusal", "title", "pre_message", "post_message"}),
+        contents=("content",),
+        calls=frozenset({"tool_calls", "function", "function_call", "custom"}),
+        arguments=frozenset({"arguments", "input"}),
+        readers=(_read_message,),
+        tools=("tools", "functions"),
+        tool_choices=("tool_choice", "function_call"),
+        declarations=("function", "custom"),
+        implied_tools={"web_search_options": "web_search"},
+        unlisted_tools=("prompt_id",),
+        token_limits=(("max_tokens",), ("max_completion_tokens",)),
+    ),
+    response_texts=frozenset({"content", "refusal", "reasoning_content", "arguments"}),
+    recognises=_recognises,
+    log=LogShape(
+        holds=_recognises,
+        content=_logged,
+        other_fields=frozenset({"id", "object", "created", "model", "usage", "system_fingerprint", "service_tier"}),
+    ),
+    logged_fields=("messages",),
+    question=_question,
+    makes_mock_streams=True,
+)

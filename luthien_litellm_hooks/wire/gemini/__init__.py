@@ -1,0 +1,148 @@
+"""Record of the wire of Gemini's generateContent."""
+
+import json
+from collections.abc import Iterator
+from typing import cast
+
+from luthien_litellm_hooks.stream.events import ToolCall
+from luthien_litellm_hooks.wire.format import (
+    Adapter,
+    Blocks,
+    JsonObject,
+    LogShape,
+    NewResponse,
+    ResponseRules,
+    WireFormat,
+    arguments_of,
+    of_choice,
+)
+from luthien_litellm_hooks.wire.gemini.read import CODE
+from luthien_litellm_hooks.wire.request_shape import (
+    Json,
+    RequestShape,
+    Thought,
+    ToolResult,
+    string_in,
+    tool_call,
+    tool_result,
+)
+
+
+def _adapter(new: NewResponse) -> Adapter:
+    from luthien_litellm_hooks.wire.gemini.adapter import GeminiAdapter
+
+    return GeminiAdapter(template={"modelVersion": new.model, "responseId": str(new.id)})
+
+
+def _question(text: str, max_tokens: int) -> JsonObject:
+    contents = [{"role": "user", "parts": [{"text": text}]}]
+    return {"contents": contents, "generationConfig": {"maxOutputTokens": max_tokens}}
+
+
+def _provider_reply(text: str, is_streaming: bool) -> str:
+    candidate = {"content": {"parts": [{"text": text}], "role": "model"}, "finishReason": "STOP", "index": 0}
+    usage = {"promptTokenCount": 0, "candidatesTokenCount": 0, "totalTokenCount": 0}
+    body = json.dumps({"candidates": [candidate], "usageMetadata": usage})
+    return f"data: {body}\n\n" if is_streaming else body
+
+
+def _tokens(response: Json) -> tuple[int, int] | None:
+    counts = response.get("usageMetadata")
+    if not counts:
+        return None
+    completion = (counts.get("candidatesTokenCount") or 0) + (counts.get("thoughtsTokenCount") or 0)
+    return counts.get("promptTokenCount") or 0, completion
+
+
+def _logged(logged: Json, blocks: Blocks, finish_reason: str | None) -> JsonObject:
+    return {
+        "candidates": [
+            {
+                "index": index,
+                "content": {"role": "model", "parts": [_part(block) for block in of_choice(blocks, index)]},
+                "finishReason": finish_reason or candidate.get("finishReason"),
+            }
+            for index, candidate in enumerate(cast(list[Json], logged["candidates"]) or [{}])
+        ]
+    }
+
+
+def _part(block: Json) -> JsonObject:
+    if block["type"] == "tool_call":
+        return {"functionCall": {"name": block["name"], "args": arguments_of(block)}}
+    return {"text": block["text"], **({"thought": True} if block["type"] == "reasoning" else {})}
+
+
+def _read_part(part: Json) -> Iterator[ToolCall | ToolResult | Thought]:
+    """Yields the reasoning, the call or the result that is a part."""
+    if part.get("thought") is True:
+        yield Thought(string_in(part, "text"))
+    if "role" in part:
+        return
+    for key, value in part.items():
+        if not isinstance(value, dict):
+            continue
+        held = cast(JsonObject, value)
+        if key in ("functionCall", "function_call"):
+            yield tool_call(held, held.get("args"))
+        elif key == "toolCall":
+            yield tool_call({**held, "name": held.get("toolType")}, held.get("args"), form="server")
+        elif key == "executableCode":
+            yield tool_call({**held, "name": CODE}, {"code": held.get("code")}, form="server")
+        elif key in ("functionResponse", "function_response", "toolResponse"):
+            content: object = held.get("response")
+            yield tool_result(held, content, id="id", is_error=isinstance(content, dict) and "error" in content)
+        elif key == "codeExecutionResult":
+            has_failed = held.get("outcome") not in (None, "OUTCOME_OK")
+            yield tool_result({**held, "name": CODE}, held.get("output"), id="id", is_error=has_failed)
+
+
+FORMAT = WireFormat(
+    name="gemini",
+    operation="generate_content",
+    call_types=("agenerate_content", "generate_content", "agenerate_content_stream", "generate_content_stream"),
+    streaming_call_types=("agenerate_content_stream", "generate_content_stream"),
+    paths=("/v1beta/models/{model}:generateContent", "/models/{model}:generateContent"),
+    stream_paths=("/v1beta/models/{model}:streamGenerateContent", "/models/{model}:streamGenerateContent"),
+    stream_query="alt=sse",
+    adapter=_adapter,
+    rules=ResponseRules(
+        marks_blocks=False,
+        has_text_after_calls=False,
+        stop_reason="STOP",
+        tool_reasons=("STOP",),
+        cut_reasons=("MAX_TOKENS",),
+    ),
+    request=RequestShape(
+        texts={"systemInstruction": "system", "system_instruction": "system", "contents": "user"},
+        conversation=("contents",),
+        instruction_messages=("systemInstruction", "system_instruction"),
+        roles={"model": "assistant", "function": "tool"},
+        text_fields=frozenset({"text", "parts"}),
+        contents=("parts",),
+        user_members=frozenset({"parts"}),
+        signed_flags=frozenset({"thought"}),
+        results={
+            **dict.fromkeys(("functionResponse", "function_response"), "response"),
+            **dict.fromkeys(("codeExecutionResult", "code_execution_result"), "output"),
+        },
+        calls=frozenset({"functionCall"}),
+        arguments=frozenset({"args"}),
+        readers=(_read_part,),
+        tools=("tools",),
+        declarations=("functionDeclarations", "function_declarations"),
+        unlisted_tools=("cachedContent", "cached_content"),
+        token_limits=(("generationConfig", "maxOutputTokens"),),
+    ),
+    response_texts=frozenset({"text"}),
+    recognises=lambda payload: "candidates" in payload,
+    log=LogShape(
+        holds=lambda logged: isinstance(logged.get("candidates"), list),
+        content=_logged,
+        other_fields=frozenset({"modelVersion", "responseId", "createTime", "usageMetadata"}),
+    ),
+    question=_question,
+    makes_mock_streams=True,
+    provider_reply=_provider_reply,
+    tokens=_tokens,
+)

@@ -1,0 +1,132 @@
+"""Record of the wire of Anthropic's messages."""
+
+from collections.abc import Iterator
+from typing import cast
+
+from luthien_litellm_hooks.stream.events import ToolCall
+from luthien_litellm_hooks.wire.format import (
+    Adapter,
+    Blocks,
+    JsonObject,
+    LogShape,
+    NewResponse,
+    ResponseRules,
+    WireFormat,
+    arguments_of,
+)
+from luthien_litellm_hooks.wire.request_shape import (
+    Json,
+    RequestShape,
+    Thought,
+    ToolResult,
+    string_in,
+    tool_call,
+    tool_result,
+)
+
+
+def _adapter(new: NewResponse) -> Adapter:
+    from luthien_litellm_hooks.wire.messages.adapter import MessagesAdapter
+
+    return MessagesAdapter(model=new.model, id=f"msg_{new.id.hex}")
+
+
+def _question(text: str, max_tokens: int) -> JsonObject:
+    return {"messages": [{"role": "user", "content": text}], "max_tokens": max_tokens}
+
+
+def _logged(logged: Json, blocks: Blocks, finish_reason: str | None) -> JsonObject:
+    content = [_block(block) for block in blocks]
+    return {"content": content, "stop_reason": finish_reason or logged.get("stop_reason")}
+
+
+def _block(block: Json) -> JsonObject:
+    if block["type"] == "tool_call":
+        return {"type": "tool_use", "id": block["id"], "name": block["name"], "input": arguments_of(block)}
+    if block["type"] == "reasoning":
+        return {"type": "thinking", "thinking": block["text"]}
+    return {"type": "text", "text": block["text"]}
+
+
+def _read_block(block: Json) -> Iterator[ToolCall | ToolResult | Thought]:
+    """Yields the reasoning, the call or the result that is a block of content."""
+    kind = string_in(block, "type")
+    if kind == "thinking":
+        yield Thought(string_in(block, "thinking"))
+    elif kind.endswith("tool_use"):
+        yield tool_call(block, block.get("input"), form="function" if kind == "tool_use" else "server")
+    elif kind.endswith("tool_result"):
+        content: object = block.get("content")
+        has_failed = block.get("is_error") is True or _is_error(content)
+        yield tool_result(block, content, id="tool_use_id", is_error=has_failed)
+
+
+def _is_error(content: object) -> bool:
+    """Tells whether the content of a server's result is an error."""
+    return isinstance(content, dict) and string_in(cast(Json, content), "type").endswith("_error")
+
+
+_OF_THE_MACHINE = ("permission_mode", "platform", "live_cwd", "home_dir", "trusted_directories")
+"""Fields of Claude Code's `classifier_context` that describe the machine and the mode. Its others quote files that an
+agent may have written: `rules` those of the project, `git_state` the names of branches."""
+
+
+def _surroundings(body: Json) -> Json:
+    """Returns the description that Claude Code gives in its auto mode for a classifier."""
+    asked: object = body.get("safeguards")
+    for safeguard in cast(list[object], asked) if isinstance(asked, list) else []:
+        context: object = cast(Json, safeguard).get("classifier_context") if isinstance(safeguard, dict) else None
+        if isinstance(context, dict):
+            given = cast(Json, context)
+            return {key: given[key] for key in _OF_THE_MACHINE if _is_text(given.get(key))}
+    return {}
+
+
+def _is_text(value: object) -> bool:
+    """Tells whether a value is a text, or a list of them."""
+    texts = cast(list[object], value if isinstance(value, list) else [value])
+    return all(isinstance(text, str) for text in texts)
+
+
+FORMAT = WireFormat(
+    name="messages",
+    operation="chat",
+    call_types=("anthropic_messages", "aanthropic_messages"),
+    paths=("/v1/messages",),
+    adapter=_adapter,
+    rules=ResponseRules(
+        marks_blocks=True,
+        has_text_after_calls=False,
+        stop_reason="end_turn",
+        tool_reasons=("tool_use",),
+        cut_reasons=("max_tokens", "model_context_window_exceeded"),
+    ),
+    request=RequestShape(
+        texts={"system": "system", "messages": "user"},
+        conversation=("messages",),
+        instructions=("system",),
+        text_fields=frozenset({"text", "content", "title", "context", "stdout", "stderr"}),
+        contents=("content",),
+        signed_types=frozenset({"thinking", "redacted_thinking"}),
+        sources={"text": "data", "content": "content"},
+        result_types=("tool_result",),
+        result_parts=frozenset({"tool_result"}),
+        arguments=frozenset({"input"}),
+        readers=(_read_block,),
+        surroundings=(_surroundings,),
+        tools=("tools",),
+        tool_choices=("tool_choice",),
+        added_tools=frozenset({"tool_addition"}),
+        unlisted_tools=("mcp_servers",),
+        token_limits=(("max_tokens",),),
+    ),
+    response_texts=frozenset({"text", "thinking"}),
+    recognises=lambda payload: payload.get("type") in ("message", "message_start"),
+    log=LogShape(
+        holds=lambda logged: isinstance(logged.get("content"), list),
+        content=_logged,
+        other_fields=frozenset({"id", "type", "role", "model", "usage", "stop_reason"}),
+    ),
+    logged_fields=("messages",),
+    question=_question,
+)

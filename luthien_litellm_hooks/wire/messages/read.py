@@ -1,0 +1,360 @@
+"""Decoder of Anthropic messages: the events of a streamed frame, and of a full message."""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from luthien_litellm_hooks.errors import WireError
+from luthien_litellm_hooks.stream.events import (
+    BlockMarker,
+    Chunk,
+    Finish,
+    Opaque,
+    ProviderFailure,
+    Quote,
+    ReasoningDelta,
+    ResponseStart,
+    StreamEnd,
+    StreamEvent,
+    TextDelta,
+    ToolCallDelta,
+    Unknown,
+    Usage,
+    from_wire,
+)
+from luthien_litellm_hooks.wire.messages.blocks import (
+    CALLS,
+    JSON,
+    ExtraFields,
+    Kind,
+    Refusal,
+    block_without_extra,
+    dump,
+    empty_text,
+    empty_thinking,
+    fields,
+    is_quoted,
+    is_server_call,
+    kind_of,
+    message_without_extra,
+    read_call,
+    read_citation,
+    read_refusal,
+    text_of,
+    text_of_result,
+    without_extra,
+)
+from luthien_litellm_hooks.wire.sse import is_ended
+
+_DELTAS: Mapping[object, tuple[frozenset[str], tuple[str, ...]]] = {
+    "text_delta": (frozenset({"type", "text"}), ("text",)),
+    "citations_delta": (frozenset({"type", "citation"}), ("text",)),
+    "thinking_delta": (frozenset({"type", "thinking"}), ("thinking",)),
+    "signature_delta": (frozenset({"type", "signature"}), ("thinking",)),
+    "input_json_delta": (frozenset({"type", "partial_json"}), CALLS),
+    "compaction_delta": (frozenset({"type", "content", "encrypted_content"}), ("compaction",)),
+}
+"""By type of delta, its fields and the types of its block."""
+
+_UNBEGUN = {"text_delta": "text", "thinking_delta": "thinking"}
+"""Types of blocks that may begin with a delta."""
+
+_TYPE_ALONE = frozenset({"type"})
+_OF_BLOCK = frozenset({"type", "index", "content_block", "delta"})
+_OF_MESSAGE = frozenset({"type", "message", "delta", "usage", "amazon-bedrock-invocationMetrics"})
+_OF_END = frozenset({"stop_reason", "stop_details"})
+_KEEPALIVE = re.compile(rb"(?::[ a-zA-Z-]{0,24}|data: ?\[DONE\])?\s*")
+
+
+# Streamed messages
+
+
+@dataclass(slots=True)
+class Frame:
+    """SSE frame of a stream; `payload` is None if it is not a JSON object.
+
+    A call is `is_open` while deltas may still replace its initial input, and `has_deltas` once they did.
+    """
+
+    raw: bytes
+    payload: JSON | None
+    has_deltas: bool = False
+    is_open: bool = False
+
+
+class MessageReader:
+    """Decoder of the frames of one response; remembers the type of each block."""
+
+    def __init__(self) -> None:
+        self._types: dict[int, str] = {}  # of blocks, by index
+        self._calls: dict[str, int] = {}  # indices of server calls, by id
+        self._follows: dict[int, int] = {}  # the call of each result, both by index
+
+    def chunk(self, frame: Frame) -> Chunk:
+        """Returns the chunk of one frame, with an `Unknown` if it is unreadable."""
+        try:
+            if frame.payload is None:
+                raise WireError("a frame of a message is not a JSON object")
+            events = tuple(self._events(frame.payload, frame))
+        except (WireError, ValueError, RecursionError):
+            is_whole = is_ended(frame.raw)  # clients ignore a truncated one
+            unknown = Unknown(kind="frame" if is_whole else "frame that was broken off", is_malformed=is_whole)
+            events = (from_wire(unknown, frame.raw),)
+        return Chunk.from_wire(frame.raw, events)
+
+    def _events(self, payload: JSON, frame: Frame) -> Iterator[StreamEvent]:
+        match payload.get("type"):
+            case "content_block_delta":
+                yield from self._delta(payload, _index(payload), frame.raw)
+            case "content_block_start":
+                yield from self._start(payload, _index(payload), has_deltas=frame.has_deltas)
+            case "content_block_stop":
+                bare = without_extra(payload, _OF_BLOCK)
+                yield from _with_extra(payload, bare, self._end(_index(payload)))
+            case "message_start":
+                yield from _message_start(payload)
+            case "message_delta":
+                yield from _message_delta(payload)
+            case "message_stop":
+                bare = without_extra(payload, _OF_MESSAGE)
+                yield from _extra(payload, bare)
+                yield from_wire(StreamEnd(), bare)
+            case "error":
+                yield from_wire(ProviderFailure(), frame.raw)
+            case "ping":
+                repeats = without_extra(payload, _TYPE_ALONE) is not payload
+                yield from_wire(Opaque(repeats_content=repeats), frame.raw)
+            case _ if not payload:
+                yield from_wire(Opaque(repeats_content=not _KEEPALIVE.fullmatch(frame.raw)), frame.raw)
+            case _:
+                yield from_wire(Unknown(kind="event"), frame.raw)
+
+    def _start(self, payload: JSON, index: int, *, has_deltas: bool) -> Iterator[StreamEvent]:
+        block = fields(payload.get("content_block"), "a content block")
+        self._types[index] = type = text_of(block, "type")
+        self._follows.pop(index, None)
+        kind = kind_of(type)
+        if kind == "unknown":
+            yield from_wire(BlockMarker(role="begin", kind=kind, index=index), payload)
+            return
+        bare = _changed(without_extra(payload, _OF_BLOCK), "content_block", block_without_extra)
+        begun = bare["content_block"]
+        if kind == "tool_call":
+            yield from self._call(bare, begun, index, payload, has_deltas=has_deltas)
+        elif kind == "other":
+            follows = self._calls.get(text_of(begun, "tool_use_id"))
+            if follows is not None:
+                self._follows[index] = follows
+            yield from _with_extra(payload, bare, _begin(begun, kind, index, follows))
+        elif type == "redacted_thinking":  # its one delta holds the whole block
+            yield from_wire(
+                BlockMarker(role="begin", kind=kind, index=index), {**bare, "content_block": empty_thinking()}
+            )
+            yield from _with_extra(payload, bare, ReasoningDelta(index=index, text=""))
+        else:
+            emptied = {**bare, "content_block": _emptied(begun, kind)}
+            yield from _with_extra(payload, bare, BlockMarker(role="begin", kind=kind, index=index), emptied)
+            for delta in _deltas_of(begun):
+                source = {"type": "content_block_delta", "index": index, "delta": delta}
+                yield from_wire(_delta_event(delta, index), source)
+
+    def _call(self, bare: JSON, block: JSON, index: int, payload: JSON, *, has_deltas: bool) -> Iterator[StreamEvent]:
+        if is_server_call(block) and (id := text_of(block, "id")):
+            self._calls[id] = index
+        arguments = block.get("input")
+        if has_deltas:
+            bare = {**bare, "content_block": {**block, "input": {}}}
+            arguments = None
+        yield from _with_extra(payload, bare, read_call(block, index, dump(arguments) if arguments else ""))
+
+    def _end(self, index: int) -> StreamEvent:
+        kind = kind_of(self._types[index]) if index in self._types else "other"
+        return BlockMarker(role="end", kind=kind, index=index, follows=self._follows.get(index))
+
+    def _delta(self, payload: JSON, index: int, raw: bytes) -> Iterator[StreamEvent]:
+        delta = fields(payload.get("delta"), "a delta")
+        delta_type = text_of(delta, "type")
+        type = self._types.get(index)
+        if type is None and delta_type in _UNBEGUN:
+            type = self._types[index] = _UNBEGUN[delta_type]
+        if type is not None and kind_of(type) == "unknown":
+            yield from_wire(BlockMarker(role="detail", kind="unknown", index=index), payload)
+            return
+        if delta_type not in _DELTAS:
+            yield from_wire(Unknown(kind="piece of a block"), raw)
+            return
+        known, types = _DELTAS[delta_type]
+        if type not in types:
+            raise WireError("a block has a delta of another type")
+        bare = payload
+        if len(payload) > 3 or len(delta) > len(known):  # rare
+            bare = _changed(without_extra(payload, _OF_BLOCK), "delta", lambda delta: without_extra(delta, known))
+        yield from _with_extra(payload, bare, _delta_event(delta, index))
+
+
+def _message_start(payload: JSON) -> Iterator[StreamEvent]:
+    message = fields(payload.get("message"), "a message")
+    bare = _changed(without_extra(payload, _OF_MESSAGE), "message", message_without_extra)
+    if message.get("content"):  # unknown to the API
+        empty: JSON = {**bare, "message": {**bare["message"], "content": []}}
+        yield from_wire(ResponseStart(), empty)
+        yield from_wire(Unknown(kind="content in the start of a message"), ExtraFields(payload, empty))
+    else:
+        yield from _with_extra(payload, bare, ResponseStart())
+
+
+def _message_delta(payload: JSON) -> Iterator[StreamEvent]:
+    delta = fields(payload.get("delta") or {}, "a delta")
+    whole, quote = payload, read_refusal(delta.get("stop_details"))
+    if quote is not None:
+        whole = {**payload, "delta": {name: value for name, value in delta.items() if name != "stop_details"}}
+    bare = without_extra(whole, _OF_MESSAGE)
+    if "delta" in bare and delta:
+        bare = _changed(bare, "delta", lambda delta: without_extra(delta, _OF_END))
+    if quote is not None:
+        yield from_wire(quote, Refusal(delta["stop_details"], bare))
+    yield from _extra(whole, bare)
+    reason = text_of(delta, "stop_reason")
+    yield from_wire(Finish(reason=reason) if reason else Usage(), bare)
+
+
+def _with_extra(payload: JSON, bare: JSON, event: StreamEvent, source: JSON | None = None) -> Iterator[StreamEvent]:
+    """Yields `event` with its source, `bare` by default, and the event for the extra fields of `payload`."""
+    yield from_wire(event, bare if source is None else source)
+    yield from _extra(payload, bare)
+
+
+def _extra(whole: JSON, bare: JSON) -> Iterator[StreamEvent]:
+    if bare is not whole:
+        yield from_wire(Opaque(repeats_content=True), ExtraFields(whole, bare))
+
+
+def _changed(payload: JSON, name: str, change: Callable[[JSON], JSON]) -> JSON:
+    before = payload[name]
+    after = change(before)
+    return payload if after is before else {**payload, name: after}
+
+
+def _emptied(block: JSON, kind: Kind) -> JSON:
+    """Returns `block` without the content of its own events; the same object if it has none."""
+    empty: JSON = {**empty_text(), "citations": []} if kind == "text" else empty_thinking()
+    full = {name: value for name, value in empty.items() if name != "type" and block.get(name)}
+    return {**block, **full} if full else block
+
+
+def _index(payload: JSON) -> int:
+    index = payload.get("index")
+    if not isinstance(index, int) or index < 0:
+        raise WireError("a frame of a block has no index")
+    return index
+
+
+# Full messages
+
+
+@dataclass(frozen=True, slots=True)
+class BlockSource:
+    """Source of an event of a full message: its block, `whole` and without extra fields, `bare`.
+
+    `deltas` counts the events of the block's content. `citation` is the source of a quote.
+    """
+
+    whole: JSON = field(default_factory=dict[str, Any])
+    bare: JSON = field(default_factory=dict[str, Any])
+    deltas: int = 0
+    citation: JSON | None = None
+
+
+def read_message(response: object) -> Iterator[StreamEvent]:
+    """Yields the events of a full message, in the order of a stream. Raises `WireError`."""
+    message = fields(response, "a message")
+    content: object = message.get("content")
+    if not isinstance(content, list):
+        raise WireError("the content of a message is not a list")
+    yield from_wire(ResponseStart(), BlockSource())
+    has_extra = message_without_extra(message) is not message
+    calls: dict[str, int] = {}
+    for index, value in enumerate(cast(list[object], content)):
+        block = fields(value, "a content block")
+        if is_server_call(block):
+            calls[text_of(block, "id")] = index
+        bare = block if kind_of(text_of(block, "type")) == "unknown" else block_without_extra(block)
+        has_extra = has_extra or bare is not block
+        yield from _read_block(block, bare, index, calls)
+    if (quote := read_refusal(message.get("stop_details"))) is not None:
+        yield from_wire(quote, Refusal(message["stop_details"], message))
+    if has_extra:
+        yield from_wire(Opaque(repeats_content=True), ExtraFields(message, message))
+    if reason := text_of(message, "stop_reason"):
+        yield from_wire(Finish(reason=reason), BlockSource())
+    yield from_wire(StreamEnd(), BlockSource())
+
+
+def _read_block(block: JSON, bare: JSON, index: int, calls: Mapping[str, int]) -> Iterator[StreamEvent]:
+    kind = kind_of(text_of(block, "type"))
+    content = list(_read_content(bare, index))
+    source = BlockSource(block, bare, len(content))
+    follows = calls.get(text_of(bare, "tool_use_id")) if kind == "other" else None
+    if kind != "tool_call":
+        yield from_wire(_begin(bare, kind, index, follows), source)
+    for event, citation in content:
+        yield from_wire(event, source if citation is None else BlockSource(citation=citation))
+    yield from_wire(BlockMarker(role="end", kind=kind, index=index, follows=follows), source)
+
+
+def _read_content(block: JSON, index: int) -> Iterator[tuple[StreamEvent, JSON | None]]:
+    """Yields the events between begin and end of a block, each with its citation."""
+    match block.get("type"):
+        case "text" | "thinking":
+            for delta in _deltas_of(block):
+                yield _delta_event(delta, index), delta.get("citation")
+        case "redacted_thinking":
+            yield ReasoningDelta(index=index, text=""), None
+        case "tool_use" | "server_tool_use" | "mcp_tool_use":
+            yield read_call(block, index, dump(block.get("input"))), None
+        case _:
+            pass
+
+
+# Blocks, streamed or full
+
+
+def _begin(block: JSON, kind: Kind, index: int, follows: int | None) -> StreamEvent:
+    """Returns the event of a block's beginning, a quote for a result or a summary with text."""
+    text = text_of_result(block) if is_quoted(block) else ""
+    if not text:
+        return BlockMarker(role="begin", kind=kind, index=index, follows=follows)
+    return Quote(role="begin", kind="other", index=index, follows=follows, text=text, is_owed=True)
+
+
+def _deltas_of(block: JSON) -> Iterator[JSON]:
+    """Yields deltas equal to the content of a block of text or reasoning."""
+    for name in ("text", "thinking", "signature"):
+        if text_of(block, name):
+            yield {"type": f"{name}_delta", name: block[name]}
+    citations: object = block.get("citations") or []
+    if not isinstance(citations, list):
+        raise WireError("the citations of a block are not a list")
+    for citation in cast(list[object], citations):
+        yield {"type": "citations_delta", "citation": citation}
+
+
+def _delta_event(delta: JSON, index: int) -> StreamEvent:
+    match delta["type"]:
+        case "text_delta" if text := text_of(delta, "text"):
+            return TextDelta(index=index, text=text)
+        case "thinking_delta":
+            return ReasoningDelta(index=index, text=text_of(delta, "thinking"))
+        case "input_json_delta":
+            return ToolCallDelta(index=index, arguments=text_of(delta, "partial_json"))
+        case "citations_delta" if quote := read_citation(delta.get("citation"), index):
+            return quote
+        case "signature_delta":
+            return BlockMarker(role="detail", kind="reasoning", index=index)
+        case "compaction_delta" if text := text_of(delta, "content"):
+            return Quote(role="detail", kind="other", index=index, text=text, is_owed=True)
+        case "compaction_delta":
+            return BlockMarker(role="detail", kind="other", index=index)
+        case _:
+            return BlockMarker(role="detail", kind="text", index=index)

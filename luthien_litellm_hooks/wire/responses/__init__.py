@@ -1,0 +1,140 @@
+"""Record of the wire of OpenAI's responses."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from luthien_litellm_hooks.stream.events import ToolCall
+from luthien_litellm_hooks.wire import readable
+from luthien_litellm_hooks.wire.format import (
+    Adapter,
+    Blocks,
+    JsonObject,
+    LogShape,
+    NewResponse,
+    ResponseRules,
+    WireFormat,
+)
+from luthien_litellm_hooks.wire.request_shape import (
+    Json,
+    RequestShape,
+    Thought,
+    ToolResult,
+    string_in,
+    tool_call,
+    tool_result,
+)
+from luthien_litellm_hooks.wire.responses import actions
+
+if TYPE_CHECKING:
+    from litellm.types.llms.openai import ResponsesAPIResponse
+
+
+def _adapter(new: NewResponse) -> Adapter:
+    from litellm.types.llms.openai import ResponsesAPIResponse
+
+    from luthien_litellm_hooks.wire.responses.adapter import ResponsesAdapter
+
+    def empty() -> "ResponsesAPIResponse":
+        made = ResponsesAPIResponse(id=f"resp_{new.id.hex}", created_at=new.created, output=[])
+        return made.model_copy(update={"object": "response", "model": new.model})
+
+    return ResponsesAdapter(empty)
+
+
+def _question(text: str, max_tokens: int) -> JsonObject:
+    return {"input": text, "max_output_tokens": max_tokens}
+
+
+def _recognises(payload: Json) -> bool:
+    return str(payload.get("type")).startswith("response.") or payload.get("object") == "response"
+
+
+def _logged(logged: Json, blocks: Blocks, finish_reason: str | None) -> JsonObject:
+    return {"output": [_item(block) for block in blocks]}
+
+
+def _item(block: Json) -> JsonObject:
+    if block["type"] == "tool_call":
+        call = {"call_id": block["id"], "name": block["name"], "arguments": block["arguments"]}
+        return {"type": "function_call", "status": "completed", **call}
+    if block["type"] == "reasoning":
+        return {"type": "reasoning", "summary": [{"type": "summary_text", "text": block["text"]}]}
+    part: JsonObject = {"type": "output_text", "text": block["text"], "annotations": []}
+    return {"type": "message", "role": "assistant", "status": "completed", "content": [part]}
+
+
+def _read_item(item: Json) -> Iterator[ToolCall | ToolResult | Thought]:
+    """Yields the reasoning, the call or the result that is an item; of the provider's own calls both."""
+    kind = string_in(item, "type")
+    if kind == "reasoning":
+        yield Thought(readable.read({"summary": item.get("summary"), "content": item.get("content")}))
+    elif kind == "function_call":
+        yield tool_call(item, item.get("arguments"), id="call_id")
+    elif kind == "custom_tool_call":
+        yield tool_call(item, item.get("input"), form="custom", id="call_id")
+    elif kind in actions.ACTIONS:
+        yield from _read_action(item)
+    elif kind.endswith("_output"):
+        content = {name: item.get(name) for name in actions.RESULTS.get(kind, ("output",))}
+        yield tool_result(item, content, id="call_id", is_error=item.get("status") == "failed")
+
+
+def _read_action(item: Json) -> Iterator[ToolCall | ToolResult]:
+    named = {"name": actions.name_of(item), "id": item.get("call_id") or item.get("id")}
+    try:
+        arguments, results = actions.arguments_of(item), actions.results_of(item)
+    except RecursionError:
+        arguments, results = "[too deep to read]", {}
+    yield tool_call(named, arguments, form=actions.form_of(item))
+    if results:
+        yield tool_result(named, results, id="id", is_error=item.get("error") or item.get("status") == "failed")
+
+
+_RESULT_TEXTS = frozenset({"stdout", "stderr", "outputs", "logs", "results", "error"})
+"""Members of results with a text, or with parts of one."""
+
+FORMAT = WireFormat(
+    name="responses",
+    operation="chat",
+    call_types=("aresponses", "responses"),
+    paths=("/v1/responses", "/responses", "/openai/v1/responses", "/cursor/chat/completions"),
+    adapter=_adapter,
+    rules=ResponseRules(
+        blocks_overlap=True,
+        marks_blocks=True,
+        has_text_after_calls=True,
+        stop_reason="completed",
+        tool_reasons=("completed",),
+        cut_reasons=("incomplete",),
+    ),
+    request=RequestShape(
+        texts={"instructions": "system", "input": "user"},
+        conversation=("input",),
+        instructions=("instructions",),
+        stored_prompts={"prompt": "variables"},
+        roles={"developer": "system"},
+        text_fields=frozenset({"text", "content", "output", "refusal", "reason"} | _RESULT_TEXTS),
+        contents=("content",),
+        signed_types=frozenset({"reasoning"}),
+        result_types=("_output", "mcp_call", "code_interpreter_call", "file_search_call"),
+        result_items=("_output",),
+        arguments=frozenset({"arguments", "input", "action"}),
+        readers=(_read_item,),
+        tools=("tools",),
+        tool_choices=("tool_choice",),
+        declarations=("tools",),
+        loaded_tools=frozenset({"tool_search_output", "additional_tools"}),
+        token_limits=(("max_output_tokens",),),
+    ),
+    response_texts=frozenset({"text", "delta", "refusal", "arguments"}),
+    recognises=_recognises,
+    log=LogShape(
+        holds=lambda logged: isinstance(logged.get("output"), list),
+        content=_logged,
+        other_fields=frozenset({"id", "object", "status", "created_at", "completed_at", "model", "usage", "tools"})
+        | {"parallel_tool_calls", "tool_choice", "temperature", "top_p", "max_output_tokens", "previous_response_id"}
+        | {"store", "truncation"},
+    ),
+    logged_fields=("input", "messages"),
+    question=_question,
+)

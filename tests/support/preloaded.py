@@ -1,0 +1,140 @@
+"""Proxy processes that are forked from one that has imported LiteLLM, which takes most of a start.
+
+LiteLLM's own `--run_gunicorn` with `preload_app` forks its workers so too.
+"""
+
+import gc
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+_ROOT = str(Path(__file__).parents[2])
+READ_LATE = frozenset(
+    {
+        *("ANTHROPIC_API_BASE", "ANTHROPIC_API_KEY", "OPENAI_API_BASE", "OPENAI_API_KEY"),
+        *("DATABASE_URL", "DISABLE_SCHEMA_UPDATE", "PATH", "PRISMA_QUERY_ENGINE_BINARY"),
+        *("LANGSMITH_BATCH_SIZE", "LITELLM_MASTER_KEY", "LITELLM_WORKER_STARTUP_HOOKS"),
+        *("OTEL_BSP_SCHEDULE_DELAY", "OTEL_ENDPOINT", "OTEL_EXPORTER"),
+        *("FLAG", "GATE_URL", "LOGGED_TO", "LUTHIEN_POLICY_CONFIG", "LUTHIEN_RECORDS", "OVERHEARD"),
+    }
+)
+"""Variables that nothing reads when LiteLLM is imported."""
+READ_EARLY = frozenset({"LITELLM_LOCAL_MODEL_COST_MAP", "PROXY_BATCH_WRITE_AT", "PYTHONFAULTHANDLER", "PYTHONPATH"})
+"""Variables that are read then: who differs in these has another parent."""
+
+
+class Forked:
+    """A process of a parent's. Like `subprocess.Popen`, as far as tests need it."""
+
+    def __init__(self, parent: "Parent", pid: int) -> None:
+        self._parent, self.pid = parent, pid
+        self._code: int | None = None
+
+    def poll(self) -> int | None:
+        if self._code is None:
+            self._code = self._parent.ask({"code of": self.pid})
+        return self._code
+
+    def wait(self, timeout: float | None = None) -> int:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while (code := self.poll()) is None:
+            if deadline is not None and time.monotonic() > deadline:
+                raise subprocess.TimeoutExpired("litellm", timeout or 0)
+            time.sleep(0.02)
+        return code
+
+
+class Parent:
+    """The process that has imported LiteLLM. It ends with this one, and is asked by one thread at once."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._lock = threading.Lock()
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", __name__],
+            env=dict(environment),
+            cwd=_ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,
+        )
+
+    def start(self, arguments: Sequence[str], environment: Mapping[str, str], output: Path) -> Forked:
+        """Starts `litellm` with these arguments in this environment, in a process group of its own."""
+        order = {"arguments": arguments, "environment": dict(environment), "output": str(output), "cwd": os.getcwd()}
+        return Forked(self, self.ask({"start": order}))
+
+    def ask(self, question: Mapping[str, Any]) -> Any:
+        with self._lock:
+            assert self._process.stdin, "a pipe, for it was asked for"
+            assert self._process.stdout, "a pipe, for it was asked for"
+            self._process.stdin.write(json.dumps(question).encode() + b"\n")
+            self._process.stdin.flush()
+            return json.loads(self._process.stdout.readline())
+
+
+_parents: dict[tuple[str | None, ...], Parent] = {}
+
+
+def parent_for(environment: Mapping[str, str], own: Mapping[str, str]) -> Parent | None:
+    """The parent for proxies in this environment; None if what is the proxy's `own` in it may be read too early."""
+    elsewhere = "DATABASE_URL" not in own and own.get("PYTHONPATH", _ROOT) != _ROOT
+    counted = "soak.gauges" in own.get("LITELLM_WORKER_STARTUP_HOOKS", "")  # all objects and threads of a process
+    if elsewhere or counted or not set(own) <= READ_LATE | READ_EARLY:
+        return None
+    early = tuple(environment.get(name) for name in sorted(READ_EARLY))
+    if early not in _parents:
+        _parents[early] = Parent(environment)
+    return _parents[early]
+
+
+def _serve() -> None:
+    """Forks as it is told until nobody can tell it anything."""
+    answers = os.fdopen(os.dup(1), "wb", buffering=0)
+    os.dup2(2, 1)  # what LiteLLM says is no answer
+    from litellm.proxy import proxy_server as proxy_server
+    from litellm.rust_bridge.fork_guard import reserve_process_for_forking
+
+    reserve_process_for_forking("the parent of the tests' proxies")
+    assert threading.active_count() == 1, threading.enumerate()
+    gc.collect()
+    gc.freeze()
+    for line in sys.stdin.buffer:
+        question = json.loads(line)
+        if "start" in question:
+            sys.stdout.flush()
+            pid = os.fork()
+            if pid == 0:
+                answers.close()
+                _become(question["start"])
+                return
+            answers.write(b"%d\n" % pid)
+        else:
+            pid, status = os.waitpid(question["code of"], os.WNOHANG)
+            answers.write(json.dumps(os.waitstatus_to_exitcode(status) if pid else None).encode() + b"\n")
+
+
+def _become(order: Mapping[str, Any]) -> None:
+    from litellm import run_server
+
+    os.setsid()
+    os.chdir(order["cwd"])
+    for number, (path, flags) in enumerate(
+        [(os.devnull, os.O_RDONLY), *[(order["output"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)] * 2]
+    ):
+        opened = os.open(path, flags)
+        os.dup2(opened, number)
+        os.close(opened)
+    os.environ.clear()
+    os.environ.update(order["environment"])
+    sys.argv = ["litellm", *order["arguments"]]
+    run_server()
+
+
+if __name__ == "__main__":
+    _serve()

@@ -1,0 +1,197 @@
+"""Rehearsals: the policies decide over a record as they decided over the transaction."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from luthien_litellm_hooks import Decision, Policy, PolicyContext, Request, StreamingResponseContext
+from luthien_litellm_hooks.cli.show.transactions import read_transaction, recorded
+from luthien_litellm_hooks.config.policy_loading import config_model
+from luthien_litellm_hooks.config.settings import build_executor, load_settings
+from luthien_litellm_hooks.engine.executor import PolicyExecutor
+from luthien_litellm_hooks.engine.rehearsal import Recorded, rehearse
+from luthien_litellm_hooks.errors import NotReplayableError, PolicyBlockedError
+from luthien_litellm_hooks.policies import SHORT_NAMES
+from luthien_litellm_hooks.policies.judges import JudgeConfig
+from luthien_litellm_hooks.policy.request import Answer as OwnAnswer
+from luthien_litellm_hooks.testing.answers import Answer, Call, Say, Think
+from luthien_litellm_hooks.testing.routes import ROUTES, RouteName
+from luthien_litellm_hooks.testing.run import run_policy
+from luthien_litellm_hooks.wire import FORMATS
+from luthien_litellm_hooks.wire.format import NewResponse
+from tests.support.recorded import COMMAND, row
+from tests.support.recordings import STREAMS
+
+BLOCKS_COMMANDS = {"class": "block_dangerous_commands"}
+REWRITES = {"class": "string_replacement", "config": {"replacements": [["database", "data base"]]}}
+SERIAL = {
+    "class": "serial",
+    "config": {"policies": [REWRITES, {"class": "all_caps"}, BLOCKS_COMMANDS, {"class": "secrets"}]},
+}
+PANEL = {
+    "class": "parallel",
+    "config": {
+        "strategy": "majority",
+        "policies": [{"class": "noop"}, BLOCKS_COMMANDS, {"class": "block_web_requests"}],
+    },
+}
+SHIPPED: Mapping[str, Mapping[str, Any]] = {
+    **{name: {"class": name} for name in SHORT_NAMES if not issubclass(config_model(name), JudgeConfig)},
+    "tool_rules": {"class": "tool_rules", "config": {"rules": [{"action": "block", "tool": "Bash"}]}},
+    "string_replacement": REWRITES,
+    "regex_replacement": {"class": "regex_replacement", "config": {"replacements": [["[Dd]ata", "files"]]}},
+}
+POLICIES: Mapping[str, Mapping[str, Any]] = {
+    **SHIPPED,
+    "serial": SERIAL,
+    "panel": PANEL,
+}
+RECORDINGS = sorted(STREAMS.glob("*/*.sse"))
+EVERYTHING = Answer(
+    [
+        Think("The biggest folder is the database's."),
+        Say("I will remove the database."),
+        Call("Bash", json.dumps({"command": "ls"}), id="call_1"),
+        Call("Bash", json.dumps({"command": COMMAND}), id="call_2"),
+        Call("Bash", json.dumps({"command": "ls -a"}), id="call_3"),
+    ]
+)
+
+
+def executor_of(policy: Mapping[str, Any]) -> PolicyExecutor:
+    return build_executor(load_settings({"luthien": {"policy": policy}}, {}))
+
+
+def of_record(record: Mapping[str, Any], route: RouteName) -> Recorded:
+    """A record in the spend logs, as the commands read it."""
+    transaction = read_transaction(row(json.loads(json.dumps(record)), call_type=ROUTES[route].call_type))
+    assert transaction.record is not None
+    found = recorded(transaction, transaction.record)
+    assert found is not None
+    return found
+
+
+def said(decisions: Sequence[Decision]) -> list[Any]:
+    return [(one.policy, one.action, one.reason, one.message, one.evidence, one.is_vote) for one in decisions]
+
+
+def blocks(content: Sequence[Mapping[str, Any]]) -> list[Any]:
+    return [(block["type"], block.get("name"), block.get("text") or block.get("arguments")) for block in content]
+
+
+@pytest.mark.parametrize("is_full", [False, True], ids=["stream", "full"])
+@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize("name", POLICIES)
+async def test_the_decisions_and_the_blocks_are_those_of_the_transaction(
+    name: str, route: RouteName, is_full: bool
+) -> None:
+    answer = Answer([Say("I will remove the database.")]) if route == "completions" else EVERYTHING
+    outcome = await run_policy(POLICIES[name], answer, route=route, full=is_full)
+    again = await rehearse(executor_of(POLICIES[name]), of_record(outcome.record, route))
+    assert said(again.decisions) == said(outcome.decisions)
+    assert blocks(again.content) == blocks(outcome.record["final"]["answer"]["content"])
+    assert again.finish_reason == outcome.finish_reason
+    assert again.outcome == outcome.record["outcome"]
+    assert again.is_response_changed == outcome.record["changed"]["answer"]
+
+
+def delivered(chunks: Sequence[object]) -> object:
+    """The bytes, however they were grouped, or the items of a wire of objects."""
+    pieces = [chunk for chunk in chunks if isinstance(chunk, bytes)]
+    return b"".join(pieces) if len(pieces) == len(chunks) else [str(chunk) for chunk in chunks]
+
+
+@pytest.mark.parametrize("recording", RECORDINGS, ids=lambda path: f"{path.parent.name}-{path.stem}")
+async def test_with_all_shipped_policies_observed_a_recording_leaves_as_with_noop(recording: Path) -> None:
+    route: Any = recording.parent.name
+    members = [{**policy, "enforce": False} for policy in SHIPPED.values()]
+    watched = await run_policy({"class": "serial", "config": {"policies": members}}, recording, route=route)
+    plain = await run_policy({"class": "noop"}, recording, route=route)
+    assert delivered(watched.chunks) == delivered(plain.chunks)
+    assert (watched.decisions, watched.record["changed"]["answer"]) == ((), False)
+
+
+@pytest.mark.parametrize("name", ["block_dangerous_commands", "serial", "panel"])
+@pytest.mark.parametrize(
+    "recording", sorted(STREAMS.glob("*/*.sse")), ids=lambda path: f"{path.parent.name}-{path.stem}"
+)
+async def test_recordings_are_judged_alike_from_their_blocks(recording: Path, name: str) -> None:
+    route: Any = recording.parent.name
+    outcome = await run_policy(POLICIES[name], recording, route=route)
+    again = await rehearse(executor_of(POLICIES[name]), of_record(outcome.record, route))
+    assert said(again.decisions) == said(outcome.decisions)
+    assert again.outcome == outcome.record["outcome"]
+
+
+class OwnWords(Policy):
+    async def on_request(self, request: Request, ctx: PolicyContext) -> Request | OwnAnswer:
+        assert ctx.is_observed
+        if "refuse" in str(request.body):
+            raise PolicyBlockedError("No.", reason="asked to")
+        if "answer" in str(request.body):
+            return OwnAnswer("Forty-two.")
+        vars_of_body = dict(request.body)["messages"]
+        vars_of_body[0]["content"] = "changed in place"
+        return request
+
+
+def chat(text: str) -> Recorded:
+    return Recorded(
+        transaction_id="t1",
+        request=Request({"model": "m", "messages": [{"role": "user", "content": text}]}),
+        content=[{"type": "text", "text": "hello"}],
+        finish_reason="stop",
+        rules=FORMATS["chat"].rules,
+    )
+
+
+@pytest.mark.parametrize(("asked", "delivered"), [("refuse", "No."), ("answer", "Forty-two."), ("else", "hello")])
+async def test_requests_are_refused_answered_and_changed_without_an_effect(asked: str, delivered: str) -> None:
+    past = chat(asked)
+    done = await rehearse(PolicyExecutor(OwnWords()), past)
+    assert [block["text"] for block in done.content] == [delivered]
+    assert done.is_request_changed == (asked == "else")
+    assert done.is_response_changed == (asked != "else")
+    assert done.outcome == ("blocked" if asked == "refuse" else "complete")
+    assert past.request.body["messages"] == [{"role": "user", "content": asked}]
+    assert done.record()["original"]["request"]["messages"][0]["content"] == asked
+
+
+async def test_an_observed_block_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    outcome = await run_policy(BLOCKS_COMMANDS, EVERYTHING)
+    assert "blocked tool" in caplog.text
+    caplog.clear()
+    assert (await rehearse(executor_of(BLOCKS_COMMANDS), of_record(outcome.record, "chat"))).outcome == "blocked"
+    assert caplog.text == ""
+
+
+class Whole(Policy):
+    async def process_full_response(self, response: object, ctx: PolicyContext) -> object:
+        return response
+
+
+async def test_what_needs_the_response_itself_is_not_replayable() -> None:
+    with pytest.raises(NotReplayableError, match="process_full_response"):
+        await rehearse(PolicyExecutor(Whole()), chat("hello"))
+
+
+class CutOff(Policy):
+    async def on_stream_complete(self, ctx: StreamingResponseContext) -> None:
+        ctx.decide("allow", reason=f"cut off: {ctx.is_cut_off}")
+
+
+@pytest.mark.parametrize("wire", list(FORMATS), ids=lambda wire: wire.name)
+async def test_the_rules_of_each_wire_are_those_of_its_adapter(wire: Any) -> None:
+    adapter = wire.adapter(NewResponse("m", UUID(int=1), 0))
+    rules = asdict(wire.rules)
+    assert rules.pop("blocks_overlap") == hasattr(adapter, "encode_unchanged")
+    assert {name: getattr(adapter, name) for name in rules} == rules
+    for reason in (wire.rules.cut_reasons[0], wire.rules.stop_reason):
+        past = replace(chat("hello"), rules=wire.rules, finish_reason=reason)
+        [decision] = (await rehearse(PolicyExecutor(CutOff()), past)).decisions
+        assert decision.reason == f"cut off: {reason != wire.rules.stop_reason}"
