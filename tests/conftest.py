@@ -15,6 +15,7 @@ from tests.support.proxy import Proxies
 from tests.support.redis import running_redis
 
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup ignores it, and a proxy would inherit that
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's "&" ignores it, and a command would inherit that
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # LiteLLM would look for it on the network
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # each process of a test would compile this package for half a second
 os.environ["LUTHIEN_RECORDS"] = os.path.join(tempfile.mkdtemp(), "records.sqlite")  # not the developer's own
