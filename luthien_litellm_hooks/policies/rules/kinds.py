@@ -17,7 +17,7 @@ Language = Literal["shell", "python", "javascript"]
 
 _WORD = re.compile(r"[^\W_]+")
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
-_MAX_CACHED = 100  # characters of a cached key: models make up keys of any length
+_MAX_CACHED = 100  # characters of a name whose words are cached: models make up names of any length
 _SERVER = re.compile(r"__|[./:]")  # between a server's name and its tool's
 
 
@@ -91,18 +91,20 @@ def clean_name(name: str) -> str:
     return _visible(name).strip().casefold().removeprefix("functions.")
 
 
-def words_of(name: str) -> list[str]:
+def words_of(name: str) -> tuple[str, ...]:
     """Returns the words of a name, joined in any way: `run_command`, `run-command`, `runCommand`."""
-    return _WORD.findall(_CAMEL.sub(" ", _visible(name)).casefold())
+    return _cached_words(name) if len(name) <= _MAX_CACHED else _split(name)
+
+
+def _split(name: str) -> tuple[str, ...]:
+    return tuple(_WORD.findall(_CAMEL.sub(" ", _visible(name)).casefold()))
+
+
+_cached_words = lru_cache(maxsize=1_024)(_split)
 
 
 def key_of(name: str) -> str:
     """Returns a key of arguments in the spelling of the sets above."""
-    return _key_of(name) if len(name) <= _MAX_CACHED else "_".join(words_of(name))
-
-
-@lru_cache(maxsize=1_024)
-def _key_of(name: str) -> str:
     return "_".join(words_of(name))
 
 

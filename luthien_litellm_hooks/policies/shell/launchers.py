@@ -3,6 +3,7 @@
 import re
 import shlex
 from collections.abc import Iterator
+from functools import cache
 from itertools import dropwhile
 from types import MappingProxyType
 
@@ -371,14 +372,20 @@ CODE_OPTIONS = MappingProxyType(
 PYTHON_OPTIONS = ("-c",)
 
 
+@cache
+def _cluster(options: tuple[str, ...]) -> re.Pattern[str]:
+    """Returns the pattern of short options in one word, up to the first for code."""
+    letters = "".join(option[1] for option in options if len(option) == 2)
+    return re.compile(rf"-[a-zA-Z0-9]*?[{letters}]")
+
+
 def _code(command: Command) -> Word | None:
     """Returns the code in an interpreter's options, several joined, or on its standard input."""
     options = CODE_OPTIONS.get(command.name, PYTHON_OPTIONS)
-    letters = {option[1] for option in options if len(option) == 2}
     found: list[Word] = []
     for index, word in enumerate(command.words):
         name, has_value, value = word.text.partition("=")
-        cluster = re.match(rf"-[a-zA-Z0-9]*?[{''.join(letters)}]", word.text)
+        cluster = _cluster(options).match(word.text)
         if word.text in options or (cluster is not None and cluster.end() == len(word.text)):
             following = command.words[index + 1 :]
             found += tuple(dropwhile(lambda each: each.text.startswith("--"), following))[:1]

@@ -277,20 +277,21 @@ def redirected_words(command: Command) -> Iterator[Word]:
 def written_words(command: Command) -> Iterator[Word]:
     """Yields the arguments to which `command` writes, and the targets of its redirections, without pure deletions."""
     yield from redirected_words(command)
-    name, operands = command.name, operands_of(command)
+    name = command.name
     if name in LAST_IS_WRITTEN:
-        target = _target_directory(command)
+        target, operands = _target_directory(command), operands_of(command)
         yield from [target] if target else operands[-1:] if len(operands) > 1 else []
     elif name == "dd":
         yield from (Word(word.text[3:], word.is_resolved) for word in command.words if word.text.startswith("of="))
     elif name in REST_IS_WRITTEN or (
         name in ("sed", "perl") and any(re.match(r"-(?![MmIE])[a-zA-Z]*i|--in-place", text) for text in command.texts)
     ):
+        operands = operands_of(command)
         yield from operands[1:] or operands
     elif name in ("curl", "wget"):
         yield from _saved(command)
     elif name in ALL_ARE_WRITTEN and name not in DELETING:
-        yield from operands
+        yield from operands_of(command)
 
 
 DELETING = frozenset({"rm", "unlink", "rmdir", "shred", "srm"})

@@ -44,7 +44,7 @@ point above 255 reads outside of a table, and may crash the process."""
 
 BYTES = {code: byte for byte, code in SAFE_LETTERS.items()}
 
-VARIABLE_INSIDE_WORD = re.compile(r"(?<=[^\s\"'$\\(`{])\$(\w+)")
+VARIABLE_INSIDE_WORD = re.compile(r"\$(?<=[^\s\"'$\\(`{]\$)(\w+)")
 
 
 def syntax_tree(script: str) -> Node | None:

@@ -198,9 +198,11 @@ def _quoted(node: Node, scope: Scope) -> tuple[Pieces, ...]:
     return _product(parts, node, scope)
 
 
+_ESCAPED = re.compile(r'\\([$`"\\])')
+
+
 def _literal(source: bytes) -> tuple[Pieces, ...]:
-    text = re.sub(r'\\([$`"\\])', r"\1", decoded(source))
-    return ((Piece(text, is_quoted=True),),)
+    return ((Piece(_ESCAPED.sub(r"\1", decoded(source)), is_quoted=True),),)
 
 
 def _unescaped(text: str) -> Iterator[Piece]:
