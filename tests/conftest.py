@@ -1,5 +1,6 @@
 """Fixtures that every test may use."""
 
+import gc
 import os
 import signal
 import tempfile
@@ -14,8 +15,9 @@ from tests.support.postgres import running_postgres
 from tests.support.proxy import Proxies
 from tests.support.redis import running_redis
 
-signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup ignores it, and a proxy would inherit that
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's "&" ignores it, and a command would inherit that
+# nohup ignores the first, a shell's background job the second, and processes of tests would inherit that.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # LiteLLM would look for it on the network
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # each process of a test would compile this package for half a second
 os.environ["LUTHIEN_RECORDS"] = os.path.join(tempfile.mkdtemp(), "records.sqlite")  # not the developer's own
@@ -53,6 +55,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             return group_of(super()._split_scope(nodeid))
 
     return ByProxy(config, log)
+
+
+def pytest_collection_finish() -> None:
+    """Spares each later collection of garbage the million objects that imports have made."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

@@ -70,7 +70,7 @@ def _side_by_side(items: list[Iterator[JSON]]) -> Iterator[JSON]:
 
 
 def _item(answer: Answer, step: Say | Think | Call) -> JSON:
-    head = _head(step, "incomplete" if answer.finish_reason == "length" else "completed")
+    head = _head(step, "incomplete" if answer.finish == "length" else "completed")
     match step:
         case Say(text):
             return {**head, "content": [{**_TEXT_PART, "text": text}]}
@@ -123,7 +123,7 @@ def _part_events(answer: Answer, within: str, delta_kind: str, text: str, where:
 
 
 def _response(request: JSON, id: str, answer: Answer | None, output: list[JSON]) -> JSON:
-    is_cut = answer is not None and answer.finish_reason == "length"
+    is_cut = answer is not None and answer.finish == "length"
     status = "in_progress" if answer is None else "incomplete" if is_cut else "completed"
     return {
         "id": id,

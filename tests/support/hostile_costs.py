@@ -4,10 +4,13 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from luthien_litellm_hooks.policy.limits import DEFAULT_LIMITS
 from luthien_litellm_hooks.testing.answers import Answer, Call, Say, Step
 from luthien_litellm_hooks.testing.routes import ROUTES, RouteName
 
 MANY = 100_000
+BLOCKS = DEFAULT_LIMITS.max_judged_blocks * 6 // 5
+"""More than are judged."""
 SCRIPT_CHARACTERS = 120_000
 TEXT_CHARACTERS = 2_000_000
 SECRET = f"ghp_{'a1B2c3D4' * 4}a1B2"
@@ -162,11 +165,11 @@ REQUESTS: Mapping[str, Callable[[RouteName], dict[str, Any]]] = {
 
 ANSWERS: Mapping[str, Callable[[], Answer]] = {
     "many calls": lambda: Answer(
-        [Call("Bash", f'{{"command": "ls {number}"}}') for number in range(20_000)], piece=1_000
+        [Call("Bash", f'{{"command": "ls {number}"}}') for number in range(BLOCKS)], piece=1_000
     ),
-    "many equal calls": lambda: Answer([Call("Bash", '{"command": "ls"}')] * 20_000, piece=1_000),
+    "many equal calls": lambda: Answer([Call("Bash", '{"command": "ls"}')] * BLOCKS, piece=1_000),
     "many blocked calls": lambda: Answer([Call("Bash", '{"command": "rm -rf /"}')] * 5_000, piece=1_000),
-    "many blocks": lambda: Answer(_blocks(25_000), piece=1_000),
+    "many blocks": lambda: Answer(_blocks(BLOCKS // 2), piece=1_000),
     "many pieces": lambda: Answer([Say("a" * MANY)], piece=1),
     "many pieces of a call": lambda: Answer([Call("Bash", json.dumps({"command": "a" * MANY}))], piece=1),
     "many pieces of a wall": lambda: Answer([Say("QUJD" * 20_000)], piece=10),

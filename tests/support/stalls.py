@@ -90,12 +90,9 @@ async def cost_of(
 
     cost = Cost()
     gc.collect()
-    gc.freeze()  # what other tests have left, and LiteLLM's million objects, take the collector half a second
-    try:
-        with measured(cost):
-            await asyncio.create_task(run())
-    finally:
-        gc.unfreeze()
+    gc.freeze()  # for good: LiteLLM's million objects would take each collection half a second
+    with measured(cost):
+        await asyncio.create_task(run())
     cost.decisions, cost.outcome = tuple(context.decisions), recorder.outcome
     cost.left = "".join(map(str, left))
     return cost

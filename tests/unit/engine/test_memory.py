@@ -105,12 +105,10 @@ async def _broken(policy: type[Policy]) -> None:
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _frozen() -> Generator[None]:
+def _frozen() -> None:
     """What is there already need not be looked through by each test."""
     gc.collect()
     gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 import gc
 import json
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -18,11 +18,9 @@ each_route = pytest.mark.parametrize("route", ["chat", "messages", "responses"])
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _only_own_garbage() -> Generator[None]:
+def _only_own_garbage() -> None:
     gc.collect()
     gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 def least(*measured: Callable[[], float]) -> list[float]:
