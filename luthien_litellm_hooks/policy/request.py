@@ -187,9 +187,11 @@ class RequestText:
 
 
 def iter_texts(request: Request) -> Iterator[RequestText]:
-    """Returns the texts of the request, in its order: the conversation, the system prompt, and the results of tools.
+    """Returns the texts of the request, in its order: the conversation, the system prompt, the results of tools, and
+    texts beside these, such as stop sequences.
 
-    Left alone are reasoning (providers sign it), descriptions of tools, ids, names, and everything but texts.
+    Left alone are reasoning (providers sign it), descriptions of tools, schemas, ids, names, addresses, and everything
+    but texts.
     """
     texts: list[RequestText] = []
 

@@ -89,8 +89,15 @@ class RequestShape:
     """Those of `result_types` that are items of the conversation."""
     result_parts: frozenset[str] = frozenset()
     """Types of the parts of a user's message that are a result of the client's tool."""
+    result_texts: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Types of objects that hold a tool's result as a text, under a member that holds data elsewhere."""
     results: Mapping[str, str] = field(default_factory=dict[str, str])
-    """Members of a part that hold a tool's result, and the member with its JSON value."""
+    """Members of a part or the body that hold a tool's result, or a list of them, and the member with its JSON
+    value."""
+    named_texts: frozenset[str] = frozenset()
+    """Members that hold an object with texts by name."""
+    repeats: frozenset[str] = frozenset()
+    """Members that repeat the texts beside them in pieces. They are removed if one of these changes."""
     calls: frozenset[str] = frozenset()
     """Members that hold a tool call, or a list of them."""
     arguments: frozenset[str] = frozenset()
@@ -147,6 +154,8 @@ def map_texts(body: Json, shape: RequestShape, change: TextChange, of_arguments:
             return _map_fields(
                 cast(dict[str, Any], value), lambda name, item: texts.map_variables(item) if name == member else item
             )
+        if key in shape.results:
+            return texts.map_results(value, shape.results[key])
         return texts.map_value(value, shape.texts[key]) if key in shape.texts else value
 
     return _map_fields(body, body_field)
@@ -170,29 +179,39 @@ class _TextMap:
             return self._map_part(cast(dict[str, object], value), role)
         return value
 
-    def map_variables(self, variables: object) -> object:
-        """Returns the texts for a stored prompt changed."""
+    def map_variables(self, variables: object, role: str = "user") -> object:
+        """Returns an object with its texts by name changed, as those for a stored prompt."""
         if not isinstance(variables, dict):
             return variables
         plain = _TextMap(self._shape, self._change, None)
-        return _map_fields(cast(dict[str, Any], variables), lambda _, value: plain.map_value(value, "user"))
+        return _map_fields(cast(dict[str, Any], variables), lambda _, value: plain.map_value(value, role))
+
+    def map_results(self, value: object, member: str) -> object:
+        """Returns a tool's result changed, or a list of them."""
+        if isinstance(value, list):
+            return _map_items(cast(list[object], value), lambda item: self.map_results(item, member))
+        return self._map_result(cast(dict[str, object], value), member) if isinstance(value, dict) else value
 
     def _map_part(self, part: dict[str, object], role: str) -> object:
         shape = self._shape
         if _is_signed(part, shape):
             return part
         role = self._role(part, role)
+        own = shape.result_texts.get(str(part.get("type")))
 
         def part_field(key: str, value: object) -> object:
-            if key in shape.text_fields:
+            if key in shape.text_fields or key == own:
                 return self.map_value(value, role)
             if key == "source" and isinstance(value, dict):
                 return self._map_source(cast(dict[str, object], value), role)
-            if key in shape.results and isinstance(value, dict):
-                return self._map_result(cast(dict[str, object], value), shape.results[key])
+            if key in shape.named_texts:
+                return self.map_variables(value, role)
+            if key in shape.results:
+                return self.map_results(value, shape.results[key])
             return value if self._of_arguments is None else self._map_call_field(key, value, self._of_arguments)
 
-        return _map_fields(part, part_field)
+        changed = _map_fields(part, part_field)
+        return part if changed is part else {key: changed[key] for key in changed if key not in shape.repeats}
 
     def _role(self, part: Json, role: str) -> str:
         kind, own = part.get("type"), part.get("role")
@@ -210,7 +229,9 @@ class _TextMap:
 
     def _map_result(self, result: dict[str, object], member: str) -> object:
         def result_field(key: str, value: object) -> object:
-            return map_strings(value, lambda text: self._change("tool", text)) if key == member else value
+            if key == member:
+                return map_strings(value, lambda text: self._change("tool", text))
+            return value if self._of_arguments is None else self._map_call_field(key, value, self._of_arguments)
 
         return _map_fields(result, result_field)
 

@@ -104,8 +104,14 @@ _ADDED_TEXTS = {
     "user_continue_message": "user",
     "assistant_continue_message": "assistant",
     **dict.fromkeys(("initial_prompt_value", "final_prompt_value", "bos_token", "eos_token"), "system"),
+    **dict.fromkeys(("stop", "preamble", "system_prompt"), "system"),
+    **dict.fromkeys(("message", "chat_history"), "user"),
+    "tool_results": "tool",
 }
-"""Texts beside the messages: the predicted output, documents, and LiteLLM's additions to messages and prompts."""
+"""Texts beside the messages: the predicted output, documents, stop sequences, LiteLLM's additions to messages and
+prompts, and fields of Cohere and Replicate, which LiteLLM passes on."""
+_COHERE_ROLES = {"SYSTEM": "system", "USER": "user", "CHATBOT": "assistant", "TOOL": "tool"}
+_TEXT_FIELDS = ("text", "content", "refusal", "title", "pre_message", "post_message", "message", "tool_plan")
 
 FORMAT = WireFormat(
     name="chat",
@@ -127,11 +133,13 @@ FORMAT = WireFormat(
         texts={"litellm_system_prompt": "system", "messages": "user", **_ADDED_TEXTS},
         conversation=("messages",),
         variables=("prompt_variables", "roles"),
-        roles={"developer": "system", "function": "tool"},
-        text_fields=frozenset({"text", "content", "refusal", "title", "pre_message", "post_message"}),
+        roles={"developer": "system", "function": "tool", **_COHERE_ROLES},
+        text_fields=frozenset((*_TEXT_FIELDS, "snippet", "annotations", "url_citation")),
         contents=("content",),
-        calls=frozenset({"tool_calls", "function", "function_call", "custom"}),
-        arguments=frozenset({"arguments", "input"}),
+        results={"tool_results": "outputs"},
+        named_texts=frozenset({"data"}),
+        calls=frozenset({"tool_calls", "function", "function_call", "custom", "call"}),
+        arguments=frozenset({"arguments", "input", "parameters"}),
         readers=(_read_message,),
         tools=("tools", "functions"),
         tool_choices=("tool_choice", "function_call"),

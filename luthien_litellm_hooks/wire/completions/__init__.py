@@ -57,7 +57,7 @@ FORMAT = WireFormat(
         cut_reasons=("length",),
     ),
     request=RequestShape(
-        texts={"prompt": "user", "suffix": "user"},
+        texts={"prompt": "user", "suffix": "user", "stop": "system"},
         conversation=("prompt",),
         token_limits=(("max_tokens",),),
     ),

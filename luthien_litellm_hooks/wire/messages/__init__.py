@@ -88,6 +88,12 @@ def _is_text(value: object) -> bool:
     return all(isinstance(text, str) for text in texts)
 
 
+_TEXT_FIELDS = ("text", "content", "title", "context", "stdout", "stderr", "lines", "error_message")
+_CITATIONS = ("citations", "cited_text", "document_title")
+_BROWSER = ("tabs", "state_changes", "error")
+_OF_REQUEST = ("edits", "instructions")
+"""Members of `context_management`."""
+
 FORMAT = WireFormat(
     name="messages",
     operation="chat",
@@ -102,10 +108,14 @@ FORMAT = WireFormat(
         cut_reasons=("max_tokens", "model_context_window_exceeded"),
     ),
     request=RequestShape(
-        texts={"system": "system", "messages": "user"},
+        texts={
+            "system": "system",
+            "messages": "user",
+            **dict.fromkeys(("stop_sequences", "context_management", "compaction"), "system"),
+        },
         conversation=("messages",),
         instructions=("system",),
-        text_fields=frozenset({"text", "content", "title", "context", "stdout", "stderr"}),
+        text_fields=frozenset((*_TEXT_FIELDS, *_CITATIONS, *_BROWSER, *_OF_REQUEST)),
         contents=("content",),
         signed_types=frozenset({"thinking", "redacted_thinking"}),
         sources={"text": "data", "content": "content"},

@@ -90,6 +90,7 @@ def _read_action(item: Json) -> Iterator[ToolCall | ToolResult]:
         yield tool_result(named, results, id="id", is_error=item.get("error") or item.get("status") == "failed")
 
 
+_TEXT_FIELDS = ("text", "content", "output", "refusal", "reason", "annotations", "title", "revised_prompt")
 _RESULT_TEXTS = frozenset({"stdout", "stderr", "outputs", "logs", "results", "error"})
 """Members of results with a text, or with parts of one."""
 
@@ -113,12 +114,15 @@ FORMAT = WireFormat(
         instructions=("instructions",),
         stored_prompts={"prompt": "variables"},
         roles={"developer": "system"},
-        text_fields=frozenset({"text", "content", "output", "refusal", "reason"} | _RESULT_TEXTS),
+        text_fields=frozenset(_TEXT_FIELDS) | _RESULT_TEXTS,
         contents=("content",),
         signed_types=frozenset({"reasoning"}),
         result_types=("_output", "mcp_call", "code_interpreter_call", "file_search_call"),
         result_items=("_output",),
-        arguments=frozenset({"arguments", "input", "action"}),
+        result_texts={"program_output": "result"},
+        named_texts=frozenset({"attributes"}),
+        repeats=frozenset({"logprobs"}),
+        arguments=frozenset({"arguments", "input", "action", "actions", "operation", "queries", "code"}),
         readers=(_read_item,),
         tools=("tools",),
         tool_choices=("tool_choice",),

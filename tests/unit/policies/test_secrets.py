@@ -522,6 +522,27 @@ async def test_the_request_is_redacted_if_asked() -> None:
     assert token in await read(Secrets(SecretsConfig(apply_to="request")), token)
 
 
+@pytest.mark.parametrize(
+    "field",
+    [
+        {"stop": ["<>", "END"]},
+        {"stop_sequences": ["<>"]},
+        {"generationConfig": {"stopSequences": ["<>"], "temperature": 0.5}},
+        {"context_management": {"edits": [{"type": "compact_20260112", "instructions": "<>"}]}},
+        {"preamble": "<>", "chat_history": [{"role": "USER", "message": "<>"}]},
+        {"input": [{"type": "program_output", "call_id": "p", "result": "<>"}]},
+        {"input": [{"type": "program", "call_id": "p", "code": "print('<>')", "fingerprint": "f"}]},
+    ],
+    ids=lambda field: next(iter(field)),
+)
+async def test_texts_beside_the_conversation_are_redacted_too(field: dict[str, Any]) -> None:
+    token = "ghp_" + made(36)
+    asked = context(**json.loads(json.dumps(field).replace("<>", token)))
+    await PolicyExecutor(Secrets(SecretsConfig(apply_to="request"))).on_request(asked)
+    redacted = json.loads(json.dumps(field).replace("<>", "[redacted:github_token]"))
+    assert {name: asked.final_request.body[name] for name in field} == redacted
+
+
 async def test_what_is_allowed_is_left_alone() -> None:
     policy = Secrets(SecretsConfig(allow=("AKIA[A-Z0-9]{9}EXAMPLE", "hunter.*")))
     came = "AKIAIOSFODNN7EXAMPLE AKIAIOSFODNN7EXAMPLF redis://:x@h redis://a:hunter2@h"

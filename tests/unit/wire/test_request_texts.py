@@ -115,6 +115,7 @@ BODIES: dict[str, tuple[dict[str, Any], list[tuple[str, str]], list[str]]] = {
             "assistant_continue_message": {"role": "assistant", "content": "yes"},
             "initial_prompt_value": "begin",
             "roles": {"user": {"pre_message": "before", "post_message": "after"}},
+            "stop": ["halt", "cease"],
         },
         [
             ("user", "guess"),
@@ -125,6 +126,60 @@ BODIES: dict[str, tuple[dict[str, Any], list[tuple[str, str]], list[str]]] = {
             ("system", "begin"),
             ("user", "before"),
             ("user", "after"),
+            ("system", "halt"),
+            ("system", "cease"),
+        ],
+        [],
+    ),
+    "chat, for Cohere": (
+        {
+            "preamble": "be brief",
+            "chat_history": [
+                {"role": "USER", "message": "look"},
+                {"role": "CHATBOT", "message": "answer", "tool_calls": [{"name": "f", "parameters": {"a": "arg"}}]},
+            ],
+            "message": "here",
+            "documents": [{"id": "id", "data": {"title": "paper", "body": "page"}}],
+            "tool_results": [{"call": {"name": "f", "parameters": {"a": "arg2"}}, "outputs": [{"any": "result"}]}],
+            "connectors": [{"id": "text"}],
+        },
+        [
+            ("system", "be brief"),
+            ("user", "look"),
+            ("assistant", "answer"),
+            ("user", "here"),
+            ("user", "paper"),
+            ("user", "page"),
+            ("tool", "result"),
+        ],
+        ["arg", "arg2"],
+    ),
+    "messages, beside the messages": (
+        {
+            "messages": [
+                {
+                    "role": "assistant",
+                    "content": [
+                        {
+                            "type": "text",
+                            "text": "answer",
+                            "citations": [{"cited_text": "quote", "document_title": "paper", "document_index": 0}],
+                        },
+                    ],
+                }
+            ],
+            "stop_sequences": ["halt"],
+            "context_management": {
+                "edits": [{"type": "compact_20260112", "instructions": "in short", "trigger": {"type": "text"}}],
+                "text": {},
+            },
+        },
+        [
+            ("assistant", "answer"),
+            ("assistant", "quote"),
+            ("assistant", "paper"),
+            ("system", "halt"),
+            ("system", "in short"),
         ],
         [],
     ),
@@ -176,6 +231,8 @@ BODIES: dict[str, tuple[dict[str, Any], list[tuple[str, str]], list[str]]] = {
                 {"type": "mcp_call", "id": "m", "name": "f", "output": "given", "error": "failed"},
                 {"type": "mcp_approval_response", "approval_request_id": "text", "approve": True, "reason": "why"},
                 {"type": "image_generation_call", "id": "i", "result": "text"},
+                {"type": "program", "call_id": "p", "code": "run()", "fingerprint": "text"},
+                {"type": "program_output", "call_id": "p", "result": "ran"},
             ],
         },
         [
@@ -186,8 +243,9 @@ BODIES: dict[str, tuple[dict[str, Any], list[tuple[str, str]], list[str]]] = {
             ("tool", "given"),
             ("tool", "failed"),
             ("user", "why"),
+            ("tool", "ran"),
         ],
-        [],
+        ["run()"],
     ),
     "gemini, the result of its code": (
         {"contents": [{"role": "model", "parts": [{"codeExecutionResult": {"outcome": "text", "output": "out"}}]}]},
@@ -222,9 +280,9 @@ BODIES: dict[str, tuple[dict[str, Any], list[tuple[str, str]], list[str]]] = {
                 },
                 {"role": "user", "parts": [{"functionResponse": {"name": "f", "response": {"output": ["result"]}}}]},
             ],
-            "generationConfig": {"stopSequences": ["text"]},
+            "generationConfig": {"stopSequences": ["halt"], "responseMimeType": "text"},
         },
-        [("system", "be brief"), ("user", "look"), ("assistant", "answer"), ("tool", "result")],
+        [("system", "be brief"), ("user", "look"), ("assistant", "answer"), ("tool", "result"), ("system", "halt")],
         ["arg"],
     ),
 }
@@ -271,6 +329,14 @@ def test_a_request_in_which_nothing_is_changed_is_the_same_object(
 ) -> None:
     request = Request(body)
     assert map_texts(request, lambda text: "".join(list(text)), tool_arguments=True) is request
+
+
+def test_the_pieces_of_a_text_go_with_it() -> None:
+    part = {"type": "output_text", "text": "a secret", "logprobs": [{"token": "a sec"}, {"token": "ret"}]}
+    request = Request({"input": [{"type": "message", "role": "assistant", "content": [part]}]})
+    assert map_texts(request, lambda text: text.replace("absent", "")) is request
+    changed = map_texts(request, lambda text: text.replace("secret", "***"))
+    assert changed.body["input"][0]["content"] == [{"type": "output_text", "text": "a ***"}]
 
 
 def test_of_our_own_notices_in_the_history_the_mark_stays() -> None:
