@@ -95,7 +95,7 @@ class RequestShape:
     """Members of a part or the body that hold a tool's result, or a list of them, and the member with its JSON
     value."""
     named_texts: frozenset[str] = frozenset()
-    """Members that hold an object with texts by name."""
+    """Members that may hold an object with texts by name."""
     repeats: frozenset[str] = frozenset()
     """Members that repeat the texts beside them in pieces. They are removed if one of these changes."""
     calls: frozenset[str] = frozenset()
@@ -200,12 +200,12 @@ class _TextMap:
         own = shape.result_texts.get(str(part.get("type")))
 
         def part_field(key: str, value: object) -> object:
+            if key in shape.named_texts and isinstance(value, dict):
+                return self.map_variables(cast(dict[str, object], value), role)
             if key in shape.text_fields or key == own:
                 return self.map_value(value, role)
             if key == "source" and isinstance(value, dict):
                 return self._map_source(cast(dict[str, object], value), role)
-            if key in shape.named_texts:
-                return self.map_variables(value, role)
             if key in shape.results:
                 return self.map_results(value, shape.results[key])
             return value if self._of_arguments is None else self._map_call_field(key, value, self._of_arguments)

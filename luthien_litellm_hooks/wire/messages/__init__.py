@@ -91,8 +91,8 @@ def _is_text(value: object) -> bool:
 _TEXT_FIELDS = ("text", "content", "title", "context", "stdout", "stderr", "lines", "error_message")
 _CITATIONS = ("citations", "cited_text", "document_title")
 _BROWSER = ("tabs", "state_changes", "error")
-_OF_REQUEST = ("edits", "instructions")
-"""Members of `context_management`."""
+_OF_REQUEST = ("edits", "instructions", "classifier_context", "rules")
+"""Members of `context_management` and `safeguards`."""
 
 FORMAT = WireFormat(
     name="messages",
@@ -111,12 +111,13 @@ FORMAT = WireFormat(
         texts={
             "system": "system",
             "messages": "user",
-            **dict.fromkeys(("stop_sequences", "context_management", "compaction"), "system"),
+            **dict.fromkeys(("stop_sequences", "context_management", "compaction", "safeguards"), "system"),
         },
         conversation=("messages",),
         instructions=("system",),
         text_fields=frozenset((*_TEXT_FIELDS, *_CITATIONS, *_BROWSER, *_OF_REQUEST)),
         contents=("content",),
+        named_texts=frozenset({"rules", "auto_mode", "git_state"}),
         signed_types=frozenset({"thinking", "redacted_thinking"}),
         sources={"text": "data", "content": "content"},
         result_types=("tool_result",),

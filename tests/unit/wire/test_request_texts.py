@@ -171,8 +171,18 @@ BODIES: dict[str, tuple[dict[str, Any], list[tuple[str, str]], list[str]]] = {
             "stop_sequences": ["halt"],
             "context_management": {
                 "edits": [{"type": "compact_20260112", "instructions": "in short", "trigger": {"type": "text"}}],
-                "text": {},
             },
+            "safeguards": [
+                {
+                    "type": "dangerous_tool_use",
+                    "classifier_context": {
+                        "permission_mode": "text",
+                        "live_cwd": "text",
+                        "rules": {"deny": ["no pushes"]},
+                        "git_state": {"branch": "main"},
+                    },
+                },
+            ],
         },
         [
             ("assistant", "answer"),
@@ -180,6 +190,8 @@ BODIES: dict[str, tuple[dict[str, Any], list[tuple[str, str]], list[str]]] = {
             ("assistant", "paper"),
             ("system", "halt"),
             ("system", "in short"),
+            ("system", "no pushes"),
+            ("system", "main"),
         ],
         [],
     ),
