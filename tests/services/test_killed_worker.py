@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,16 @@ import psutil
 import psycopg
 import pytest
 import redis
+from typer.testing import CliRunner
 
+from luthien_litellm_hooks.cli import app
 from luthien_litellm_hooks.testing.answers import Answer, Gate, Say, Wait
 from luthien_litellm_hooks.testing.provider import ScriptedProvider
 from soak.gauges import PATH
 from tests.support.postgres import spend_logs
 from tests.support.prisma_client import prisma_environment
-from tests.support.proxy import Proxy, proxy_config, running_proxy
+from tests.support.proxy import KEY, Proxy, proxy_config, running_proxy
+from tests.support.traffic import ANSWERS, POLICIES, WAYS, policy_of
 from tests.support.waiting import wait_until
 
 DONE = 5
@@ -27,6 +31,7 @@ NEVER_S = 3600
 """How often LiteLLM writes spend logs, if not within a test."""
 BODY: dict[str, Any] = {"messages": [{"role": "user", "content": "x"}], "stream": True}
 REQUESTED, ANSWERED = "transaction.request_recorded", "transaction.streaming_response_recorded"
+RECORDED = "transaction.recorded"
 
 
 @contextmanager
@@ -60,11 +65,11 @@ def worker(proxy: Proxy) -> psutil.Process:
     return psutil.Process(proxy.http.get(PATH).json()["process"])
 
 
-def ask(proxy: Proxy, key: str) -> None:
+def ask(proxy: Proxy, key: str, model: str = "says") -> None:
     """One request, to its end."""
     response = httpx.post(
         f"{proxy.url}/v1/chat/completions",
-        json={**BODY, "model": "openai/says"},
+        json={**BODY, "model": f"openai/{model}"},
         headers={"Authorization": f"Bearer {key}"},
         timeout=60,
     )
@@ -165,3 +170,52 @@ def test_a_worker_that_is_asked_to_end_finishes_its_streams_and_then_writes_what
     assert rest.endswith("data: [DONE]\n\n")
     assert rows(postgres_url, key) == DONE + 1
     assert counted(in_file(tmp_path)) == counted(in_redis(redis_url)) == (DONE + 1, DONE + 1)
+
+
+def replay(folder: Path) -> dict[str, Any]:
+    """What a replay of the events says, with the policies that were in force."""
+    (folder / "same.yaml").write_text(json.dumps({"policy": policy_of(*POLICIES)}))
+    arguments = ["replay", str(folder / "same.yaml"), "--from", str(folder / "events.jsonl"), "--json"]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    return json.loads(done.stdout)
+
+
+def test_the_events_of_a_killed_worker_are_judged_as_far_as_they_go(
+    provider: ScriptedProvider, provider_url: str, tmp_path: Path, gate: Gate
+) -> None:
+    provider.answers |= ANSWERS
+    events = tmp_path / "events.jsonl"
+    luthien = {
+        "policy": policy_of(*POLICIES),
+        "record": {"bodies": "always"},
+        "events": {"jsonl": str(events)},
+    }
+    environment = {"LITELLM_WORKER_STARTUP_HOOKS": "soak.gauges:serve"}
+    with (
+        running_proxy(proxy_config(provider_url, luthien), tmp_path / "proxy", environment) as proxy,
+        ThreadPoolExecutor() as threads,
+    ):
+        process = worker(proxy)
+        held = threads.submit(ask, proxy, KEY, "held")
+        gate.wait_reached()
+        for way in WAYS:
+            threads.submit(way.ask, proxy, KEY)
+        wait_until(lambda: in_file(tmp_path).count(RECORDED) > len(WAYS) // 4)
+        process.kill()
+        process.wait()
+        assert isinstance(held.exception(), httpx.TransportError)
+    types = in_file(tmp_path)
+    whole, begun = types.count(RECORDED), types.count(REQUESTED)
+    report = replay(tmp_path)
+    assert (report["transactions"], report["changed_transactions"], report["notes"]) == (whole, 0, [])
+    assert report["counterfactual"]["transactions"] == 0
+    assert report["not_replayed"] == {"the events end before the record": begun - whole}
+
+    lines = events.read_text().splitlines()
+    last = max(number for number, line in enumerate(lines) if json.loads(line)["type"] == RECORDED)
+    kept = [*lines[:last], lines[last][: len(lines[last]) // 2]]  # as a full disk cuts it
+    events.write_text("\n".join(kept))
+    report = replay(tmp_path)
+    assert (report["transactions"], report["changed_transactions"]) == (whole - 1, 0)
+    assert report["notes"] == ["Lines that are no part of a transaction: 1 not a JSON object."]

@@ -4,11 +4,14 @@ answer by themselves and fail."""
 import json
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from itertools import product
 from pathlib import Path
 from typing import Any
+
+import httpx
 
 from luthien_litellm_hooks import Answer, Request, SimplePolicy
 from luthien_litellm_hooks.config.settings import build_executor, load_settings
@@ -20,11 +23,13 @@ from luthien_litellm_hooks.recording.decision import Identity
 from luthien_litellm_hooks.recording.record import transaction_record
 from luthien_litellm_hooks.recording.recorder import DefaultTransactionRecorder
 from luthien_litellm_hooks.recording.sqlite import RecordFile, timestamp
+from luthien_litellm_hooks.testing.answers import PATIENCE_SECONDS, Call, Say, Step, Think
 from luthien_litellm_hooks.testing.answers import Answer as Script
-from luthien_litellm_hooks.testing.answers import Call, Say, Step, Think
-from luthien_litellm_hooks.testing.routes import ROUTES
+from luthien_litellm_hooks.testing.routes import ROUTES, RouteName
+from tests.support.proxy import Proxy
 
 JSON = dict[str, Any]
+_AT_ONCE = 16
 BEGIN = datetime(2026, 11, 21, tzinfo=UTC)
 
 
@@ -86,6 +91,63 @@ SCENES: Sequence[tuple[str, Sequence[Step]]] = (
 )
 
 
+@dataclass(frozen=True)
+class Way:
+    """A scene on a route. `model` is a name for the scene's model."""
+
+    number: int
+    route: RouteName
+    is_full: bool
+
+    @property
+    def question(self) -> str:
+        return SCENES[self.number][0]
+
+    @property
+    def model(self) -> str:
+        return f"scene-{self.number}"
+
+    @property
+    def body(self) -> JSON:
+        body = json.loads(json.dumps(ROUTES[self.route].body).replace("hello", self.question))
+        return body | {"stream": not self.is_full}
+
+    def ask(self, proxy: Proxy, key: str) -> None:
+        """Asks the proxy for the scene, and reads the whole answer. Its provider must have `ANSWERS`."""
+        path, body = ROUTES[self.route].path, self.body
+        if self.route == "gemini":
+            method = "generateContent" if self.is_full else "streamGenerateContent?alt=sse"
+            path = f"/v1beta/models/gemini/{self.model}:{method}"
+            del body["stream"]
+        else:
+            body["model"] = f"{'anthropic' if self.route == 'messages' else 'openai'}/{self.model}"
+        headers = {"Authorization": f"Bearer {key}"}
+        answer = httpx.post(proxy.url + path, json=body, headers=headers, timeout=PATIENCE_SECONDS)
+        assert answer.is_success, f"{self}: {answer.text}"
+
+    @property
+    def script(self) -> Script:
+        return Script(list(SCENES[self.number][1]))
+
+
+WAYS: Sequence[Way] = [
+    Way(number, route, is_full)
+    for number, (_, steps) in enumerate(SCENES)
+    for route in ROUTES
+    for is_full in (False, True)
+    if route != "completions" or all(isinstance(step, Say) for step in steps)  # these have texts alone
+]
+
+ANSWERS: Mapping[str, Script] = {way.model: way.script for way in WAYS}
+"""Of a scripted provider, by its models."""
+
+
+def ask_all(proxy: Proxy, key: str, ways: Sequence[Way]) -> None:
+    """Asks a proxy for many scenes at once."""
+    with ThreadPoolExecutor(_AT_ONCE) as threads:
+        list(threads.map(lambda way: way.ask(proxy, key), ways))
+
+
 def executor_of(*policies: Mapping[str, object]) -> PolicyExecutor:
     return build_executor(load_settings({"luthien": {"policy": policy_of(*policies)}}, {}))
 
@@ -96,23 +158,11 @@ def policy_of(*policies: Mapping[str, object]) -> JSON:
 
 async def transactions(count: int, executor: PolicyExecutor) -> list[JSON]:
     """So many rows of the spend logs, of each scene on each route, streamed and full."""
-    ways = [
-        (scene, route, full) for scene, route, full in product(SCENES, ROUTES, (False, True)) if _speaks(*scene, route)
-    ]
-    return [await _row(executor, number, *ways[number % len(ways)]) for number in range(count)]
+    return [await _row(executor, number, WAYS[number % len(WAYS)]) for number in range(count)]
 
 
-def _speaks(question: str, steps: Sequence[Step], route: str) -> bool:
-    """Text completions have texts alone."""
-    return route != "completions" or all(isinstance(step, Say) for step in steps)
-
-
-async def _row(
-    executor: PolicyExecutor, number: int, scene: tuple[str, Sequence[Step]], route: str, full: bool
-) -> JSON:
-    question, steps = scene
-    wire = ROUTES[route]
-    body = json.loads(json.dumps(wire.body).replace("hello", question)) | {"model": "scripted", "stream": not full}
+async def _row(executor: PolicyExecutor, number: int, way: Way) -> JSON:
+    wire, body = ROUTES[way.route], way.body | {"model": "scripted"}
     recorder = DefaultTransactionRecorder()
     request = Request(body, route=wire.path, session=f"session-{number % 7}")
     ctx = PolicyContext(str(uuid.uuid4()), request, identity=Identity(key_alias="agents"), recorder=recorder)
@@ -124,11 +174,11 @@ async def _row(
     else:
         ctx.answer = result if isinstance(result, Answer) else None
         await recorder.record_request(body, ctx.final_request.body)
-        adapter, script = wire.adapter(ctx.final_request), Script(list(steps))
-        if full:
-            await executor.run_full(wire.full(script, body), adapter, ctx)
+        adapter = wire.adapter(ctx.final_request)
+        if way.is_full:
+            await executor.run_full(wire.full(way.script, body), adapter, ctx)
         else:
-            async with aclosing(executor.run(wire.stream(script, body), adapter, ctx)) as delivered:
+            async with aclosing(executor.run(wire.stream(way.script, body), adapter, ctx)) as delivered:
                 async for _ in delivered:
                     pass
     policies = [(member.name, member.version) for member in members_of(executor.composition)]
