@@ -1,7 +1,7 @@
 """Rehearsals: the policies decide over a record as they decided over the transaction."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,12 @@ from luthien_litellm_hooks.policies import SHORT_NAMES
 from luthien_litellm_hooks.policies.judges import JudgeConfig
 from luthien_litellm_hooks.policy.request import Answer as OwnAnswer
 from luthien_litellm_hooks.testing.answers import Answer, Call, Say, Think
+from luthien_litellm_hooks.testing.provider import Log
 from luthien_litellm_hooks.testing.routes import ROUTES, RouteName
 from luthien_litellm_hooks.testing.run import run_policy
 from luthien_litellm_hooks.wire import FORMATS
 from luthien_litellm_hooks.wire.format import NewResponse
+from tests.support.judge import JudgeModel, rating
 from tests.support.recorded import COMMAND, row
 from tests.support.recordings import STREAMS
 
@@ -98,6 +100,69 @@ async def test_the_decisions_and_the_blocks_are_those_of_the_transaction(
     assert again.finish_reason == outcome.finish_reason
     assert again.outcome == outcome.record["outcome"]
     assert again.is_response_changed == outcome.record["changed"]["answer"]
+
+
+# Judges
+
+
+@pytest.fixture
+def judge(litellm_connections: None) -> Iterator[JudgeModel]:
+    with JudgeModel().served() as judge:
+        judge.opinion = opinion
+        yield judge
+
+
+def opinion(instructions: str, shown: Mapping[str, Any]) -> object:
+    """Objects to the deletion, and would have texts say something else."""
+    is_harmful, is_text = "postgresql" in json.dumps(shown), shown["type"] == "text"
+    if '"action"' in instructions:  # llm_rewrite
+        other = [{"type": "text", "text": "Better not."}]
+        return {"action": "replace", "blocks": other} if is_harmful or is_text else {"action": "pass"}
+    rated = rating(0.9 if is_harmful or is_text else 0.2, "it deletes")
+    return {**rated, "replacement": "I will look first."} if "replacement" in instructions else rated
+
+
+JUDGES: Mapping[str, Mapping[str, Any]] = {
+    "tool_call_judge": {},
+    "llm_rules": {
+        "rules": [
+            {"name": "no deletions", "rule": "It deletes nothing.", "applies_to": ["tool_call"]},
+            {"name": "modest", "rule": "It promises nothing.", "applies_to": ["text"], "action": "replace"},
+            {"name": "remarked", "rule": "It is remarkable.", "action": "note", "message": "Mind this."},
+        ]
+    },
+    "llm_rewrite": {"instructions": "Prevent deletions."},
+}
+
+
+@pytest.mark.parametrize("is_full", [False, True], ids=["stream", "full"])
+@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize("name", JUDGES)
+async def test_an_observing_judge_decides_as_one_in_force(
+    judge: JudgeModel, name: str, route: RouteName, is_full: bool
+) -> None:
+    policy = {"class": name, "config": {**judge.config, **JUDGES[name]}}
+    answer = Answer([Say("I will remove the database.")]) if route == "completions" else EVERYTHING
+    in_force = await run_policy(policy, answer, route=route, full=is_full)
+    asked, judge.asked = judge.asked, Log()
+    without = await run_policy({"class": "noop"}, answer, route=route, full=is_full)
+    observed = await rehearse(executor_of(policy), of_record(without.record, route))
+    assert sorted(map(str, rated(observed.decisions))) == sorted(map(str, rated(in_force.decisions)))
+    assert sorted(map(str, judge.asked)) == sorted(map(str, asked))
+    assert by_kind(observed.content) == by_kind(in_force.record["final"]["answer"]["content"])
+    assert observed.outcome == in_force.record["outcome"]
+    assert in_force.decisions or (name, route) == ("tool_call_judge", "completions")
+
+
+def rated(decisions: Sequence[Decision]) -> list[Any]:
+    spent = [one.spent and one.spent.calls for one in decisions]
+    return [*zip(said(decisions), (one.score for one in decisions), spent, strict=True)]
+
+
+def by_kind(content: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """All text, and the calls: a judge's time decides which of them leaves first."""
+    texts = [block["text"] for block in content if block["type"] == "text"]
+    return {"text": "".join(texts), "calls": [one for one in blocks(content) if one[0] == "tool_call"]}
 
 
 def delivered(chunks: Sequence[object]) -> object:
