@@ -351,6 +351,7 @@ def suggest(
         Path | None, typer.Option(show_default=False, help="A file of labels, which decide what was allowed.")
     ] = None,
     min_count: Annotated[int, typer.Option(min=1, help="How often something must have been seen.")] = 3,
+    since: Annotated[str | None, typer.Option(help="An age (30m, 2h, 7d), or a time in UTC.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="The largest number of records.")] = 1000,
     database_url: _DatabaseUrl = None,
     url: _ProxyUrl = None,
@@ -368,7 +369,7 @@ def suggest(
     from luthien_litellm_hooks.cli.suggest import run_suggest
 
     source = Source(url, api_key, database_url, salt_key, records)
-    raise typer.Exit(run_suggest(source, place, labels, min_count=min_count, limit=limit))
+    raise typer.Exit(run_suggest(source, place, labels, min_count=min_count, since=since, limit=limit))
 
 
 @app.command("try")

@@ -20,7 +20,7 @@ from luthien_litellm_hooks.cli.replay.transcripts import (
     transcript_files,
     usual_places,
 )
-from luthien_litellm_hooks.cli.show import Source
+from luthien_litellm_hooks.cli.show import Source, criteria
 from luthien_litellm_hooks.cli.show.spend_logs import Filter
 from luthien_litellm_hooks.cli.show.transactions import Block, Record, Transaction
 from luthien_litellm_hooks.cli.suggest.narrowing import Proposal, Seen, propose
@@ -48,14 +48,17 @@ class Suggestion:
     left_out: Sequence[Seen]
 
 
-def run_suggest(source: Source, place: str | None, labels: Path | None, *, min_count: int, limit: int) -> int:
+def run_suggest(
+    source: Source, place: str | None, labels: Path | None, *, min_count: int, since: str | None, limit: int
+) -> int:
     """Prints the policy. Returns 1 if there is nothing to suggest, 2 if something cannot be read."""
     skipped = Counter[str]()
     try:
         known = Labels() if labels is None else read_labels(labels)
         for text in known.complaints(labels) if labels is not None else ():
             complain(text)
-        pairs = _recorded(source, limit) if place is None else _transcribed(place, skipped)
+        chosen = criteria(since=since)
+        pairs = _recorded(source, chosen, limit) if place is None else _transcribed(place, chosen, skipped)
         calls, transactions = _allowed_calls(pairs, known)
         suggestion = asyncio.run(suggest(calls, min_count))
     except ConfigError as error:
@@ -92,20 +95,20 @@ async def _verdicts(policy: ToolRules, calls: Iterable[Seen]) -> Sequence[bool]:
     ]
 
 
-def _recorded(source: Source, limit: int) -> Iterator[tuple[Transaction, Record]]:
-    opened = source.opened(list(source.open().latest(Filter(), limit)))
+def _recorded(source: Source, chosen: Filter, limit: int) -> Iterator[tuple[Transaction, Record]]:
+    opened = source.opened(list(source.open().latest(chosen, limit)))
     for text in opened.complaints[:1]:
         complain(text)
     return ((one, one.record) for one in opened.transactions if one.record is not None)
 
 
-def _transcribed(place: str, skipped: Counter[str]) -> Iterator[tuple[Transaction, Record]]:
+def _transcribed(place: str, chosen: Filter, skipped: Counter[str]) -> Iterator[tuple[Transaction, Record]]:
     """Yields the turns of transcripts, in a file, a folder, or an agent's usual folder."""
     folder = usual_places(os.environ).get(place) or Path(place).expanduser()
     files = transcript_files(folder)
     if not any(map(is_transcript, files)):
         raise ConfigError(f"{folder} has no transcript of Claude Code or Codex. Name a file of records with --records.")
-    return read_transcripts(files, skipped)
+    return (pair for pair in read_transcripts(files, skipped) if chosen.matches(pair[0]))
 
 
 def _allowed_calls(pairs: Iterable[tuple[Transaction, Record]], labels: Labels) -> tuple[Sequence[Seen], int]:

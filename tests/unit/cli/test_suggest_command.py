@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -127,14 +128,16 @@ def seen(calls: Sequence[ToolCall]) -> list[Seen]:
     return [Seen(same[0], len(same)) for same in by_action.values()]
 
 
-def store(path: Path, calls: Sequence[ToolCall], *, delivered: bool = True) -> None:
-    """Writes a record for each call, of a response with it."""
+def store(
+    path: Path, calls: Sequence[ToolCall], *, delivered: bool = True, age: timedelta = timedelta(0), first: int = 0
+) -> None:
+    """Writes a record for each call, of a response with it, from the number `first` on."""
     file = RecordFile(path)
-    for number, one in enumerate(calls):
+    for number, one in enumerate(calls, first):
         form = {} if one.form == "function" else {"form": one.form}
         block = {"type": "tool_call", "id": "1", "name": one.name, "arguments": one.arguments, **form}
         sides = [{"request": {}, "answer": {"content": [block] * is_there}} for is_there in (True, delivered)]
-        file.write([line(row(number, original=sides[0], final=sides[1]))])
+        file.write([line(row(number, age=age, original=sides[0], final=sides[1]))])
     file.close()
 
 
@@ -274,6 +277,18 @@ def test_labels_decide_what_was_allowed(tmp_path: Path) -> None:
     labels.write_text(json.dumps({"action": action_digest("Bash", bash("date").arguments), "label": "allow"}))
     assert rules_for(run("--records", str(blocked), "--labels", str(labels))) == ["date"]
     assert run(*words[:3], str(tmp_path / "none.jsonl")).exit_code == 2
+
+
+def test_older_transactions_are_left_out(tmp_path: Path) -> None:
+    file = tmp_path / "r.sqlite"
+    store(file, [bash("date")] * 3, age=timedelta(days=2), first=10)
+    store(file, [bash("id")] * 3)
+    assert rules_for(run("--records", str(file))) == ["id", "date"]
+    assert rules_for(run("--records", str(file), "--since", "1d")) == ["id"]
+    transcripts = ("--from", str(TRANSCRIPTS), "--min-count", "1", "--since")
+    assert run(*transcripts, "2026-11-01").exit_code == 0
+    assert run(*transcripts, "2027-11-01").exit_code == 1
+    assert "--since 'soon' is not a time" in run(*transcripts, "soon").stderr
 
 
 def rules_for(result: Result) -> list[str]:
