@@ -11,6 +11,7 @@ LuthienError
 +-- LimitExceededError     response, or held events of all, too large
 +-- WireError              unreadable item from a provider
 +-- NotReplayableError     recorded response that a policy cannot judge
++-- StateError             shared state that cannot be read or written
 """
 
 from collections.abc import Sequence
@@ -81,3 +82,7 @@ class WireError(LuthienError):
 
 class NotReplayableError(LuthienError):
     """Recorded response that a policy cannot judge; the message says why."""
+
+
+class StateError(LuthienError):
+    """Shared state that cannot be read or written."""

@@ -542,6 +542,111 @@ def show_policy(
     raise typer.Exit(run_show(name, as_json=as_json))
 
 
+approvals = typer.Typer(no_args_is_help=True, help="Decide about tool calls that wait for a person.")
+app.add_typer(approvals, name="approvals")
+
+_ApprovalsUrl = Annotated[
+    str | None,
+    typer.Option("--url", help="The proxy. Without it: the file of a proxy on this machine.", show_default=False),
+]
+_ApproverKey = Annotated[
+    str,
+    typer.Option(
+        "--api-key", envvar="LITELLM_MASTER_KEY", help="An admin's or an approver's key of that proxy; never printed."
+    ),
+]
+_ApprovalRecords = Annotated[
+    Path | None,
+    typer.Option(
+        "--records",
+        metavar="FILE",
+        show_default=False,
+        help="The file of records beside which the approvals are. By default $LUTHIEN_RECORDS or the usual one.",
+    ),
+]
+_ApprovalId = Annotated[str, typer.Argument(metavar="ID", show_default=False, help="The id of an approval.")]
+
+
+@approvals.command("list")
+def list_approvals(
+    every: Annotated[bool, typer.Option("--all", help="List decided calls too, while they count.")] = False,
+    url: _ApprovalsUrl = None,
+    api_key: _ApproverKey = "",
+    records: _ApprovalRecords = None,
+    as_json: _AsJson = False,
+) -> None:
+    """List the tool calls that wait for a person, the oldest first. The exit code is 2 if they cannot be read."""
+    from luthien_litellm_hooks.cli.approvals import place_of, run_list
+
+    raise typer.Exit(run_list(place_of(url, api_key, records), every=every, as_json=as_json))
+
+
+@approvals.command("show")
+def show_approval(
+    id: _ApprovalId,
+    url: _ApprovalsUrl = None,
+    api_key: _ApproverKey = "",
+    records: _ApprovalRecords = None,
+    as_json: _AsJson = False,
+) -> None:
+    """Show a tool call that waits: its arguments, what they would do, who asks, and the user's last words.
+
+    Invisible and control characters are shown as their codes. The exit code is 1 if the approval is unknown, and 2 if
+    it cannot be read.
+    """
+    from luthien_litellm_hooks.cli.approvals import place_of, run_show
+
+    raise typer.Exit(run_show(place_of(url, api_key, records), id, as_json=as_json))
+
+
+@approvals.command("approve")
+def approve(
+    id: _ApprovalId,
+    arguments: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", show_default=False, help="A file with other arguments: a JSON object, as the tool takes it."
+        ),
+    ] = None,
+    url: _ApprovalsUrl = None,
+    api_key: _ApproverKey = "",
+    records: _ApprovalRecords = None,
+) -> None:
+    """Approve a tool call, once. If its response is still held, it leaves at once.
+
+    The exit code is 1 if the approval is unknown or decided, or the decision is refused, and 2 if the proxy or the file
+    cannot be used.
+    """
+    from luthien_litellm_hooks.cli.approvals import place_of, run_decide
+
+    raise typer.Exit(run_decide(place_of(url, api_key, records), id, "approve", file=arguments))
+
+
+@approvals.command("deny")
+def deny(
+    id: _ApprovalId,
+    message: Annotated[str | None, typer.Option(show_default=False, help="A message to the agent.")] = None,
+    url: _ApprovalsUrl = None,
+    api_key: _ApproverKey = "",
+    records: _ApprovalRecords = None,
+) -> None:
+    """Deny a tool call. The exit codes are those of `approve`."""
+    from luthien_litellm_hooks.cli.approvals import place_of, run_decide
+
+    raise typer.Exit(run_decide(place_of(url, api_key, records), id, "deny", message=message))
+
+
+@approvals.command("watch")
+def watch_approvals(url: _ApprovalsUrl = None, api_key: _ApproverKey = "", records: _ApprovalRecords = None) -> None:
+    """Print each tool call when it begins to wait for a person, until Ctrl-C.
+
+    The exit code is 2 if the calls cannot be read.
+    """
+    from luthien_litellm_hooks.cli.approvals import place_of, run_watch
+
+    raise typer.Exit(run_watch(place_of(url, api_key, records)))
+
+
 @app.command()
 def schema(
     policy: Annotated[

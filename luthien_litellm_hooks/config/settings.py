@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Annotated, Literal, cast
 
 import yaml
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
 from luthien_litellm_hooks.config.policy_spec import Enforce, PolicySpec, Seconds, digest, load_composition
 from luthien_litellm_hooks.config.validation import Section, did_you_mean, nearest, validate
@@ -17,6 +17,7 @@ from luthien_litellm_hooks.engine.composition import Serial, members_of
 from luthien_litellm_hooks.engine.egress_queue import MAX_ITEMS, PUT_TIMEOUT_S
 from luthien_litellm_hooks.engine.executor import PING_S, OnBlock, PolicyExecutor, Unjudged
 from luthien_litellm_hooks.errors import ConfigError
+from luthien_litellm_hooks.policy.approvals import Terms
 from luthien_litellm_hooks.policy.limits import DEFAULT_LIMITS, Limits
 
 POLICY_FILE_VARIABLE = "LUTHIEN_POLICY_CONFIG"
@@ -55,6 +56,7 @@ Unselected = Literal["pass", "refuse"]
 Originals = Literal["always", "never"]
 Readers = Literal["admins", "owners"]
 Store = Literal["auto", "spend_logs", "sqlite", "off"]
+State = Literal["auto", "sqlite", "postgres"]
 
 
 def _off(given: object) -> object:
@@ -94,6 +96,45 @@ class EventsSettings(Section):
     """URL of a Redis, for the stream `luthien:events`. `true` takes REDIS_URL, else the proxy's own Redis."""
 
 
+class Approvers(Section):
+    """People who may decide about a tool call, beside the proxy's admins. Their keys need
+    `allowed_routes: ["/luthien/approvals"]`."""
+
+    users: tuple[str, ...] = ()
+    """Ids of users."""
+    teams: tuple[str, ...] = ()
+    """Ids or aliases of teams; the key's team counts."""
+
+
+_DEFAULT_TERMS = Terms()
+_Hold = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class ApprovalsSettings(Section):
+    """Questions to people about tool calls, for policies that ask."""
+
+    hold_s: _Hold = _DEFAULT_TERMS.hold_s
+    """Longest wait of a streamed response for a decision, in seconds. Then the call is refused, and passes when it is
+    made again after an approval. 0 refuses at once."""
+    hold_full_s: _Hold = _DEFAULT_TERMS.hold_full_s
+    """The same for a full response, whose client gets no sign of life meanwhile."""
+    valid_s: Seconds = _DEFAULT_TERMS.valid_s
+    """Time in which a call can be decided, and from then on the time in which the decision counts, in seconds."""
+    approvers: Approvers = Approvers()
+
+    @field_validator("valid_s")
+    @classmethod
+    def _outlasts_the_hold(cls, valid_s: float, info: ValidationInfo) -> float:
+        if valid_s < max(info.data.get("hold_s", 0.0), info.data.get("hold_full_s", 0.0)):
+            raise ValueError("should be at least hold_s and hold_full_s")
+        return valid_s
+
+    @property
+    def terms(self) -> Terms:
+        """Times for the gate."""
+        return Terms(self.hold_s, self.hold_full_s, self.valid_s)
+
+
 class Settings(Section):
     """Settings under `callback_settings.luthien`."""
 
@@ -118,6 +159,19 @@ class Settings(Section):
     limits: LimitsSettings = LimitsSettings()
     record: RecordSettings = RecordSettings()
     events: EventsSettings = EventsSettings()
+    approvals: ApprovalsSettings = ApprovalsSettings()
+    state: State = "auto"
+    """Place of what workers share, such as approvals: a file of SQLite beside the records, or the proxy's PostgreSQL.
+    `auto` takes the database, and the file where the proxy has none."""
+
+    @field_validator("approvals")
+    @classmethod
+    def _is_within_the_limits(cls, approvals: ApprovalsSettings, info: ValidationInfo) -> ApprovalsSettings:
+        limits: LimitsSettings | None = info.data.get("limits")
+        longest = max(approvals.hold_s, approvals.hold_full_s)
+        if limits is not None and longest >= limits.max_hold_s:
+            raise ValueError(f"a hold should be shorter than limits.max_hold_s, which is {limits.max_hold_s:g}")
+        return approvals
 
 
 class _PolicyFile(Section):
@@ -187,7 +241,7 @@ SHORT_NAME = "luthien"
 """Alternative name of the guardrail; LiteLLM knows it once the callback is loaded."""
 DUPLICATE_NAME = "another guardrail has this name: give each its own"
 """Error for guardrails with the same name; LiteLLM would call either."""
-PROCESS_WIDE = ("ungoverned_routes", "queue", "limits", "record", "events")
+PROCESS_WIDE = ("ungoverned_routes", "queue", "limits", "record", "events", "approvals", "state")
 """Settings shared by the callback and all guardrails."""
 _LITELLMS_KEYS = ("guardrail", "mode", "default_on")
 """LiteLLM's own keys in `litellm_params`, for hints at misspelt ones."""

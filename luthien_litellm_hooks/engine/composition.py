@@ -239,5 +239,11 @@ def settle_request(transaction: PolicyContext, request: Request) -> None:
 def contexts_of(stage: ConfiguredStage, ctx: PolicyContext) -> list[PolicyContext]:
     """Returns each member's view of the transaction, the same for the request and the response."""
     if isinstance(stage, ConfiguredPolicy):
-        return [view_of(ctx, stage, stage.name)]
-    return [view_of(ctx, member, member.name, is_voter=True) for member in stage.members]
+        return [_member_view(ctx, stage)]
+    return [_member_view(ctx, member, is_voter=True) for member in stage.members]
+
+
+def _member_view(ctx: PolicyContext, member: ConfiguredPolicy, *, is_voter: bool = False) -> PolicyContext:
+    view = view_of(ctx, member, member.name, is_voter=is_voter)
+    view.policy_version = member.version
+    return view

@@ -45,7 +45,6 @@ from luthien_litellm_hooks.policy.context import PolicyContext, StreamingRespons
 from luthien_litellm_hooks.policy.limits import DEFAULT_LIMITS, Limits, off_loop
 from luthien_litellm_hooks.policy.request import Answer, Request
 from luthien_litellm_hooks.policy.sending import send_text
-from luthien_litellm_hooks.recording.decision import withholds
 from luthien_litellm_hooks.recording.recorder import Outcome, TransactionRecorder
 from luthien_litellm_hooks.stream.events import Chunk, Finish, StreamEvent, TextDelta, text_of
 from luthien_litellm_hooks.telemetry.log_lines import logger
@@ -141,7 +140,7 @@ class PolicyExecutor:
             self.limits.max_stream_bytes,
             cast(EchoingAdapter, adapter).is_long if hasattr(adapter, "is_long") else None,
         )
-        running = self._start(stream, decoder, adapter, ctx, self.max_items)
+        running = self._start(stream, decoder, adapter, ctx, self.max_items, is_streamed=True)
         queue, pace, pings = running[-1].queue, Pace(), _Pings(running, decoder, self.ping_s)
         sequencer = _sequencer(adapter, running, ctx.recorder.add_egress_chunk)
         async with _Ending(running[-1], ctx, ctx.recorder.finalize_streaming, lambda: sequencer.has_finished):
@@ -161,7 +160,7 @@ class PolicyExecutor:
         `on_block` is `error`.
         """
         decoder = await _full_decoder(response, adapter, ctx.recorder, self.limits.max_stream_bytes)
-        running = self._start(_one(response), decoder, adapter, ctx, sys.maxsize)
+        running = self._start(_one(response), decoder, adapter, ctx, sys.maxsize, is_streamed=False)
         queue, pace = running[-1].queue, Pace()
         sequencer, events = _sequencer(adapter, running), list[StreamEvent]()
         async with _Ending(running[-1], ctx, ctx.recorder.finalize_non_streaming):
@@ -204,6 +203,8 @@ class PolicyExecutor:
         adapter: Adapter,
         ctx: PolicyContext,
         max_items: int,
+        *,
+        is_streamed: bool,
     ) -> list[RunningStage]:
         """Starts the stages, each on the output of the one before it. Raises `LuthienError` alone."""
         source = StageInput(
@@ -217,6 +218,7 @@ class PolicyExecutor:
             max_items,
             None,
             self.limits,
+            is_streamed,
         )
         running: list[RunningStage] = []
         try:
@@ -398,7 +400,7 @@ def outcome_of(ctx: PolicyContext, failure: BaseException | None) -> Outcome:
         return "provider_error"
     if errors or isinstance(failure, WireError):
         return "timeout" if "PolicyTimeoutError" in errors else "policy_error"
-    is_blocked = any(withholds(decision.action) and not decision.is_vote for decision in ctx.decisions)
+    is_blocked = any(decision.withholds and not decision.is_vote for decision in ctx.decisions)
     return "blocked" if is_blocked else "complete"
 
 

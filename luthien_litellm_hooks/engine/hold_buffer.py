@@ -375,6 +375,7 @@ class StageControl:
     deadline: HookDeadline
     has_text_after_calls: bool
     cut_reasons: tuple[str, ...] = ()
+    is_streamed: bool = True
     is_over: bool = False
     """All of the response has come."""
     event: StreamEvent | None = None

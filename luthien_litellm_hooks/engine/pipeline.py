@@ -49,6 +49,7 @@ class StageInput:
     max_items: int
     put_timeout_s: float | None
     limits: Limits
+    is_streamed: bool
 
 
 class Stage(Protocol):

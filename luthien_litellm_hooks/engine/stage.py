@@ -110,7 +110,12 @@ class PolicyStage:
             has_text_after_calls=source.has_text_after_calls,
         )
         self._control = StageControl(
-            self._state, self._buffer, self._deadline, source.has_text_after_calls, source.cut_reasons
+            self._state,
+            self._buffer,
+            self._deadline,
+            source.has_text_after_calls,
+            source.cut_reasons,
+            source.is_streamed,
         )
         self._ctx = StreamingResponseContext(transaction, self._control)
         self.notice: str | None = None

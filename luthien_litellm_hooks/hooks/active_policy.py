@@ -16,6 +16,7 @@ from litellm.types.proxy.auth.auth_checks import UserNotFoundError
 
 from luthien_litellm_hooks.config.settings import (
     SETTINGS_KEY,
+    ApprovalsSettings,
     RecordSettings,
     Settings,
     Unselected,
@@ -55,6 +56,7 @@ class ActivePolicy:
     block_status: int = 403
     record: RecordSettings = field(default_factory=RecordSettings)
     unselected: Unselected = "pass"
+    approvals: ApprovalsSettings = field(default_factory=ApprovalsSettings)
 
     @classmethod
     def of(cls, settings: Settings, environment: Mapping[str, str], where: str = SETTINGS_KEY) -> "ActivePolicy":
@@ -68,6 +70,7 @@ class ActivePolicy:
             settings.block_status,
             settings.record,
             settings.unselected,
+            settings.approvals,
         )
 
     def merged_with(self, other: "ActivePolicy") -> "tuple[ActivePolicy, ActivePolicy] | None":

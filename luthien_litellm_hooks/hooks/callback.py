@@ -144,7 +144,8 @@ class LuthienCallback(RecordWriter):
         self._check_order()
         strip_client_metadata(data)
         if call_type == MCP_CALL:
-            entry = await govern_call(self._holder.current, self._enforcement.telemetry, data, user_api_key_dict)
+            in_force, own = self._holder.current, self._enforcement
+            entry = await govern_call(in_force, own.telemetry, data, user_api_key_dict, own.approvals)
             if entry is not None:
                 self._enforcement.end_with_task(entry, data, user_api_key_dict)
             return data

@@ -61,7 +61,7 @@ from luthien_litellm_hooks.hooks.transaction import (
     set_current,
     transaction_of,
 )
-from luthien_litellm_hooks.policy.context import PolicyContext, new_view
+from luthien_litellm_hooks.policy.context import Asking, PolicyContext, new_view
 from luthien_litellm_hooks.policy.notices import too_large_notice
 from luthien_litellm_hooks.policy.request import Answer, Request
 from luthien_litellm_hooks.recording.decision import Decision
@@ -140,10 +140,16 @@ def _without_time(decision: Decision) -> Decision:
 class Enforcement:
     """Enforcement in one process: runs policies over requests and responses, and writes their records."""
 
-    def __init__(self, telemetry: Telemetry | None = None, records: EventPublisher | None = None) -> None:
+    def __init__(
+        self,
+        telemetry: Telemetry | None = None,
+        records: EventPublisher | None = None,
+        approvals: Asking | None = None,
+    ) -> None:
         self._spend_logs = SpendLogs(records)
         self._observers = Observers()
         self.telemetry = telemetry or Telemetry()
+        self.approvals = approvals
 
     async def on_request(
         self, name: str, in_force: ActivePolicy, user: UserAPIKeyAuth, data: dict[str, Any], call_type: str
@@ -172,6 +178,7 @@ class Enforcement:
                     await self._refuse_too_large(transaction, user, data)
                 clean_fallbacks(data)
                 entry = begin(transaction, self.telemetry, user, read_request(data, transaction.route), data)
+                entry.context.approvals = self.approvals
                 await self._govern(transaction, in_force, entry, user, data)
             elif transaction.immediate_answer is None:
                 await self._add_policies(transaction, in_force, user, data)

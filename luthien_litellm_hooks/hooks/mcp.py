@@ -24,7 +24,7 @@ from luthien_litellm_hooks.hooks.transaction import (
     current_call,
     set_current,
 )
-from luthien_litellm_hooks.policy.context import PolicyContext
+from luthien_litellm_hooks.policy.context import Asking, PolicyContext
 from luthien_litellm_hooks.policy.request import Request
 from luthien_litellm_hooks.recording.recorder import DefaultTransactionRecorder, Outcome
 from luthien_litellm_hooks.stream.events import Chunk, Finish, TextDelta
@@ -70,7 +70,11 @@ class McpRecorder(DefaultTransactionRecorder):
 
 
 async def govern_call(
-    in_force: ActivePolicy, telemetry: Telemetry, data: dict[str, Any], user: UserAPIKeyAuth | None
+    in_force: ActivePolicy,
+    telemetry: Telemetry,
+    data: dict[str, Any],
+    user: UserAPIKeyAuth | None,
+    approvals: Asking | None = None,
 ) -> SpendLogEntry | None:
     """Puts the released arguments into `data`. Raises `WithheldError` if the call is withheld.
 
@@ -81,6 +85,7 @@ async def govern_call(
     transaction = Transaction(MCP_CALL, in_force)
     request = replace(read_request(data), is_untold=True)
     entry = begin(transaction, telemetry, user, request, data, McpRecorder)
+    entry.context.approvals = approvals
     set_current(transaction)
     call = McpCall(str(data.get("mcp_tool_name") or ""), cast(dict[str, Any], data.get("mcp_arguments") or {}))
     final, has_failed = call, False

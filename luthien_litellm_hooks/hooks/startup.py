@@ -34,11 +34,13 @@ from luthien_litellm_hooks.hooks.admin import (
     policy_routes,
     record_routes,
 )
+from luthien_litellm_hooks.hooks.admin.approvals import approval_routes, store_of
 from luthien_litellm_hooks.hooks.callback import LuthienCallback, RecordWriter, check_dispatch
 from luthien_litellm_hooks.hooks.config_file import checked_config, warn_of_lost_records
 from luthien_litellm_hooks.hooks.enforcement import Enforcement
 from luthien_litellm_hooks.hooks.mcp import JudgedResults, mcp_manager
 from luthien_litellm_hooks.hooks.routes import ClosedPaths
+from luthien_litellm_hooks.policy.approvals import Approvals
 from luthien_litellm_hooks.recording.sqlite import RecordFile, records_path
 from luthien_litellm_hooks.telemetry.log_lines import debug_logger, logger
 from luthien_litellm_hooks.telemetry.publisher import (
@@ -74,7 +76,7 @@ def build(initialize_guardrail: Callable[[LitellmParams, Guardrail], CustomGuard
     with checked_config():
         settings = load_settings(cast(Mapping[str, object], litellm.callback_settings or {}), os.environ)
         holder = PolicyHolder(ActivePolicy.of(settings, os.environ))
-    enforcement = _process_of(settings, SETTINGS_KEY).enforcement
+    enforcement = _process_of(settings, SETTINGS_KEY, holder).enforcement
     callback = LuthienCallback(holder, enforcement)
     check_dispatch(callback)
     reload = PolicyReload(holder, settings, SettingsSource(os.environ), os.environ)
@@ -107,15 +109,20 @@ def check_name(guardrail: CustomGuardrail) -> None:
         raise ConfigError.at((f"guardrails.{name}.guardrail_name", DUPLICATE_NAME))
 
 
-def _process_of(settings: Settings, where: str) -> _SharedState:
+def _process_of(settings: Settings, where: str, holder: PolicyHolder | None = None) -> _SharedState:
+    """Returns the shared state, made of these settings if it is the first call; `holder` has later ones."""
     global _process
     if _process is None:
         show_log_lines()
         warn_if_untested()
         warn_of_lost_records()
-        proxy_server.app.router.routes[:0] = [*record_routes().routes, *guardrail_list_routes().routes]
+        terms = (lambda: settings.approvals) if holder is None else (lambda: holder.current.approvals)
+        approvals = Approvals(store_of(settings.state), lambda: terms().terms)
+        routers = (record_routes(), guardrail_list_routes(), approval_routes(approvals, terms))
+        proxy_server.app.router.routes[:0] = [route for router in routers for route in router.routes]
         records = EventPublisher([RecordFile(records_path(os.environ))], max_waiting=_MAX_RECORDS, what="records")
-        _process = _SharedState(settings, where, Enforcement(telemetry(settings.events, os.environ), records))
+        enforcement = Enforcement(telemetry(settings.events, os.environ), records, approvals)
+        _process = _SharedState(settings, where, enforcement)
     return _process
 
 

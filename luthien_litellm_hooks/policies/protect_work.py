@@ -283,7 +283,7 @@ _LOSSES = Catalogue(_CATALOGUE)
 _REASON = "work that cannot be brought back"
 _DROPPED = compile_pattern(r"(?i)\bdrop\s+(?:database|schema|keyspace)\b")
 
-LossAction = Literal["allow", "block"]
+LossAction = Literal["allow", "ask", "block"]
 """Action on the loss of one kind of work. Ordered by severity."""
 
 
@@ -313,15 +313,21 @@ class ProtectWorkConfig(ToolPolicyConfig):
 
 
 class ProtectWork(ToolRules):
-    """Blocks commands that destroy work for good. The action of each kind is a setting."""
+    """Blocks commands that destroy work for good, or asks a person. The action of each kind is a setting."""
 
     Config = ProtectWorkConfig
 
     def __init__(self, config: ProtectWorkConfig | None = None) -> None:
         config = config or ProtectWorkConfig()
-        blocked = frozenset(kind for kind in get_args(LossKind) if getattr(config, kind) == "block")
         super().__init__(ToolRulesConfig.blocking(reason=_REASON, config=config))
-        self._rules += (CompiledRule(_REASON, _loses(blocked)),)
+        asked, blocked = (
+            frozenset(kind for kind in get_args(LossKind) if getattr(config, kind) == action)
+            for action in ("ask", "block")
+        )
+        if blocked or not asked:  # unreadable commands are blocked
+            self._rules += (CompiledRule(_REASON, _loses(blocked)),)
+        if asked:
+            self._rules += (CompiledRule(_REASON, _loses(asked), "ask"),)
 
 
 def losses_of(command: Command, directory: str = "") -> Iterator[str]:

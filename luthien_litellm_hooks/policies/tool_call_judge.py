@@ -1,4 +1,4 @@
-"""`tool_call_judge`: a model rates each tool call, and harmful ones are withheld."""
+"""`tool_call_judge`: a model rates each tool call. Harmful ones are withheld, or left to a person."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -6,7 +6,7 @@ from string import Formatter
 from types import MappingProxyType
 from typing import Annotated, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
 from luthien_litellm_hooks.policies.judges import (
     RATING_FORM,
@@ -92,6 +92,8 @@ class ToolCallJudgeConfig(RatingJudgeConfig):
     """Parts of the conversation that the judge is shown beside the call."""
     threshold: Annotated[float, Field(ge=0, le=1)] = 0.6
     """Lowest probability of harm at which a call is withheld."""
+    ask_at: Annotated[float | None, Field(ge=0, le=1)] = None
+    """Lowest probability of harm at which a person is asked about a call; below `threshold`."""
     instructions: Annotated[str, Field(min_length=1)] = INSTRUCTIONS
     """Instructions for the judge. The format of its reply is added."""
     message: Annotated[str, AfterValidator(_check_template)] = "The tool call '{tool_name}' was withheld."
@@ -99,6 +101,14 @@ class ToolCallJudgeConfig(RatingJudgeConfig):
     {probability} and {explanation}. The last teaches an agent to evade the judge."""
     first: FirstConfig | None = None
     """Rules and a one-word question before the judge."""
+
+    @field_validator("ask_at")
+    @classmethod
+    def _is_below_the_threshold(cls, ask_at: float | None, info: ValidationInfo) -> float | None:
+        threshold: float = info.data.get("threshold", 1.0)
+        if ask_at is not None and ask_at >= threshold:
+            raise ValueError(f"should be below `threshold`, which is {threshold:g}")
+        return ask_at
 
 
 class _First:
@@ -144,7 +154,7 @@ class ToolCallJudge(ToolGatePolicy):
         self._judge = RatingJudge(config)
         self._view = config.view
         self._instructions = f"{config.instructions}\n\n{RATING_FORM}"
-        self._threshold = config.threshold
+        self._threshold, self._ask_at = config.threshold, config.ask_at
         self._message = config.message
 
     async def judge_tool_call(self, tool_call: ToolCall, ctx: PolicyContext) -> Verdict:
@@ -160,7 +170,8 @@ class ToolCallJudge(ToolGatePolicy):
             evidence=rating.explanation,
         )
         if rating.probability < self._threshold:
-            return verdict
+            is_doubtful = self._ask_at is not None and rating.probability >= self._ask_at
+            return replace(verdict, action="ask") if is_doubtful else verdict
         message = self._message.format(
             tool_name=one_line(tool_call.name, SHOWN_NAME),
             tool_arguments=one_line(tool_call.arguments, SHOWN_ARGUMENTS),

@@ -1,4 +1,4 @@
-"""`tool_rules`: blocks, allows or rewrites tool calls by rules."""
+"""`tool_rules`: blocks, allows or rewrites tool calls by rules, or asks a person about them."""
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
@@ -33,8 +33,8 @@ class ToolRules(ToolGatePolicy):
     """Judges each tool call by the first rule whose condition holds.
 
     An undecidable call (arguments that are not JSON, a script beyond the parser) does not pass: a `block` or `rewrite`
-    rule that could hold blocks it, an `allow` rule does not hold. If a client may read a call in two ways (a duplicate
-    key), the stricter verdict counts.
+    rule that could hold blocks it, an `ask` rule asks, and an `allow` rule does not hold. If a client may read a call
+    in two ways (a duplicate key), the stricter verdict counts.
     """
 
     Config = ToolRulesConfig
@@ -42,7 +42,7 @@ class ToolRules(ToolGatePolicy):
     def __init__(self, config: ToolRulesConfig | None = None) -> None:
         config = config or ToolRulesConfig()
         self._rules = tuple(_compiled(number, rule) for number, rule in enumerate(config.rules))
-        self._is_allowed_by_default = config.default == "allow"
+        self._default = config.default
         self._message = config.message
         self._kinds = tuple(sorted((config.kinds or {}).items()))
         self._declared_kinds = named_kinds(config.kinds or {})
@@ -92,13 +92,22 @@ class ToolRules(ToolGatePolicy):
             outcome = rule.check(use)
             if outcome.holds or (outcome.holds is None and rule.action != "allow"):
                 return self._apply(rule, outcome, tool_call, use)
-        return ALLOW if self._is_allowed_by_default else self._block(tool_call, "no rule allows it")
+        match self._default:
+            case "allow":
+                return ALLOW
+            case "ask":
+                return Verdict("ask", reason="no rule allows it")
+            case "block":
+                return self._block(tool_call, "no rule allows it")
 
     def _apply(self, rule: "CompiledRule", outcome: Outcome, tool_call: ToolCall, use: ToolUse) -> Verdict:
         reason, evidence = f"{rule.reason}: {outcome.cause}", outcome.evidence or None
         match rule.action:
             case "allow":
                 return Verdict("allow", reason=reason, evidence=evidence)
+            case "ask":
+                words = None if rule.message is None else _named(rule.message, tool_call)
+                return Verdict("ask", message=words, reason=reason, evidence=evidence)
             case "rewrite" if outcome.holds:
                 try:
                     changed = _rewritten(tool_call, use, rule.values)
@@ -114,8 +123,11 @@ class ToolRules(ToolGatePolicy):
     def _block(
         self, tool_call: ToolCall, reason: str, evidence: str | None = None, message: str | None = None
     ) -> Verdict:
-        text = (message or self._message).replace("{tool_name}", one_line(tool_call.name, _SHOWN_NAME))
-        return Verdict("block", message=text, reason=reason, evidence=evidence)
+        return Verdict("block", message=_named(message or self._message, tool_call), reason=reason, evidence=evidence)
+
+
+def _named(message: str, tool_call: ToolCall) -> str:
+    return message.replace("{tool_name}", one_line(tool_call.name, _SHOWN_NAME))
 
 
 @dataclass(frozen=True, slots=True)

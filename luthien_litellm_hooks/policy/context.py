@@ -8,7 +8,7 @@ from luthien_litellm_hooks.errors import LimitExceededError, PolicyBlockedError
 from luthien_litellm_hooks.policy.limits import Budget, Readings, Spending
 from luthien_litellm_hooks.policy.notices import too_large_notice
 from luthien_litellm_hooks.policy.request import Answer, Request
-from luthien_litellm_hooks.recording.decision import Action, Decision, Identity, Spent
+from luthien_litellm_hooks.recording.decision import Action, Approval, Decision, Identity, Spent
 from luthien_litellm_hooks.recording.recorder import NoOpTransactionRecorder, TransactionRecorder
 from luthien_litellm_hooks.stream.assembler import StreamState
 from luthien_litellm_hooks.stream.events import (
@@ -16,10 +16,21 @@ from luthien_litellm_hooks.stream.events import (
     ReasoningStreamBlock,
     StreamBlock,
     StreamEvent,
+    ToolCall,
     ToolCallStreamBlock,
 )
 from luthien_litellm_hooks.telemetry import NoOpObservabilityContext, ObservabilityContext
 from luthien_litellm_hooks.telemetry.log_lines import logger, quoted
+
+
+class Asking(Protocol):
+    """Way to ask a person about a tool call."""
+
+    async def ask(
+        self, ctx: "StreamingResponseContext", call: ToolCall, reason: str | None, evidence: str | None
+    ) -> Approval:
+        """Returns the person's decision, or the reason for none."""
+        ...
 
 
 class PolicyContext:
@@ -45,6 +56,8 @@ class PolicyContext:
         self.final_request = request
         self.answer: Answer | None = None
         self.policy_name = policy_name
+        self.policy_version = ""
+        """Version of the policy's class and settings."""
         self.identity = identity or Identity()
         self.observability = observability or NoOpObservabilityContext(transaction_id)
         self.recorder = recorder or NoOpTransactionRecorder()
@@ -62,6 +75,8 @@ class PolicyContext:
         """True if the policy is one of several that vote."""
         self.is_observed = False
         """True if the result is not delivered: the policy judges a response of before."""
+        self.approvals: Asking | None = None
+        """Way to ask a person, for the gate of tool calls; None if the proxy has none."""
         self.engine_state: object = None
         """State of the engine, which alone knows its type; not for policies."""
         self.block: StreamBlock | None = None
@@ -83,6 +98,7 @@ class PolicyContext:
         block: StreamBlock | None = None,
         milliseconds: float | None = None,
         spent: Spent | None = None,
+        approval: Approval | None = None,
     ) -> None:
         """Records a decision; it changes nothing by itself. A block is logged, unless the policy is observed.
 
@@ -90,7 +106,7 @@ class PolicyContext:
 
         Texts of the request or the response belong in `evidence`, not in `reason`, because `reason` is logged.
         `milliseconds` is the time for the decision; by default it is the time since the hook's start. `spent` are the
-        model calls for it.
+        model calls for it, `approval` is a person's part in it.
         """
         if milliseconds is None:
             milliseconds = (time.monotonic() - self.hook_began) * 1000
@@ -105,9 +121,10 @@ class PolicyContext:
             milliseconds,
             is_vote=self.is_voter,
             spent=spent,
+            approval=approval,
         )
         self.decisions.append(decision)
-        if action == "block" and not self.is_voter and not self.is_observed:
+        if decision.withholds and not self.is_voter and not self.is_observed:
             self._log_block(decision)
 
     def _log_block(self, decision: Decision) -> None:
@@ -146,6 +163,7 @@ def new_view(transaction: PolicyContext, request: Request, policy_name: str = ""
         recorder=transaction.recorder,
     )
     view.spending = transaction.spending
+    view.approvals = transaction.approvals
     return view
 
 
@@ -173,6 +191,11 @@ class StreamControl(Protocol):
     @property
     def is_cut_off(self) -> bool:
         """True if a token limit cut the response off, or if it ended without a finish reason."""
+        ...
+
+    @property
+    def is_streamed(self) -> bool:
+        """True if the client gets the response piece by piece."""
         ...
 
     def keepalive(self) -> None:
@@ -247,6 +270,11 @@ class StreamingResponseContext(PolicyContext):
     def is_cut_off(self) -> bool:
         """True if a token limit cut the response off, or if it ended without a finish reason."""
         return self.control.is_cut_off
+
+    @property
+    def is_streamed(self) -> bool:
+        """True if the client gets the response piece by piece; false for a full response."""
+        return self.control.is_streamed
 
     def keepalive(self) -> None:
         """Restarts the time limit of the running hook; call it while waiting for something slow."""

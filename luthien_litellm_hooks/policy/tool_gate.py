@@ -19,7 +19,7 @@ from luthien_litellm_hooks.policy.sending import (
     send_text,
     send_tool_call,
 )
-from luthien_litellm_hooks.recording.decision import PolicyAction, Spent
+from luthien_litellm_hooks.recording.decision import Approval, PolicyAction, Spent
 from luthien_litellm_hooks.stream.events import StreamBlock, ToolCall, ToolCallStreamBlock
 
 _SHOWN_NAME = 100  # characters
@@ -29,10 +29,10 @@ _PROMPT_S = 0.005
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Verdict on one tool call: it passes, `instead` replaces it, or it is withheld.
+    """Verdict on one tool call: it passes, `instead` replaces it, a person is asked, or it is withheld.
 
-    `message` is for the client. `reason`, `evidence` and `score` are for the operator alone, as in `Decision`.
-    `milliseconds` and `spent` are measured.
+    `message` is for the client. `reason`, `evidence` and `score` are for the operator alone, as in `Decision`. A person
+    who is asked sees the first two. `milliseconds` and `spent` are measured. The gate sets `approval`.
     """
 
     action: PolicyAction
@@ -43,6 +43,7 @@ class Verdict:
     evidence: str | None = None
     milliseconds: float | None = None
     spent: Spent | None = None
+    approval: Approval | None = None
 
     @property
     def texts(self) -> list[str]:
@@ -65,6 +66,9 @@ class ToolGatePolicy(Policy):
     finish, one notice gives all messages. Texts that replace calls follow, then the remaining calls in their order. If
     text may follow a call (`ctx.has_text_after_calls`), the first allowed calls without a message leave earlier.
 
+    A call with the verdict `ask` is put before a person. The response waits for the decision as long as the settings
+    allow. The approved call passes, with the person's changes, and any other is withheld.
+
     If a verdict fails, the calls withheld by other verdicts stay withheld, regardless of `on_policy_error`. A server's
     call gets its verdict at once, because its result follows. If a withheld call was cut off by the model's token
     limit, the message says only that.
@@ -74,7 +78,7 @@ class ToolGatePolicy(Policy):
         """Returns the verdict on one call.
 
         It runs beside the hooks, so it may wait as long as it must. `timeout_s` limits the wait of the finished
-        response for it.
+        response for it, but not for a person.
         """
         raise NotImplementedError
 
@@ -94,6 +98,7 @@ class ToolGatePolicy(Policy):
                 await _release_allowed(ctx)
             except asyncio.CancelledError:  # at the deadline, held calls may pass
                 _withhold(ctx, _pending(ctx))
+                _withhold(ctx, _pending(ctx), "ask")
                 raise
 
     async def on_finish_reason(self, ctx: StreamingResponseContext) -> None:
@@ -151,12 +156,19 @@ async def _release_allowed(ctx: StreamingResponseContext) -> None:
 async def _deliver(ctx: StreamingResponseContext, calls: Sequence[_Pending]) -> None:
     if not calls:
         return
+    verdicts: list[tuple[ToolCallStreamBlock, Verdict]] = []
     try:
-        await asyncio.wait([call.verdict for call in calls])
-    finally:  # also at the deadline, and when a verdict fails
-        _withhold(ctx, calls)
-    # `result` raises the error of a failed verdict
-    verdicts = [(call.block, _explained(ctx, call, call.verdict.result())) for call in calls]
+        try:
+            await asyncio.wait([call.verdict for call in calls])
+        finally:
+            _withhold(ctx, calls)
+        # `result` raises the error of a failed verdict
+        made = [_explained(ctx, call, call.verdict.result()) for call in calls]
+        settled = await asyncio.gather(*(_settled(ctx, *each) for each in zip(calls, made, strict=True)))
+        verdicts = [(call.block, verdict) for call, verdict in zip(calls, settled, strict=True)]
+    finally:
+        if not verdicts:  # at the deadline, or when a verdict fails, the rest may pass
+            _withhold(ctx, calls, "ask")
     delivered = {id(call) for call in calls}
     _pending(ctx)[:] = [call for call in _pending(ctx) if id(call) not in delivered]
     if messages := [verdict.message for _, verdict in verdicts if verdict.message]:
@@ -169,13 +181,13 @@ async def _deliver(ctx: StreamingResponseContext, calls: Sequence[_Pending]) -> 
 
 def _explained(ctx: StreamingResponseContext, call: _Pending, verdict: Verdict) -> Verdict:
     """Returns `verdict`, with another message if the call was cut off: nothing in it was forbidden."""
-    if verdict.action != "block" or not ctx.is_cut_off or _is_whole(call.block.tool_call):
+    if verdict.action not in ("block", "ask") or not ctx.is_cut_off or _is_whole(call.block.tool_call):
         return verdict
     message = (
         f"The tool call {one_line(call.block.name, _SHOWN_NAME)} was cut off before its end, so it was not delivered."
     )
     reason = "cut off before its end" if verdict.reason is None else f"cut off before its end: {verdict.reason}"
-    return replace(verdict, message=message, reason=reason)
+    return replace(verdict, action="block", message=message, reason=reason)
 
 
 def _is_whole(call: ToolCall) -> bool:
@@ -189,10 +201,49 @@ def _is_whole(call: ToolCall) -> bool:
     return True
 
 
-def _withhold(ctx: StreamingResponseContext, calls: Sequence[_Pending]) -> None:
+async def _settled(ctx: StreamingResponseContext, call: _Pending, verdict: Verdict) -> Verdict:
+    """Returns the verdict, with a person's decision if the policy asks for one."""
+    if verdict.action != "ask" or ctx.is_observed:
+        return verdict
+    tool_call = call.block.tool_call
+    asking = ctx.approvals
+    approval = None if asking is None else await asking.ask(ctx, tool_call, verdict.reason, verdict.evidence)
+    if approval is not None and approval.passes:
+        edited = () if approval.arguments is None else (replace(tool_call, arguments=approval.arguments),)
+        return replace(verdict, message=None, instead=edited, approval=approval)
+    words = [verdict.message, _refusal(one_line(tool_call.name, _SHOWN_NAME), approval)]
+    return replace(verdict, message=" ".join(filter(None, words)), approval=approval)
+
+
+def _refusal(name: str, approval: Approval | None) -> str:
+    """Returns the message to the client about a call that no person has approved."""
+    state = "unavailable" if approval is None else approval.state
+    id = "" if approval is None else approval.id
+    said = f": {approval.message}" if approval is not None and approval.message else "."
+    match state:
+        case "pending":
+            return (
+                f"The call of {name} waits for a person's approval ({id}). "
+                "Make exactly this call again later, or go on with other work."
+            )
+        case "denied":
+            return f"A person denied the call of {name} ({id}){said}"
+        case "too_many":
+            return f"The call of {name} needs a person's approval, and too many calls wait for one. Do not repeat it."
+        case "too_large":
+            return f"The call of {name} needs a person's approval, and is too long for a person to read."
+        case "unavailable":
+            return f"The call of {name} needs a person's approval, and nobody can be asked now."
+        case "approved":
+            raise ValueError("an approved call is not refused")
+        case _:
+            assert_never(state)
+
+
+def _withhold(ctx: StreamingResponseContext, calls: Sequence[_Pending], action: PolicyAction = "block") -> None:
     for call in calls:
-        if (verdict := _verdict_of(call)) and verdict.action == "block":
-            record_verdict(ctx, _explained(ctx, call, verdict), call.block)
+        if (verdict := _verdict_of(call)) and (explained := _explained(ctx, call, verdict)).action == action:
+            record_verdict(ctx, explained, call.block)
             drop_block(ctx, call.block)
 
 
@@ -215,6 +266,12 @@ async def _apply(ctx: StreamingResponseContext, block: ToolCallStreamBlock, verd
         case "modify":
             drop_block(ctx, block)
             record_verdict(ctx, verdict, block)
+        case "ask":
+            if verdict.approval is not None and verdict.approval.passes and not verdict.calls:
+                await passthrough_accumulated_chunks(ctx, block)
+            else:
+                drop_block(ctx, block)
+            record_verdict(ctx, verdict, block)
         case "block":  # withheld and recorded before
             pass
         case _:
@@ -232,4 +289,5 @@ def record_verdict(ctx: StreamingResponseContext, verdict: Verdict, block: Strea
         evidence=verdict.evidence,
         milliseconds=verdict.milliseconds,
         spent=verdict.spent,
+        approval=verdict.approval,
     )

@@ -7,22 +7,38 @@ from typing import Literal, assert_never, get_args
 
 from luthien_litellm_hooks.stream.events import StreamBlock
 
-PolicyAction = Literal["allow", "modify", "block"]
-"""Action of a policy's own choice: about a block, a tool call, the request, or as a vote. Ordered by severity."""
+PolicyAction = Literal["allow", "modify", "ask", "block"]
+"""Action of a policy's own choice: about a block, a tool call, the request, or as a vote. Ordered by severity.
+`ask` leaves a tool call to a person."""
 Action = Literal[PolicyAction, "error"]
 """Action in a record, ordered by severity. `error` is a failure of the policy."""
 SEVERITY: Mapping[Action, int] = MappingProxyType({action: rank for rank, action in enumerate(get_args(Action))})
 
 
-def withholds(action: Action) -> bool:
-    """Holds for an action against a whole block, request or response."""
-    match action:
-        case "block":
-            return True
-        case "allow" | "modify" | "error":
-            return False
-        case _:
-            assert_never(action)
+ApprovalState = Literal["approved", "denied", "pending", "too_many", "too_large", "unavailable"]
+"""Result of asking. `pending` is undecided in time. With the last three the question was not put."""
+
+
+@dataclass(frozen=True, slots=True)
+class Approval:
+    """Result of asking a person about a tool call; only an approved one passes.
+
+    `digest` names the call with its session, key and policy. `by` is the person, `message` theirs to the agent.
+    `arguments` replace those of the call, if the person edited it. `waited_ms` is the time of the hold. Without an `id`
+    the question was not put.
+    """
+
+    digest: str
+    state: ApprovalState
+    id: str | None = None
+    by: str | None = None
+    waited_ms: float = 0.0
+    message: str | None = None
+    arguments: str | None = None
+
+    @property
+    def passes(self) -> bool:
+        return self.state == "approved"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +61,7 @@ class Decision:
     `evidence` quotes the request or the response: it is recorded only where their texts are. `milliseconds` is
     the time that the decision took, `error` the kind of the failure. A vote is a decision of one member of a
     `parallel`; the decision of the `parallel` itself then says how the block left. `spent` are the model calls for it.
+    `approval` is a person's part in it, None without a question.
     """
 
     policy: str
@@ -58,6 +75,20 @@ class Decision:
     error: str | None = None
     is_vote: bool = False
     spent: Spent | None = None
+    approval: Approval | None = None
+
+    @property
+    def withholds(self) -> bool:
+        """True for a decision against a whole block, request or response."""
+        match self.action:
+            case "block":
+                return True
+            case "ask":
+                return self.approval is None or not self.approval.passes
+            case "allow" | "modify" | "error":
+                return False
+            case _:
+                assert_never(self.action)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Protocol, cast
 
-from luthien_litellm_hooks.recording.decision import Decision, Identity, Spent
+from luthien_litellm_hooks.recording.decision import Approval, Decision, Identity, Spent
 from luthien_litellm_hooks.recording.recorder import DefaultTransactionRecorder, Outcome, ResponseRecord
 from luthien_litellm_hooks.stream.events import ReasoningStreamBlock, StreamBlock, ToolCallStreamBlock
 from luthien_litellm_hooks.wire import FORMATS
@@ -240,8 +240,24 @@ def _decision(decision: Decision, *, with_bodies: bool) -> dict[str, Any]:
     }
     if decision.spent is not None:
         fields |= _spent(decision.spent)
+    if decision.approval is not None:
+        fields["approval"] = _approval(decision.approval, with_bodies=with_bodies)
     if with_bodies:
         fields |= {"message": decision.message, "evidence": decision.evidence}
+    return _without_none(fields.items())
+
+
+def _approval(approval: Approval, *, with_bodies: bool) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        "id": approval.id,
+        "digest": approval.digest,
+        "state": approval.state,
+        "by": approval.by,
+        "waited_ms": round(approval.waited_ms, 3),
+        "edited": approval.arguments is not None,
+    }
+    if with_bodies:
+        fields |= {"message": approval.message, "arguments": approval.arguments}
     return _without_none(fields.items())
 
 

@@ -10,7 +10,7 @@ import os
 import sqlite3
 import stat
 import zlib
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -71,7 +71,7 @@ class RecordFile:
         entries = [json.loads(line) for line in lines]
         try:
             connection = self._opened()
-            with _written(connection):
+            with one_transaction(connection):
                 connection.executemany(_PUT, [_columns(entry["row"]) for entry in entries])
             _prune(connection, entries[-1]["max_days"], entries[-1]["max_bytes"])
         except BaseException:
@@ -86,18 +86,23 @@ class RecordFile:
 
     def _opened(self) -> sqlite3.Connection:
         path = self._path.expanduser()
-        if self._connection is not None and _inode_of(path) != self._inode:
+        if self._connection is not None and inode_of(path) != self._inode:
             self.close()
         if self._connection is None:
-            self._connection, self._inode = _open(path)
+            self._connection, self._inode = open_private(path, _prepare)
             if not self._is_told:  # a full disk closes it again and again
                 self._is_told = True
                 logger.info("records of transactions are in %s: see `luthien-hooks list`", path)
         return self._connection
 
 
-def _open(path: Path) -> tuple[sqlite3.Connection, tuple[int, int] | None]:
-    """Opens the file, or creates it. One process at a time: a change to write-ahead logging waits for no lock."""
+def open_private(
+    path: Path, prepare: Callable[[sqlite3.Connection], None]
+) -> tuple[sqlite3.Connection, tuple[int, int] | None]:
+    """Opens a file for its user alone, or creates it, and prepares its tables. Returns its inode, too.
+
+    One process at a time: a change to write-ahead logging waits for no lock.
+    """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder = os.open(path.parent, os.O_RDONLY)
     try:
@@ -105,11 +110,11 @@ def _open(path: Path) -> tuple[sqlite3.Connection, tuple[int, int] | None]:
         _ensure_private(path)
         connection = sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
         try:
-            _prepare(connection)
+            prepare(connection)
         except BaseException:
             connection.close()
             raise
-        return connection, _inode_of(path)
+        return connection, inode_of(path)
     finally:
         os.close(folder)
 
@@ -128,17 +133,22 @@ def _ensure_private(path: Path) -> None:
 
 
 def _prepare(connection: sqlite3.Connection) -> None:
-    [version] = connection.execute("PRAGMA user_version").fetchone()
-    if version > _VERSION:
+    create_tables(connection, _SCHEMA, _VERSION)
+
+
+def create_tables(connection: sqlite3.Connection, schema: str, version: int) -> None:
+    """Creates the tables of a write-ahead logged file. Raises `sqlite3.DatabaseError` for one of a later version."""
+    [found] = connection.execute("PRAGMA user_version").fetchone()
+    if found > version:
         raise sqlite3.DatabaseError("a newer version of luthien_litellm_hooks wrote the file")
     connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = NORMAL")
     connection.execute(f"PRAGMA journal_size_limit = {_WAL_BYTES}")
-    connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {_VERSION}; COMMIT;")
+    connection.executescript(f"BEGIN IMMEDIATE; {schema} PRAGMA user_version = {version}; COMMIT;")
 
 
-def _inode_of(path: Path) -> tuple[int, int] | None:
+def inode_of(path: Path) -> tuple[int, int] | None:
     try:
         found = os.stat(path)
     except FileNotFoundError:
@@ -147,7 +157,8 @@ def _inode_of(path: Path) -> tuple[int, int] | None:
 
 
 @contextmanager
-def _written(connection: sqlite3.Connection) -> Generator[None]:
+def one_transaction(connection: sqlite3.Connection) -> Generator[None]:
+    """Commits what is written within, or nothing."""
     connection.execute("BEGIN IMMEDIATE")
     try:
         yield
@@ -168,7 +179,7 @@ def _columns(row: dict[str, Any]) -> tuple[str | bytes | None, ...]:
 
 def _prune(connection: sqlite3.Connection, max_days: float, max_bytes: int) -> None:
     """Removes records that are too old, and the oldest ones of a file that is too large."""
-    with _written(connection):
+    with one_transaction(connection):
         oldest = datetime.now(UTC) - timedelta(days=max_days)
         connection.execute("DELETE FROM records WHERE time < ?", [timestamp(oldest)])
         while _bytes_used(connection) > max_bytes:

@@ -43,6 +43,8 @@ TRANSACTION_SPAN = "luthien.transaction"
 HOOK_SPAN = "luthien.hook"
 EVALUATION_EVENT = "gen_ai.evaluation.result"
 DECISION_EVENT = "luthien.decision"
+APPROVAL_ASKED = "transaction.approval_asked"
+"""Event for sinks: a tool call waits for a person."""
 
 TRANSACTION_ID = "luthien.transaction.id"
 ROUTE = "luthien.route"
@@ -100,6 +102,7 @@ EGRESS_CHUNKS = Metric("response.chunks.egress", "Chunks sent to clients.")
 EVENTS_DROPPED = Metric("luthien_events_dropped_total", "Events dropped for a sink.", ("sink",))
 READINGS = Metric("luthien_settings_readings_total", "Readings of the settings while the proxy runs.", ("result",))
 OBSERVED_DROPPED = Metric("luthien_observed_dropped_total", "Responses that no policy observed.", ("reason",))
+APPROVALS = Metric("luthien_approvals_total", "Tool calls for which a person was asked.", ("state",))
 OBSERVER_FAILURES = Metric("luthien_observer_failures_total", "Failures of telemetry.")
 
 METRICS = (
@@ -112,5 +115,6 @@ METRICS = (
     EVENTS_DROPPED,
     READINGS,
     OBSERVED_DROPPED,
+    APPROVALS,
     OBSERVER_FAILURES,
 )

@@ -31,6 +31,7 @@ from luthien_litellm_hooks import (
 from luthien_litellm_hooks.config.policy_loading import ENTRY_POINTS
 from luthien_litellm_hooks.config.policy_spec import config_schema
 from luthien_litellm_hooks.config.settings import Settings, build_executor, load_settings
+from luthien_litellm_hooks.recording.decision import Approval
 from luthien_litellm_hooks.recording.record import transaction_record
 from luthien_litellm_hooks.telemetry import names
 from tests.unit.recording.test_transaction_record import POLICIES, ended
@@ -54,16 +55,16 @@ on_tool_call_delta on_tool_call_complete on_finish_reason on_stream_complete on_
 """
 MEMBERS: Mapping[type, str] = {
     PolicyContext: "transaction_id request final_request answer policy_name identity observability recorder scratchpad"
-    " decisions spent decide charge",
-    StreamingResponseContext: "block delta choice ingress_state has_text_after_calls is_cut_off keepalive"
+    " decisions spent decide charge policy_version",
+    StreamingResponseContext: "block delta choice ingress_state has_text_after_calls is_cut_off is_streamed keepalive"
     " time_since_keepalive decide",
     Request: "body route headers session models model messages tools tool_names turn trajectory surroundings"
     " is_streaming replace without",
     Said: "author text is_reasoning is_notice",
     Step: "call result is_error is_withheld",
-    Decision: "policy action block reason message score evidence milliseconds error is_vote spent",
+    Decision: "policy action block reason message score evidence milliseconds error is_vote spent approval",
     Identity: "key_hash key_alias user_id user_email team_id team_alias org_id end_user_id",
-    Verdict: "action instead message reason score evidence milliseconds spent texts calls",
+    Verdict: "action instead message reason score evidence milliseconds spent approval texts calls",
     ToolCall: "id name arguments form extra",
 }
 PLACES = (
@@ -103,11 +104,12 @@ policy.when.share policy.enforce policy.enforce.models policy.enforce.share enfo
 block_status unjudged ungoverned_routes unselected queue queue.max_items queue.put_timeout_s limits
 limits.max_stream_bytes limits.max_held_bytes limits.max_hold_s limits.max_request_values limits.max_judged_characters
 limits.max_judged_blocks ping_s record record.bodies record.original record.readable_by record.store
-record.max_days record.max_bytes events events.jsonl events.redis
+record.max_days record.max_bytes events events.jsonl events.redis approvals approvals.hold_s approvals.hold_full_s
+approvals.valid_s approvals.approvers approvals.approvers.users approvals.approvers.teams state
 """
 JUDGES: Mapping[str, str] = {
-    "tool_call_judge": "models samples aggregate threshold instructions message first first.suspects first.passes"
-    " first.question first.question.model first.question.instructions",
+    "tool_call_judge": "models samples aggregate threshold ask_at instructions message first first.suspects"
+    " first.passes first.question first.question.model first.question.instructions",
     "llm_rules": "models samples aggregate rules",
     "llm_rewrite": "instructions applies_to",
 }
@@ -125,6 +127,8 @@ format transaction_id path session headers identity
 version policies policies.name policies.version outcome decisions decisions.policy decisions.action
 decisions.block decisions.block.type decisions.block.id decisions.block.name decisions.reason decisions.score
 decisions.milliseconds decisions.message decisions.evidence decisions.calls decisions.tokens decisions.cost spent
+decisions.approval decisions.approval.id decisions.approval.digest decisions.approval.state decisions.approval.by
+decisions.approval.waited_ms decisions.approval.edited decisions.approval.message decisions.approval.arguments
 spent.calls spent.tokens spent.cost changed changed.request changed.answer chunks
 chunks.ingress chunks.egress milliseconds original original.request original.answer original.answer.content
 original.answer.finish_reason final final.request final.answer final.answer.content final.answer.finish_reason
@@ -139,6 +143,7 @@ METRICS = {
     "luthien_events_dropped_total": ("sink",),
     "luthien_settings_readings_total": ("result",),
     "luthien_observed_dropped_total": ("reason",),
+    "luthien_approvals_total": ("state",),
     "luthien_observer_failures_total": (),
 }
 
@@ -217,7 +222,8 @@ def _keys(schema: Mapping[str, Any]) -> Iterator[str]:
 async def test_a_record_has_its_keys() -> None:
     ctx, recorder = await ended()
     ctx.spending.add(Spent(1, 2, 0.1))
-    ctx.decisions[0] = replace(ctx.decisions[0], spent=ctx.spent)
+    approval = Approval("digest", "approved", "id", by="alice", message="Fine.", arguments="{}")
+    ctx.decisions[0] = replace(ctx.decisions[0], spent=ctx.spent, approval=approval)
     record = transaction_record(ctx, recorder, "v1", POLICIES, with_bodies=True)
     assert set(RECORD.split()) <= set(_paths(json.loads(json.dumps(record))))
 

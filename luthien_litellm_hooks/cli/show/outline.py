@@ -75,11 +75,11 @@ def outline(value: object) -> list[str]:
 
 
 def _block_lines(block: Block) -> list[str]:
-    body = _argument_lines(block.arguments) if block.type == "tool_call" else _text_lines(block.text)
+    body = argument_lines(block.arguments) if block.type == "tool_call" else _text_lines(block.text)
     return [block_title(block), *_indented(body)]
 
 
-def _argument_lines(arguments: str) -> list[str]:
+def argument_lines(arguments: str) -> list[str]:
     """Returns arguments as an outline if they are unambiguous JSON, and unchanged otherwise."""
     try:
         return outline(json.loads(arguments, object_pairs_hook=_unambiguous_object))

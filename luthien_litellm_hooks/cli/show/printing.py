@@ -22,7 +22,16 @@ from luthien_litellm_hooks.cli.show.outline import (
     response_lines,
     shared_ends,
 )
-from luthien_litellm_hooks.cli.show.transactions import Decision, Failure, Observed, Record, Side, Spent, Transaction
+from luthien_litellm_hooks.cli.show.transactions import (
+    Approval,
+    Decision,
+    Failure,
+    Observed,
+    Record,
+    Side,
+    Spent,
+    Transaction,
+)
 from luthien_litellm_hooks.telemetry.log_lines import one_line
 from luthien_litellm_hooks.wire import FORMATS
 
@@ -33,7 +42,13 @@ HOW_TO_STORE = (
 _NOT_STORED = "The request as it came is not stored: see `record.original`."
 _CLOSED = "Reasons, evidence and texts are not shown: see the complaint."
 _OUTCOMES: Mapping[str | None, str] = {"complete": "green", "blocked": "red", "policy_error": "bold red"}
-_ACTIONS: Mapping[str, str] = {"allow": "green", "modify": "yellow", "block": "red", "error": "bold red"}
+_ACTIONS: Mapping[str, str] = {
+    "allow": "green",
+    "modify": "yellow",
+    "ask": "yellow",
+    "block": "red",
+    "error": "bold red",
+}
 _OTHER = "yellow"
 _BEFORE, _AFTER, _QUIET = "red", "green", "dim"
 _DEEPEST_INDENT = 24
@@ -86,7 +101,9 @@ def would_be(one: Observed) -> str:
     if one.outcome is None:
         return f"could not judge: {one_line(one.error or 'unknown')}"
     if one.outcome == "blocked":
-        return "would have blocked"
+        has_blocked = any(decision.action == "block" for decision in one.decisions)
+        is_asking = any(decision.action == "ask" for decision in one.decisions)
+        return "would have asked a person" if is_asking and not has_blocked else "would have blocked"
     if one.outcome != "complete":
         return f"would have failed ({one.outcome})"
     parts = {"request": one.changed.request, "response": one.changed.answer}
@@ -280,12 +297,31 @@ def _reasons(decision: Decision) -> list[Text]:
         "" if decision.score is None else f"score {decision.score:g}",
         "" if decision.milliseconds is None else f"{decision.milliseconds:,.1f} ms",
         "" if decision.spent is None else _spent(decision.spent),
+        "" if decision.approval is None else said_of(decision.approval),
     ]
     texts = [("", decision.reason), ("message to the client: ", decision.message), ("evidence: ", decision.evidence)]
+    if decision.approval is not None:
+        texts.append(("edited arguments: ", decision.approval.arguments))
     return [
         Text.assemble((about, "bold"), " ", one_line(", ".join(filter(None, facts)))),
         *(Text.assemble((title, _QUIET), one_line(text)) for title, text in texts if text),
     ]
+
+
+_SAID: Mapping[str, str] = {
+    "pending": "waits for a person",
+    "too_many": "nobody was asked: too many calls of the session waited",
+    "too_large": "nobody was asked: it is too long to read",
+    "unavailable": "nobody could be asked",
+}
+
+
+def said_of(approval: Approval) -> str:
+    """Returns in words what became of a question to a person."""
+    said = _SAID.get(approval.state, f"{approval.state} by {approval.by or 'an unknown person'}")
+    edited = " and edited" if approval.edited else ""
+    held = f" after {approval.waited_ms / 1000:,.1f} s" if approval.waited_ms else ""
+    return f"{said}{edited}{held}" + (f" ({approval.id})" if approval.id else "")
 
 
 def _summary(transaction: Transaction, record: Record, letters: int | None) -> list[Text]:
@@ -312,7 +348,8 @@ def in_short(decision: Decision) -> str:
     about = "request" if block is None else block.name or block.type
     action = "" if decision.action == "block" else f"{decision.action} "
     why = decision.reason or decision.error
-    return f"{action}{about}" + (f": {why}" if why else "") + f" ({decision.policy})"
+    asked = "" if decision.approval is None else f", {said_of(decision.approval)}"
+    return f"{action}{about}" + (f": {why}" if why else "") + asked + f" ({decision.policy})"
 
 
 def _cut(text: str) -> Text:

@@ -44,6 +44,18 @@ class Block(Stored):
     is_refused: bool = False
 
 
+class Approval(Stored):
+    """Part of a person in a decision. `message` and `arguments` are theirs, None if the texts are not stored."""
+
+    id: str | None = None
+    state: str
+    by: str | None = None
+    waited_ms: float = 0.0
+    edited: bool = False
+    message: str | None = None
+    arguments: str | None = None
+
+
 class Decision(Stored):
     policy: str
     action: str
@@ -58,6 +70,7 @@ class Decision(Stored):
     calls: int = 0
     tokens: int = 0
     cost: float = 0.0
+    approval: Approval | None = None
 
     @property
     def spent(self) -> "Spent | None":

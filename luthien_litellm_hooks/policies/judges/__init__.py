@@ -5,6 +5,7 @@ import json
 import os
 import re
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any, Literal, TypeVar, cast
 
@@ -361,6 +362,8 @@ class BlockJudgePolicy(ToolGatePolicy):
             await passthrough_accumulated_chunks(ctx)
             return
         verdict = await measured(partial(self.verdict_on, kind, text), ctx)
+        if verdict.action == "ask":  # only a call can be made again
+            verdict = replace(verdict, action="block")
         record_verdict(ctx, verdict)
         if verdict.action == "allow":
             await passthrough_accumulated_chunks(ctx)

@@ -18,7 +18,7 @@ DEFAULT_MESSAGE = (
 )
 SET_PREFIX = "args."
 
-RuleAction = Literal["block", "allow", "rewrite"]
+RuleAction = Literal["block", "ask", "allow", "rewrite"]
 T = TypeVar("T")
 _WILDCARDS = MappingProxyType({"*": ".*", "?": "."})
 
@@ -137,7 +137,7 @@ class Rule(Condition):
     set_: dict[Annotated[str, AfterValidator(_path_to_set)], Any] | None = Field(default=None, alias="set")
     """Values that `rewrite` sets in the arguments, by path."""
     message: str | None = None
-    """Message to the client about a blocked call, if not the general `message`."""
+    """Message to the client about a blocked call, if not the general `message`; with `ask` the beginning of it."""
     reason: str | None = None
     """Reason for the operator."""
 
@@ -146,7 +146,7 @@ class Rule(Condition):
         if (self.action == "rewrite") != bool(self.set_):
             raise ValueError("`action: rewrite` needs `set`, and no other action takes it")
         if self.message is not None and self.action == "allow":
-            raise ValueError("`message` is for blocked calls; `action: allow` takes none")
+            raise ValueError("`message` is for calls that do not pass; `action: allow` takes none")
         return self
 
 
@@ -164,7 +164,7 @@ class ToolRulesConfig(ToolPolicyConfig):
 
     rules: tuple[Rule, ...] = ()
     """Rules in order; the first that holds decides."""
-    default: Literal["allow", "block"] = "allow"
+    default: Literal["allow", "ask", "block"] = "allow"
     """Action on a call for which no rule holds."""
 
     @classmethod

@@ -1,0 +1,148 @@
+"""Routes for people who decide about tool calls, and the store of the approvals."""
+
+import json
+import os
+from collections.abc import Callable
+from typing import Any, Literal, cast
+
+from fastapi import APIRouter
+from litellm.proxy import proxy_server
+from litellm.proxy._types import SpecialProxyStrings, UserAPIKeyAuth
+from pydantic import BaseModel, ConfigDict
+from starlette.responses import Response
+
+from luthien_litellm_hooks.config.settings import ApprovalsSettings, Approvers, State
+from luthien_litellm_hooks.errors import StateError
+from luthien_litellm_hooks.hooks.admin import User, is_admin
+from luthien_litellm_hooks.hooks.routes import refusal
+from luthien_litellm_hooks.policies.rules.effects import effects_of
+from luthien_litellm_hooks.policy.approvals import (
+    Approvals,
+    AskedCall,
+    DecidedError,
+    InvalidEditError,
+    UnknownApprovalError,
+    all_calls,
+    decide,
+    find_call,
+)
+from luthien_litellm_hooks.recording.state import Database, PostgresStore, SqliteStore, Store, approvals_path
+
+_NO_PERSON = SpecialProxyStrings.default_user_id.value
+"""LiteLLM's user of the master key, and of keys without a user."""
+
+
+def store_of(state: State) -> Callable[[], Store]:
+    """Returns a function for the present store: with `auto` it is known when LiteLLM has connected to a database."""
+    file, database = SqliteStore(approvals_path(os.environ)), PostgresStore(_database)
+
+    def present() -> Store:
+        is_in_database = state == "postgres" or (state == "auto" and _database() is not None)
+        return database if is_in_database else file
+
+    return present
+
+
+def _database() -> Database | None:
+    client: Any = cast(Any, proxy_server).prisma_client
+    return None if client is None else cast(Database, client.db)
+
+
+class _Decision(BaseModel):
+    """Body of a decision. `arguments` replace those of the call; `message` is for the agent."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    decision: Literal["approve", "deny"]
+    arguments: str | None = None
+    message: str | None = None
+
+
+def approval_routes(approvals: Approvals, settings: Callable[[], ApprovalsSettings]) -> APIRouter:
+    """Returns `GET /luthien/approvals`, and `GET` and `POST /luthien/approvals/{id}`, for proxy admins and approvers.
+
+    Only a `POST` decides. It responds with status 403 to the key that asks, and to keys of its user or team.
+    """
+    router = APIRouter(prefix="/luthien", tags=["luthien"])
+
+    async def list_calls(user: User, state: Literal["pending", "all"] = "pending") -> Response:
+        approvers = settings().approvers
+        _check_person(user, approvers)
+        try:
+            calls = await all_calls(approvals.store)
+        except StateError as error:
+            raise refusal(503, f"The approvals cannot be read: {error}") from None
+        shown = [call for call in calls if state == "all" or call.state == "pending"]
+        return _json({"approvals": [_shown(call, user) for call in shown]})
+
+    async def show(user: User, id: str) -> Response:
+        _check_person(user, settings().approvers)
+        return _json(_shown(await _found(approvals.store, id), user))
+
+    async def decide_call(user: User, id: str, body: _Decision) -> Response:
+        _check_person(user, settings().approvers)
+        if _is_asking(user, await _found(approvals.store, id)):
+            raise refusal(403, "Another person must decide: this key, its user or its team asks.")
+        if body.decision == "deny" and body.arguments is not None:
+            raise refusal(400, "`arguments` are for an approval.")
+        try:
+            decided = await decide(
+                approvals.store,
+                id,
+                "approved" if body.decision == "approve" else "denied",
+                by=_name(user),
+                message=body.message,
+                arguments=body.arguments,
+            )
+        except UnknownApprovalError as error:
+            raise refusal(404, str(error)) from None
+        except DecidedError as error:
+            raise refusal(409, str(error)) from None
+        except InvalidEditError as error:
+            raise refusal(400, str(error)) from None
+        except StateError as error:
+            raise refusal(503, f"The decision could not be written: {error}") from None
+        approvals.wake()
+        return _json(_shown(decided, user))
+
+    router.add_api_route("/approvals", list_calls, methods=["GET"], response_model=None)
+    router.add_api_route("/approvals/{id}", show, methods=["GET"], response_model=None)
+    router.add_api_route("/approvals/{id}", decide_call, methods=["POST"], response_model=None)
+    return router
+
+
+def _check_person(user: UserAPIKeyAuth, approvers: Approvers) -> None:
+    is_named = user.user_id in approvers.users or not {user.team_id, user.team_alias}.isdisjoint(approvers.teams)
+    if not (is_admin(user) or is_named):
+        raise refusal(403, "Approvals are for the proxy's admins, and for those in `approvals.approvers`.")
+
+
+def _is_asking(user: UserAPIKeyAuth, call: AskedCall) -> bool:
+    key = user.token or user.api_key
+    is_user = user.user_id is not None and user.user_id == call.user_id != _NO_PERSON
+    return key is None or key == call.key_hash or is_user or (user.team_id is not None and user.team_id == call.team_id)
+
+
+def _name(user: UserAPIKeyAuth) -> str:
+    """Returns the name of a person for records: the user's id, or what LiteLLM knows of the key."""
+    user_id = None if user.user_id == _NO_PERSON else user.user_id
+    return user_id or user.key_alias or ("the master key" if is_admin(user) else "unknown")
+
+
+async def _found(store: Store, id: str) -> AskedCall:
+    try:
+        return await find_call(store, id)
+    except UnknownApprovalError as error:
+        raise refusal(404, str(error)) from None
+    except StateError as error:
+        raise refusal(503, f"The approvals cannot be read: {error}") from None
+
+
+def _shown(call: AskedCall, user: UserAPIKeyAuth) -> dict[str, Any]:
+    may_decide = call.state == "pending" and not _is_asking(user, call)
+    return {**call.model_dump(mode="json"), "effects": effects_of(call.tool_call), "may_decide": may_decide}
+
+
+def _json(value: object) -> Response:
+    """Returns JSON in ASCII: a terminal shows an invisible character as its escape."""
+    return Response(json.dumps(value), media_type="application/json")

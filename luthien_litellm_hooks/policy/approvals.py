@@ -1,0 +1,360 @@
+"""Approvals: a person's decision about a tool call. It holds for exactly this call, once."""
+
+import asyncio
+import hashlib
+import json
+import math
+import secrets
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from luthien_litellm_hooks.errors import LuthienError, StateError
+from luthien_litellm_hooks.policy.context import StreamingResponseContext
+from luthien_litellm_hooks.policy.trajectory import Said
+from luthien_litellm_hooks.recording.decision import Approval, ApprovalState
+from luthien_litellm_hooks.recording.digest import action_digest
+from luthien_litellm_hooks.recording.state import Entry, Store
+from luthien_litellm_hooks.stream.events import ToolCall, ToolForm
+from luthien_litellm_hooks.telemetry.log_lines import logger
+from luthien_litellm_hooks.telemetry.names import APPROVAL_ASKED, APPROVALS
+
+MAX_OPEN = 5
+"""Calls of one session that may wait for a person. More would teach people to approve without a look."""
+MAX_CHARACTERS = 100_000
+"""Longest arguments for a person to read."""
+_MAX_WORDS = 2_000
+_PREFIX = "approval/"
+_LETTERS = "23456789abcdefghjkmnpqrstuvwxyz"
+_OF_TOOL = ("namespace", "server_label")
+"""Fields beside a call's name that tell its tool from others."""
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """Times in seconds: the longest hold of a streamed and of a full response; the validity of a question and of its
+    answer.
+    """
+
+    hold_s: float = 120.0
+    hold_full_s: float = 0.0
+    valid_s: float = 3600.0
+
+
+class AskedCall(BaseModel):
+    """A tool call before a person, as it is stored.
+
+    `arguments` are the model's own text, `edited` those of the person. `words` are the user's last ones. `transaction`
+    is the one that asked. `valid_s` is the validity of a decision, in seconds.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    state: Literal["pending", "approved", "denied", "used"] = "pending"
+    digest: str
+    tool: str
+    form: ToolForm
+    arguments: str
+    policy: str
+    reason: str | None
+    evidence: str | None
+    transaction: str
+    session: str | None
+    model: str
+    words: str
+    key_hash: str | None
+    key_alias: str | None
+    user_id: str | None
+    team_id: str | None
+    team_alias: str | None
+    asked_at: datetime
+    valid_s: float
+    by: str | None = None
+    decided_at: datetime | None = None
+    message: str | None = None
+    edited: str | None = None
+
+    @property
+    def tool_call(self) -> ToolCall:
+        """Call of the model."""
+        return ToolCall(None, self.tool, self.arguments, self.form)
+
+
+class UnknownApprovalError(LuthienError):
+    """Approval without an entry: it never was, or its time is over."""
+
+
+class DecidedError(LuthienError):
+    """Approval that somebody has decided already."""
+
+
+class InvalidEditError(LuthienError):
+    """Arguments of a person in another form than the call's."""
+
+
+class Approvals:
+    """Approvals of one process. `store` and `terms` give the present ones: they may change while the proxy runs."""
+
+    def __init__(self, store: Callable[[], Store], terms: Callable[[], Terms]) -> None:
+        self._store = store
+        self._terms = terms
+        self._reading, self._asking = asyncio.Lock(), asyncio.Lock()
+        self._entries: dict[str, Entry] = {}
+        self._read_at = -math.inf
+        self._decided = asyncio.Event()
+
+    @property
+    def store(self) -> Store:
+        """Store of the approvals."""
+        return self._store()
+
+    async def ask(
+        self, ctx: StreamingResponseContext, call: ToolCall, reason: str | None, evidence: str | None
+    ) -> Approval:
+        """Returns a person's decision about the call, or the reason for none. It waits as long as the `terms` say."""
+        digest, began = digest_of(ctx, call), asyncio.get_running_loop().time()
+        terms = self._terms()
+        until = began + (terms.hold_s if ctx.is_streamed else terms.hold_full_s)
+        try:
+            if len(call.arguments) > MAX_CHARACTERS:
+                approval = Approval(digest, "too_large")
+            else:
+                asked = _described(ctx, call, digest, reason, evidence, terms.valid_s)
+                approval = await self._settled(ctx, asked, began, until)
+        except StateError:
+            logger.exception("transaction %s: nobody could be asked about a tool call", ctx.transaction_id)
+            approval = Approval(digest, "unavailable")
+        ctx.observability.record_metric(APPROVALS.name, 1, {"state": approval.state})
+        return approval
+
+    async def _settled(self, ctx: StreamingResponseContext, asked: AskedCall, began: float, until: float) -> Approval:
+        loop = asyncio.get_running_loop()
+        entry = await self.store.get(_key(asked.digest))
+        while True:
+            found = None if entry is None else _read(entry)
+            if entry is None or found is None or found.state == "used":
+                if not await self._begin(ctx, asked, entry):
+                    return Approval(asked.digest, "too_many")
+            elif found.state == "denied":
+                return _result(found, "denied", loop.time() - began)
+            elif found.state == "approved":
+                used = found.model_copy(update={"state": "used"})
+                if await self._put(used, entry):
+                    return _result(found, "approved", loop.time() - began)
+            else:
+                left = until - loop.time()
+                if left <= 0:
+                    return _result(found, "pending", loop.time() - began)
+                await self._wait(min(left, self.store.poll_s))
+                ctx.keepalive()
+            entry = await self._latest(asked.digest)
+
+    async def _put(self, asked: AskedCall, entry: Entry | None) -> bool:
+        """Writes `asked` in place of `entry`. Returns False if another writer was first."""
+        self._read_at = -math.inf
+        key, value = _key(asked.digest), asked.model_dump_json()
+        return await self.store.put(key, value, asked.valid_s, replacing=None if entry is None else entry.version)
+
+    async def _begin(self, ctx: StreamingResponseContext, asked: AskedCall, entry: Entry | None) -> bool:
+        """Puts a call before people, unless another worker has done so. Returns False if too many wait."""
+        async with self._asking:
+            if _count_open(await open_calls(self.store), asked) >= MAX_OPEN:
+                return False
+            new = asked.model_copy(update={"id": _new_id(), "asked_at": datetime.now(UTC)})
+            is_new = await self._put(new, entry)
+        if is_new:
+            await _tell(ctx, new)
+        return True
+
+    async def _latest(self, digest: str) -> Entry | None:
+        """Returns the present entry. All calls that wait share one query."""
+        async with self._reading:
+            now, store = asyncio.get_running_loop().time(), self.store
+            if now - self._read_at >= store.poll_s:
+                self._entries = {entry.key: entry for entry in await store.scan(_PREFIX)}
+                self._read_at = now
+            return self._entries.get(_key(digest))
+
+    async def _wait(self, seconds: float) -> None:
+        decided = self._decided
+        try:
+            async with asyncio.timeout(seconds):
+                await decided.wait()
+        except TimeoutError:
+            pass
+
+    def wake(self) -> None:
+        """Lets all calls that wait look for their decision."""
+        self._read_at = -math.inf
+        self._decided.set()
+        self._decided = asyncio.Event()
+
+
+def digest_of(ctx: StreamingResponseContext, call: ToolCall) -> str:
+    """Returns the digest of a call in this session, by this key, for this version of the policy. No id counts."""
+    bound = {
+        "v": 1,
+        "action": action_digest(call.name, call.arguments),
+        "form": call.form,
+        **{name: call.extra[name] for name in _OF_TOOL if isinstance(call.extra.get(name), str)},
+        "session": ctx.request.session,
+        "key": ctx.identity.key_hash,
+        "policy": ctx.policy_name,
+        "version": ctx.policy_version,
+    }
+    return hashlib.sha256(json.dumps(bound, sort_keys=True).encode()).hexdigest()
+
+
+def _described(
+    ctx: StreamingResponseContext,
+    call: ToolCall,
+    digest: str,
+    reason: str | None,
+    evidence: str | None,
+    valid_s: float,
+) -> AskedCall:
+    who, request = ctx.identity, ctx.request
+    said = [part.text for part in request.trajectory if isinstance(part, Said) and part.author == "user"]
+    return AskedCall(
+        id=_new_id(),
+        digest=digest,
+        tool=call.name,
+        form=call.form,
+        arguments=call.arguments,
+        policy=ctx.policy_name,
+        reason=reason,
+        evidence=evidence,
+        transaction=ctx.transaction_id,
+        session=request.session,
+        model=request.model,
+        words=said[-1][-_MAX_WORDS:] if said else "",
+        key_hash=who.key_hash,
+        key_alias=who.key_alias,
+        user_id=who.user_id,
+        team_id=who.team_id,
+        team_alias=who.team_alias,
+        asked_at=datetime.now(UTC),
+        valid_s=valid_s,
+    )
+
+
+def _new_id() -> str:
+    letters = "".join(secrets.choice(_LETTERS) for _ in range(8))
+    return f"{letters[:4]}-{letters[4:]}"
+
+
+async def _tell(ctx: StreamingResponseContext, asked: AskedCall) -> None:
+    logger.warning(
+        "transaction %s: approval %s waits for a person: `luthien-hooks approvals show %s`",
+        ctx.transaction_id,
+        asked.id,
+        asked.id,
+    )
+    fields = {"id": asked.id, "digest": asked.digest, "tool": asked.tool, "policy": asked.policy}
+    await ctx.observability.emit_event(APPROVAL_ASKED, fields)
+
+
+def _result(asked: AskedCall, state: ApprovalState, seconds: float) -> Approval:
+    return Approval(
+        asked.digest,
+        state,
+        asked.id,
+        by=asked.by,
+        waited_ms=seconds * 1000,
+        message=asked.message if state == "denied" else None,
+        arguments=asked.edited if state == "approved" else None,
+    )
+
+
+def _key(digest: str) -> str:
+    return f"{_PREFIX}{digest}"
+
+
+def _read(entry: Entry) -> AskedCall | None:
+    """Returns the call of an entry; None for one of another version of this package."""
+    try:
+        return AskedCall.model_validate_json(entry.value)
+    except ValidationError:
+        return None
+
+
+# Deciding
+
+
+async def open_calls(store: Store) -> list[AskedCall]:
+    """Returns the calls that wait for a person, the oldest first. Raises `StateError`."""
+    return [asked for asked in await all_calls(store) if asked.state == "pending"]
+
+
+async def all_calls(store: Store) -> list[AskedCall]:
+    """Returns all calls in the store, the oldest first. Raises `StateError`."""
+    found = [asked for entry in await store.scan(_PREFIX) if (asked := _read(entry)) is not None]
+    return sorted(found, key=lambda asked: asked.asked_at)
+
+
+def _count_open(calls: Iterable[AskedCall], asked: AskedCall) -> int:
+    of = (asked.session, asked.key_hash)
+    return sum((one.session, one.key_hash) == of and one.digest != asked.digest for one in calls)
+
+
+async def find_call(store: Store, id: str) -> AskedCall:
+    """Returns the call with this id. Raises `UnknownApprovalError`, `StateError`."""
+    return (await _find(store, id))[0]
+
+
+async def _find(store: Store, id: str) -> tuple[AskedCall, Entry]:
+    for entry in await store.scan(_PREFIX):
+        asked = _read(entry)
+        if asked is not None and asked.id == id:
+            return asked, entry
+    raise UnknownApprovalError(f"there is no approval {id}, or its time is over")
+
+
+async def decide(
+    store: Store,
+    id: str,
+    decision: Literal["approved", "denied"],
+    *,
+    by: str,
+    message: str | None = None,
+    arguments: str | None = None,
+) -> AskedCall:
+    """Decides about a call that waits, and returns it.
+
+    `arguments` replace those of the model. Raises `UnknownApprovalError`, `DecidedError`, `InvalidEditError` and
+    `StateError`.
+    """
+    asked, entry = await _find(store, id)
+    if asked.state != "pending":
+        raise DecidedError(f"approval {id} is {asked.state} already, by {asked.by}")
+    if arguments is not None:
+        _check_edit(asked, arguments)
+    decided = asked.model_copy(
+        update={
+            "state": decision,
+            "by": by,
+            "decided_at": datetime.now(UTC),
+            "message": message,
+            "edited": arguments,
+        }
+    )
+    if not await store.put(entry.key, decided.model_dump_json(), asked.valid_s, replacing=entry.version):
+        raise DecidedError(f"approval {id} was decided at the same moment by somebody else")
+    return decided
+
+
+def _check_edit(asked: AskedCall, arguments: str) -> None:
+    if len(arguments) > MAX_CHARACTERS:
+        raise InvalidEditError(f"the arguments are longer than {MAX_CHARACTERS} characters")
+    if asked.form == "custom":
+        return
+    try:
+        is_object = isinstance(json.loads(arguments), dict)
+    except (ValueError, RecursionError):
+        is_object = False
+    if not is_object:
+        raise InvalidEditError("the arguments should be a JSON object")

@@ -1,0 +1,250 @@
+"""A person's approval at a real proxy without a database: official clients wait, and the command decides."""
+
+import json
+import os
+import signal
+import subprocess
+import uuid
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from luthien_litellm_hooks.testing.answers import Answer, Call, Say
+from luthien_litellm_hooks.testing.provider import ScriptedProvider
+from tests.proxy.test_records import run
+from tests.support.approving import COMMAND, approvals, waiting_for
+from tests.support.clients import ROUTES, Said
+from tests.support.proxy import KEY, Proxies, Proxy, process_of, proxy_config, running_proxy
+from tests.support.waiting import wait_until
+
+POLICY = {"class": "tool_rules", "config": {"rules": [{"action": "ask", "tool": "push*", "reason": "it leaves us"}]}}
+HELD: Mapping[str, Any] = {"policy": POLICY, "approvals": {"hold_s": 110}}
+AT_ONCE: Mapping[str, Any] = {"policy": POLICY, "approvals": {"hold_s": 0}}
+MODELS = {"chat": "gpt-4o", "messages": "claude-sonnet-4-5", "responses": "gpt-4o", "gemini": "gemini-2.5-flash"}
+TEXT = "I push it."
+
+
+@pytest.fixture
+def tool(provider: ScriptedProvider) -> str:
+    """A tool of this test alone, which the models call."""
+    name = f"push_{uuid.uuid4().hex[:8]}"
+    script(provider, name, '{"branch": "main"}')
+    return name
+
+
+def script(provider: ScriptedProvider, tool: str, arguments: str) -> None:
+    for model in MODELS.values():
+        provider.answers[model] = Answer([Say(TEXT), Call(tool, arguments, f"call_{uuid.uuid4().hex[:8]}")])
+
+
+@pytest.fixture
+def pool() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(8) as pool:
+        yield pool
+
+
+def asking(pool: ThreadPoolExecutor, proxy: Proxy, route: str, stream: bool = True, **headers: str) -> Future[Said]:
+    given = {name.replace("_", "-"): value for name, value in headers.items()}
+    return pool.submit(ROUTES[route], proxy, MODELS[route], stream, given)
+
+
+def said(proxy: Proxy, route: str, stream: bool = True, **headers: str) -> Said:
+    with ThreadPoolExecutor(1) as pool:
+        return asking(pool, proxy, route, stream, **headers).result(120)
+
+
+# Held, and decided in another terminal
+
+
+@pytest.mark.parametrize("route", MODELS)
+def test_an_approved_call_leaves_as_it_came(proxies: Proxies, pool: ThreadPoolExecutor, tool: str, route: str) -> None:
+    proxy = proxies.get(HELD)
+    client = asking(pool, proxy, route)
+    call = waiting_for(proxy, tool)
+    assert f"approved: {tool}" in approvals(proxy, "approve", call["id"])
+    assert client.result(60) == Said(TEXT, ((tool, {"branch": "main"}),))
+
+
+@pytest.mark.parametrize("route", MODELS)
+def test_a_denied_call_leaves_as_a_notice(proxies: Proxies, pool: ThreadPoolExecutor, tool: str, route: str) -> None:
+    proxy = proxies.get(HELD)
+    client = asking(pool, proxy, route)
+    call = waiting_for(proxy, tool)
+    approvals(proxy, "deny", call["id"], "--message", "Ask me on Monday.")
+    got = client.result(60)
+    assert got.calls == ()
+    assert f"[luthien] A person denied the call of {tool} ({call['id']}): Ask me on Monday." in got.text
+
+
+@pytest.mark.parametrize("route", MODELS)
+def test_an_edited_call_leaves_as_it_was_edited(
+    proxies: Proxies, pool: ThreadPoolExecutor, tool: str, route: str, tmp_path: Path
+) -> None:
+    proxy = proxies.get(HELD)
+    client = asking(pool, proxy, route)
+    call = waiting_for(proxy, tool)
+    file = tmp_path / "arguments.json"
+    file.write_text("[]")
+    assert "should be a JSON object" in approvals(proxy, "approve", call["id"], "--arguments", str(file), code=1)
+    file.write_text('{"branch": "draft"}')
+    assert "as you edited it" in approvals(proxy, "approve", call["id"], "--arguments", str(file))
+    assert client.result(60) == Said(TEXT, ((tool, {"branch": "draft"}),))
+
+
+# Made again
+
+
+@pytest.mark.parametrize("stream", [True, False], ids=["streamed", "full"])
+@pytest.mark.parametrize("route", MODELS)
+def test_an_undecided_call_passes_once_after_its_approval(
+    proxies: Proxies, tool: str, route: str, stream: bool
+) -> None:
+    proxy = proxies.get(AT_ONCE)
+    first = said(proxy, route, stream)
+    call = waiting_for(proxy, tool)
+    assert first.calls == ()
+    assert f"[luthien] The call of {tool} waits for a person's approval ({call['id']})." in first.text
+    approvals(proxy, "approve", call["id"])
+    assert said(proxy, route, stream) == Said(TEXT, ((tool, {"branch": "main"}),))
+    assert said(proxy, route, stream).calls == ()
+    assert waiting_for(proxy, tool)["id"] != call["id"]
+
+
+def test_an_approval_is_for_this_call_in_this_session(proxies: Proxies, provider: ScriptedProvider, tool: str) -> None:
+    proxy = proxies.get(AT_ONCE)
+    said(proxy, "chat", x_litellm_session_id="one")
+    approvals(proxy, "approve", waiting_for(proxy, tool)["id"])
+    assert said(proxy, "chat", x_litellm_session_id="two").calls == ()
+    assert said(proxy, "chat").calls == ()
+    script(provider, tool, '{"branch": "maim"}')
+    assert said(proxy, "chat", x_litellm_session_id="one").calls == ()
+    script(provider, tool, '{ "branch":"main" }')
+    assert said(proxy, "chat", x_litellm_session_id="one").calls == ((tool, {"branch": "main"}),)
+
+
+def test_an_approval_that_comes_too_late_counts_for_nothing(proxies: Proxies, tool: str) -> None:
+    proxy = proxies.get({"policy": POLICY, "approvals": {"hold_s": 0, "valid_s": 1}})
+    said(proxy, "chat")
+    call = waiting_until_over(proxy, tool)
+    assert "there is no approval" in approvals(proxy, "approve", call, code=1)
+    assert said(proxy, "chat").calls == ()
+
+
+def waiting_until_over(proxy: Proxy, tool: str) -> str:
+    """The id of a call whose time is over."""
+    text = said(proxy, "chat").text
+    wait_until(lambda: tool not in approvals(proxy, "list"))
+    return text.partition("approval (")[2].partition(")")[0]
+
+
+# Who may decide, and what a person sees
+
+
+def test_the_key_that_asks_decides_nothing(proxies: Proxies, tool: str) -> None:
+    proxy = proxies.get(AT_ONCE)
+    said(proxy, "chat")
+    call = waiting_for(proxy, tool)
+    path = f"/luthien/approvals/{call['id']}"
+    for decision in ("approve", "deny"):
+        response = proxy.http.post(path, json={"decision": decision})
+        assert (response.status_code, "Another person" in response.text) == (403, True)
+    shown = proxy.http.get(path).json()
+    assert (shown["may_decide"], shown["state"], shown["tool"]) == (False, "pending", tool)
+    assert call["id"] in [one["id"] for one in proxy.http.get("/luthien/approvals").json()["approvals"]]
+    for headers in ({}, {"Authorization": "Bearer sk-none"}):
+        response = httpx.post(proxy.url + path, json={"decision": "approve"}, headers=headers, timeout=30)
+        assert response.status_code in (401, 403)
+    complaint = approvals(proxy, "approve", call["id"], "--url", proxy.url, "--api-key", KEY, code=1)
+    assert "HTTP 403: Another person must decide" in complaint
+    assert waiting_for(proxy, tool)["id"] == call["id"]
+
+
+def test_a_get_decides_nothing_and_an_unknown_id_is_not_found(proxies: Proxies, tool: str) -> None:
+    proxy = proxies.get(AT_ONCE)
+    said(proxy, "chat")
+    call = waiting_for(proxy, tool)
+    for query in ("", "?decision=approve"):
+        assert proxy.http.get(f"/luthien/approvals/{call['id']}{query}").status_code == 200
+    assert waiting_for(proxy, tool)["state"] == "pending"
+    assert proxy.http.post("/luthien/approvals/none-such", json={"decision": "approve"}).status_code == 404
+    assert approvals(proxy, "show", "none-such", code=1).startswith("there is no approval none-such")
+
+
+def test_what_a_person_sees_is_escaped(proxies: Proxies, provider: ScriptedProvider, tool: str) -> None:
+    proxy = proxies.get(AT_ONCE)
+    hidden = json.dumps({"command": "ls \u202e\u200b\x1b[2J && git push", "description": "\x9b31m"})
+    script(provider, tool, hidden)
+    said(proxy, "chat")
+    call = waiting_for(proxy, tool)
+    for text in (approvals(proxy, "show", call["id"]), approvals(proxy, "list")):
+        assert not any(character in text for character in "\u202e\u200b\x1b\x9b")
+    shown = approvals(proxy, "show", call["id"])
+    for part in ("\\u202e", "\\u200b", "\\x1b[2J", "it leaves us", "git push", "hello", "tool_rules"):
+        assert part in shown, part
+    raw = proxy.http.get(f"/luthien/approvals/{call['id']}")
+    assert raw.text.isascii()
+    assert raw.json()["arguments"] == hidden or json.loads(raw.json()["arguments"]) == json.loads(hidden)
+
+
+def test_the_decision_is_in_the_record(proxies: Proxies, tool: str) -> None:
+    proxy = proxies.get(AT_ONCE)
+    said(proxy, "chat")
+    call = waiting_for(proxy, tool)
+    shown = run(proxy.records, "show", "last")
+    assert f"waits for a person ({call['id']})" in shown
+    approvals(proxy, "approve", call["id"])
+    said(proxy, "chat")
+    wait_until(lambda: "approved by " in run(proxy.records, "show", "last"))
+    assert f"({call['id']})" in run(proxy.records, "show", "last")
+
+
+def test_a_call_that_begins_to_wait_is_told_in_another_terminal(proxies: Proxies, tool: str) -> None:
+    proxy = proxies.get(AT_ONCE)
+    said(proxy, "chat")
+    waiting_for(proxy, tool)
+    environment = {**os.environ, "COLUMNS": "200", "LUTHIEN_RECORDS": str(proxy.records)}
+    command = [COMMAND, "approvals", "watch"]
+    watch = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    try:
+        assert watch.stdout is not None
+        assert "Ctrl-C" in watch.stdout.readline()
+        assert any(tool in line for line in watch.stdout)
+        watch.send_signal(signal.SIGINT)
+        assert watch.wait(60) == 0
+    finally:
+        watch.kill()
+        watch.communicate()
+
+
+# Processes that end, and several at once
+
+
+def test_a_call_whose_proxy_was_killed_passes_at_the_next(
+    provider_url: str, tool: str, tmp_path: Path, pool: ThreadPoolExecutor
+) -> None:
+    config = proxy_config(provider_url, HELD)
+    with running_proxy(config, tmp_path / "first", {}) as first:
+        client = asking(pool, first, "chat")
+        call = waiting_for(first, tool)
+        process_of(first).kill()
+        assert client.exception(60) is not None
+    with running_proxy(config, tmp_path / "second", {"LUTHIEN_RECORDS": str(first.records)}) as second:
+        approvals(first, "approve", call["id"])
+        assert said(second, "chat").calls == ((tool, {"branch": "main"}),)
+
+
+def test_two_workers_share_the_file(provider_url: str, tool: str, tmp_path: Path, pool: ThreadPoolExecutor) -> None:
+    variables = {"NUM_WORKERS": "2", "TIMEOUT_WORKER_HEALTHCHECK": "300"}
+    with running_proxy(proxy_config(provider_url, HELD), tmp_path / "proxy", variables) as proxy:
+        clients = [asking(pool, proxy, "chat") for _ in range(6)]
+        done = 0
+        for number in range(6):  # of identical calls one passes with each approval
+            approvals(proxy, "approve", waiting_for(proxy, tool)["id"])
+            wait_until(lambda number=number: sum(client.done() for client in clients) > number)
+            done = sum(client.done() for client in clients)
+        assert done == 6
+        assert all(client.result().calls == ((tool, {"branch": "main"}),) for client in clients)
