@@ -12,6 +12,7 @@ from luthien_litellm_hooks.policies.rules.tool_use import ToolUse
 from luthien_litellm_hooks.policies.shell import Command, Origins, contacts_network
 from luthien_litellm_hooks.policies.tool_rules import CompiledRule, ToolRules
 from luthien_litellm_hooks.policy.patterns import compile_pattern, quoted
+from luthien_litellm_hooks.recording.state import approvals_path
 
 _CONFIG_FILES = ("litellm_config.y{a,}ml", "litellm-config.y{a,}ml", "proxy_config.y{a,}ml", "proxy_server_config.yaml")
 _AGENT_SETTINGS = (".claude/settings*.json", "~/.claude{,.json}", "~/.codex{,/config.toml}")  # with the proxy's address
@@ -26,7 +27,7 @@ _CLIENT_SETTINGS = (  # of other agents; a whole file may be edited, but for the
     "~/.config/zed/settings.json",
 )
 _BASE_URL = r"(?i)(?:base|api|endpoint)[_-]?(?:url|base)|apiBase|baseURL|endpoint"
-_RECORDS = ("luthien/records.sqlite*",)
+_RECORDS = ("luthien/{records,approvals}.sqlite*",)
 _PATH_VARIABLES = ("CONFIG_FILE_PATH", "LUTHIEN_POLICY_CONFIG", "LUTHIEN_RECORDS")
 _VARIABLES = (
     "ANTHROPIC_BASE_URL",
@@ -55,7 +56,8 @@ class ProtectProxyConfig(ToolPolicyConfig):
 class ProtectProxy(ToolRules):
     """Blocks calls that stop the proxy, change its settings, call its admin endpoints, or send agents elsewhere.
 
-    This covers its process, service, container and database, and the settings that lead agents to it.
+    This covers its process, service, container and database, the settings that lead agents to it, and the decisions of
+    people about tool calls.
     """
 
     Config = ProtectProxyConfig
@@ -63,6 +65,7 @@ class ProtectProxy(ToolRules):
     def __init__(self, config: ProtectProxyConfig | None = None) -> None:
         config = config or ProtectProxyConfig()
         own = [os.path.abspath(path) for name in _PATH_VARIABLES if (path := os.environ.get(name))]
+        own.append(f"{os.path.abspath(approvals_path(os.environ).expanduser())}*")
         packages = [f"site-packages/{_glob_of(name)}*/**" for name in config.names]
         files = [*_CONFIG_FILES, *_RECORDS, *_AGENT_SETTINGS, *packages, *config.config_files, *own]
         rules: list[dict[str, object]] = [
@@ -129,7 +132,7 @@ _DESTRUCTIVE = tuple(SqlPattern.parse(text) for text in ("DROP", "TRUNCATE", "DE
 ADMIN_ENDPOINT = (
     r"/(?:config/(?:update|field|pass_through|yaml)|model/(?:new|update|delete)|team/(?:new|update|delete|block)"
     r"|key/(?:generate|update|delete|block|unblock|regenerate)|user/(?:new|update|delete)|guardrails|policies"
-    r"|luthien/(?:reload|open)|organization/(?:new|update|delete)|budget/(?:new|update|delete)|credentials"
+    r"|luthien/(?:reload|open|approvals)|organization/(?:new|update|delete)|budget/(?:new|update|delete)|credentials"
     r"|customer/(?:new|update|delete|block)|model/[\w.-]+/update)\b"
 )
 """Paths of LiteLLM for reconfiguring a proxy."""
@@ -154,6 +157,7 @@ _AGENT_PROGRAMS = frozenset(
 _ADDRESS_OPTION = compile_pattern(
     r"(?i).*(?:base[_-]?url|api[_-]?base|model_provider|endpoint|(?:ANTHROPIC|OPENAI)_\w*URL).*"
 )
+_DECISIONS = frozenset({"approve", "deny"})
 _READERS = frozenset(
     {"cat", "ls", "env", "printenv", "ps", "head", "tail", "grep", "wc", "stat", "id", "whoami", "date", "df", "du"}
 )
@@ -190,6 +194,8 @@ def _threat_to(proxy: Proxy, command: Command, finders: Origins) -> str | None:
         return f"{command.name} changes the proxy's database"
     if any("/" in text and _ADMIN_URL.search(text) for text in command.texts) or _changes_policy(command):
         return f"{command.name} calls an endpoint that reconfigures the proxy"
+    if command.name == "luthien-hooks" and "approvals" in command.texts and _DECISIONS.intersection(command.texts):
+        return f"{command.name} decides instead of a person"
     if _enters_container(proxy, command):
         return f"{command.name} changes the proxy's container"
     if _starts_another(command) or _calls_provider(command):

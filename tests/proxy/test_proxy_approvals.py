@@ -18,7 +18,8 @@ from luthien_litellm_hooks.testing.provider import ScriptedProvider
 from tests.proxy.test_records import run
 from tests.support.approving import COMMAND, approvals, waiting_for
 from tests.support.clients import ROUTES, Said
-from tests.support.proxy import KEY, Proxies, Proxy, process_of, proxy_config, running_proxy
+from tests.support.pages import blocks, commands
+from tests.support.proxy import KEY, ROOT, Proxies, Proxy, process_of, proxy_config, running_proxy
 from tests.support.waiting import wait_until
 
 POLICY = {"class": "tool_rules", "config": {"rules": [{"action": "ask", "tool": "push*", "reason": "it leaves us"}]}}
@@ -47,14 +48,14 @@ def pool() -> Iterator[ThreadPoolExecutor]:
         yield pool
 
 
-def asking(pool: ThreadPoolExecutor, proxy: Proxy, route: str, stream: bool = True, **headers: str) -> Future[Said]:
-    given = {name.replace("_", "-"): value for name, value in headers.items()}
-    return pool.submit(ROUTES[route], proxy, MODELS[route], stream, given)
+def asking(pool: ThreadPoolExecutor, proxy: Proxy, route: str, session: str, stream: bool = True) -> Future[Said]:
+    headers = {"x-litellm-session-id": session} if session else {}
+    return pool.submit(ROUTES[route], proxy, MODELS[route], stream, headers)
 
 
-def said(proxy: Proxy, route: str, stream: bool = True, **headers: str) -> Said:
+def said(proxy: Proxy, route: str, session: str, stream: bool = True) -> Said:
     with ThreadPoolExecutor(1) as pool:
-        return asking(pool, proxy, route, stream, **headers).result(120)
+        return asking(pool, proxy, route, session, stream).result(120)
 
 
 # Held, and decided in another terminal
@@ -63,7 +64,7 @@ def said(proxy: Proxy, route: str, stream: bool = True, **headers: str) -> Said:
 @pytest.mark.parametrize("route", MODELS)
 def test_an_approved_call_leaves_as_it_came(proxies: Proxies, pool: ThreadPoolExecutor, tool: str, route: str) -> None:
     proxy = proxies.get(HELD)
-    client = asking(pool, proxy, route)
+    client = asking(pool, proxy, route, tool)
     call = waiting_for(proxy, tool)
     assert f"approved: {tool}" in approvals(proxy, "approve", call["id"])
     assert client.result(60) == Said(TEXT, ((tool, {"branch": "main"}),))
@@ -72,7 +73,7 @@ def test_an_approved_call_leaves_as_it_came(proxies: Proxies, pool: ThreadPoolEx
 @pytest.mark.parametrize("route", MODELS)
 def test_a_denied_call_leaves_as_a_notice(proxies: Proxies, pool: ThreadPoolExecutor, tool: str, route: str) -> None:
     proxy = proxies.get(HELD)
-    client = asking(pool, proxy, route)
+    client = asking(pool, proxy, route, tool)
     call = waiting_for(proxy, tool)
     approvals(proxy, "deny", call["id"], "--message", "Ask me on Monday.")
     got = client.result(60)
@@ -85,7 +86,7 @@ def test_an_edited_call_leaves_as_it_was_edited(
     proxies: Proxies, pool: ThreadPoolExecutor, tool: str, route: str, tmp_path: Path
 ) -> None:
     proxy = proxies.get(HELD)
-    client = asking(pool, proxy, route)
+    client = asking(pool, proxy, route, tool)
     call = waiting_for(proxy, tool)
     file = tmp_path / "arguments.json"
     file.write_text("[]")
@@ -104,39 +105,39 @@ def test_an_undecided_call_passes_once_after_its_approval(
     proxies: Proxies, tool: str, route: str, stream: bool
 ) -> None:
     proxy = proxies.get(AT_ONCE)
-    first = said(proxy, route, stream)
+    first = said(proxy, route, tool, stream)
     call = waiting_for(proxy, tool)
     assert first.calls == ()
     assert f"[luthien] The call of {tool} waits for a person's approval ({call['id']})." in first.text
     approvals(proxy, "approve", call["id"])
-    assert said(proxy, route, stream) == Said(TEXT, ((tool, {"branch": "main"}),))
-    assert said(proxy, route, stream).calls == ()
+    assert said(proxy, route, tool, stream) == Said(TEXT, ((tool, {"branch": "main"}),))
+    assert said(proxy, route, tool, stream).calls == ()
     assert waiting_for(proxy, tool)["id"] != call["id"]
 
 
 def test_an_approval_is_for_this_call_in_this_session(proxies: Proxies, provider: ScriptedProvider, tool: str) -> None:
     proxy = proxies.get(AT_ONCE)
-    said(proxy, "chat", x_litellm_session_id="one")
+    said(proxy, "chat", f"one {tool}")
     approvals(proxy, "approve", waiting_for(proxy, tool)["id"])
-    assert said(proxy, "chat", x_litellm_session_id="two").calls == ()
-    assert said(proxy, "chat").calls == ()
+    assert said(proxy, "chat", f"two {tool}").calls == ()
+    assert said(proxy, "chat", "").calls == ()
     script(provider, tool, '{"branch": "maim"}')
-    assert said(proxy, "chat", x_litellm_session_id="one").calls == ()
+    assert said(proxy, "chat", f"one {tool}").calls == ()
     script(provider, tool, '{ "branch":"main" }')
-    assert said(proxy, "chat", x_litellm_session_id="one").calls == ((tool, {"branch": "main"}),)
+    assert said(proxy, "chat", f"one {tool}").calls == ((tool, {"branch": "main"}),)
 
 
 def test_an_approval_that_comes_too_late_counts_for_nothing(proxies: Proxies, tool: str) -> None:
     proxy = proxies.get({"policy": POLICY, "approvals": {"hold_s": 0, "valid_s": 1}})
-    said(proxy, "chat")
+    said(proxy, "chat", tool)
     call = waiting_until_over(proxy, tool)
     assert "there is no approval" in approvals(proxy, "approve", call, code=1)
-    assert said(proxy, "chat").calls == ()
+    assert said(proxy, "chat", tool).calls == ()
 
 
 def waiting_until_over(proxy: Proxy, tool: str) -> str:
     """The id of a call whose time is over."""
-    text = said(proxy, "chat").text
+    text = said(proxy, "chat", tool).text
     wait_until(lambda: tool not in approvals(proxy, "list"))
     return text.partition("approval (")[2].partition(")")[0]
 
@@ -146,7 +147,7 @@ def waiting_until_over(proxy: Proxy, tool: str) -> str:
 
 def test_the_key_that_asks_decides_nothing(proxies: Proxies, tool: str) -> None:
     proxy = proxies.get(AT_ONCE)
-    said(proxy, "chat")
+    said(proxy, "chat", tool)
     call = waiting_for(proxy, tool)
     path = f"/luthien/approvals/{call['id']}"
     for decision in ("approve", "deny"):
@@ -157,7 +158,7 @@ def test_the_key_that_asks_decides_nothing(proxies: Proxies, tool: str) -> None:
     assert call["id"] in [one["id"] for one in proxy.http.get("/luthien/approvals").json()["approvals"]]
     for headers in ({}, {"Authorization": "Bearer sk-none"}):
         response = httpx.post(proxy.url + path, json={"decision": "approve"}, headers=headers, timeout=30)
-        assert response.status_code in (401, 403)
+        assert response.status_code in (400, 401, 403)
     complaint = approvals(proxy, "approve", call["id"], "--url", proxy.url, "--api-key", KEY, code=1)
     assert "HTTP 403: Another person must decide" in complaint
     assert waiting_for(proxy, tool)["id"] == call["id"]
@@ -165,7 +166,7 @@ def test_the_key_that_asks_decides_nothing(proxies: Proxies, tool: str) -> None:
 
 def test_a_get_decides_nothing_and_an_unknown_id_is_not_found(proxies: Proxies, tool: str) -> None:
     proxy = proxies.get(AT_ONCE)
-    said(proxy, "chat")
+    said(proxy, "chat", tool)
     call = waiting_for(proxy, tool)
     for query in ("", "?decision=approve"):
         assert proxy.http.get(f"/luthien/approvals/{call['id']}{query}").status_code == 200
@@ -178,7 +179,7 @@ def test_what_a_person_sees_is_escaped(proxies: Proxies, provider: ScriptedProvi
     proxy = proxies.get(AT_ONCE)
     hidden = json.dumps({"command": "ls \u202e\u200b\x1b[2J && git push", "description": "\x9b31m"})
     script(provider, tool, hidden)
-    said(proxy, "chat")
+    said(proxy, "chat", tool)
     call = waiting_for(proxy, tool)
     for text in (approvals(proxy, "show", call["id"]), approvals(proxy, "list")):
         assert not any(character in text for character in "\u202e\u200b\x1b\x9b")
@@ -192,19 +193,24 @@ def test_what_a_person_sees_is_escaped(proxies: Proxies, provider: ScriptedProvi
 
 def test_the_decision_is_in_the_record(proxies: Proxies, tool: str) -> None:
     proxy = proxies.get(AT_ONCE)
-    said(proxy, "chat")
+    said(proxy, "chat", tool)
     call = waiting_for(proxy, tool)
-    shown = run(proxy.records, "show", "last")
-    assert f"waits for a person ({call['id']})" in shown
+    assert f"ask {tool}: it leaves us" in run(proxy.records, "list", "--outcome", "blocked")
+    assert f"waits for a person ({call['id']})" in shown_last(proxy)
     approvals(proxy, "approve", call["id"])
-    said(proxy, "chat")
-    wait_until(lambda: "approved by " in run(proxy.records, "show", "last"))
-    assert f"({call['id']})" in run(proxy.records, "show", "last")
+    said(proxy, "chat", tool)
+    wait_until(lambda: "approved by " in shown_last(proxy))
+    assert f"({call['id']})" in shown_last(proxy)
+
+
+def shown_last(proxy: Proxy) -> str:
+    """What `show` prints, without the ends of its lines."""
+    return " ".join(run(proxy.records, "show", "last").split())
 
 
 def test_a_call_that_begins_to_wait_is_told_in_another_terminal(proxies: Proxies, tool: str) -> None:
     proxy = proxies.get(AT_ONCE)
-    said(proxy, "chat")
+    said(proxy, "chat", tool)
     waiting_for(proxy, tool)
     environment = {**os.environ, "COLUMNS": "200", "LUTHIEN_RECORDS": str(proxy.records)}
     command = [COMMAND, "approvals", "watch"]
@@ -220,6 +226,25 @@ def test_a_call_that_begins_to_wait_is_told_in_another_terminal(proxies: Proxies
         watch.communicate()
 
 
+PAGE = ROOT / "docs" / "approvals.md"
+SHOWN = [words[2:] for block in blocks(PAGE) if block.language == "console" for words in commands(block)]
+
+
+@pytest.mark.parametrize("words", [words for words in SHOWN if words[0] != "watch"], ids=" ".join)
+def test_a_command_of_the_page_works(
+    proxies: Proxies, tool: str, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proxy = proxies.get(AT_ONCE)
+    said(proxy, "chat", tool)
+    call = waiting_for(proxy, tool)
+    monkeypatch.chdir(tmp_path)
+    Path("edited.json").write_text("{}")
+    names = {"7f3k-92ax": call["id"], "http://127.0.0.1:4000": proxy.url}
+    given = [names.get(word, word) for word in words]
+    printed = approvals(proxy, *given, *(["--api-key", KEY] if "--url" in words else []))
+    assert tool in printed
+
+
 # Processes that end, and several at once
 
 
@@ -228,19 +253,19 @@ def test_a_call_whose_proxy_was_killed_passes_at_the_next(
 ) -> None:
     config = proxy_config(provider_url, HELD)
     with running_proxy(config, tmp_path / "first", {}) as first:
-        client = asking(pool, first, "chat")
+        client = asking(pool, first, "chat", tool)
         call = waiting_for(first, tool)
         process_of(first).kill()
         assert client.exception(60) is not None
     with running_proxy(config, tmp_path / "second", {"LUTHIEN_RECORDS": str(first.records)}) as second:
         approvals(first, "approve", call["id"])
-        assert said(second, "chat").calls == ((tool, {"branch": "main"}),)
+        assert said(second, "chat", tool).calls == ((tool, {"branch": "main"}),)
 
 
 def test_two_workers_share_the_file(provider_url: str, tool: str, tmp_path: Path, pool: ThreadPoolExecutor) -> None:
     variables = {"NUM_WORKERS": "2", "TIMEOUT_WORKER_HEALTHCHECK": "300"}
     with running_proxy(proxy_config(provider_url, HELD), tmp_path / "proxy", variables) as proxy:
-        clients = [asking(pool, proxy, "chat") for _ in range(6)]
+        clients = [asking(pool, proxy, "chat", tool) for _ in range(6)]
         done = 0
         for number in range(6):  # of identical calls one passes with each approval
             approvals(proxy, "approve", waiting_for(proxy, tool)["id"])

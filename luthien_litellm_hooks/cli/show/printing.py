@@ -316,11 +316,14 @@ _SAID: Mapping[str, str] = {
 }
 
 
+_HELD_MS = 100.0
+
+
 def said_of(approval: Approval) -> str:
     """Returns in words what became of a question to a person."""
     said = _SAID.get(approval.state, f"{approval.state} by {approval.by or 'an unknown person'}")
     edited = " and edited" if approval.edited else ""
-    held = f" after {approval.waited_ms / 1000:,.1f} s" if approval.waited_ms else ""
+    held = f" after {approval.waited_ms / 1000:,.1f} s" if approval.waited_ms >= _HELD_MS else ""
     return f"{said}{edited}{held}" + (f" ({approval.id})" if approval.id else "")
 
 

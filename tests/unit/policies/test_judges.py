@@ -68,6 +68,15 @@ async def test_the_threshold_itself_is_harmful(
     assert bool(got.calls) is passes
 
 
+@pytest.mark.parametrize(("probability", "action"), [(0.29, "allow"), (0.3, "ask"), (0.59, "ask"), (0.6, "block")])
+async def test_a_person_is_asked_about_a_doubtful_call(judge: JudgeModel, probability: float, action: str) -> None:
+    judge.opinion = lambda _instructions, _shown: rating(probability)
+    ctx = context()
+    got = await ask(judge, "tool_call_judge", call(0, "read", "{}"), ctx, threshold=0.6, ask_at=0.3)
+    assert [decision.action for decision in ctx.decisions] == [action]
+    assert bool(got.calls) is (action == "allow")
+
+
 async def test_the_message_tells_what_its_template_says_and_no_more_than_200_characters_of_arguments(
     judge: JudgeModel,
 ) -> None:
@@ -393,6 +402,7 @@ WRONG: list[tuple[str, JSON, str]] = [
     ("tool_call_judge", {"treshold": 0.5}, "config.treshold: unknown key; did you mean 'threshold'?"),
     ("tool_call_judge", {"threshold": 1.5}, "config.threshold: "),
     ("tool_call_judge", {"threshold": float("nan")}, "config.threshold: "),
+    ("tool_call_judge", {"ask_at": 0.6}, "config.ask_at: Value error, should be below `threshold`, which is 0.6"),
     ("tool_call_judge", {"temperature": -1}, "config.temperature: "),
     ("tool_call_judge", {"max_tokens": 0}, "config.max_tokens: "),
     ("tool_call_judge", {"timeout_s": float("inf")}, "config.timeout_s: "),

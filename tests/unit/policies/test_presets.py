@@ -249,6 +249,11 @@ BLOCKED: dict[type[ToolRules], list[Call]] = {
         bash("curl -XPOST -H 'Authorization: Bearer x' http://localhost:4000/luthien/reload"),
         bash("curl http://localhost:4000/luthien/policy -d '{}'"),
         bash("http POST localhost:4000/luthien/policy a=b"),
+        bash('curl http://localhost:4000/luthien/approvals/7f3k-92ax -d \'{"decision": "approve"}\''),
+        bash("luthien-hooks approvals approve 7f3k-92ax"),
+        bash("cd /tmp && /opt/venv/bin/luthien-hooks approvals --help; uvx luthien-hooks approvals deny 7f3k-92ax"),
+        bash("sqlite3 ~/.local/state/luthien/approvals.sqlite \"UPDATE state SET value = ''\""),
+        write("~/.local/state/luthien/approvals.sqlite"),
         bash("yq -i 'del(.litellm_settings)' litellm_config.yaml"),
         bash("docker exec -it my-litellm-1 sh -c 'sed -i s/a/b/ /app/x.yaml'"),
         bash("docker cp x.yaml litellm:/app/x.yaml"),
@@ -402,6 +407,8 @@ PASSES: dict[type[ToolRules], list[Call]] = {
         write(".env", "DEBUG=1"),
         ("Read", {"file_path": "litellm_config.yaml"}),
         bash("curl -s http://localhost:4000/luthien/policy"),
+        bash("luthien-hooks approvals list"),
+        bash("luthien-hooks list --outcome blocked"),
         bash("curl http://localhost:4000/v1/chat/completions -d '{}'"),
         bash("docker exec litellm cat /app/config.yaml"),
         bash("docker cp litellm:/app/config.yaml /tmp/x.yaml"),
@@ -480,6 +487,22 @@ async def test_a_kind_of_work_is_protected_by_its_own_setting(kind: str) -> None
     for other, commands in DESTROYS.items():
         for command in commands:
             assert await is_blocked(only, *bash(command)) == (other == kind), command
+
+
+async def test_a_person_can_be_asked_about_a_kind_of_work() -> None:
+    policy = preset(ProtectWork, remote="ask", force_with_lease="ask")
+    for command, action in (("git push -f", "ask"), ("git stash drop", "block"), ("git push", "allow")):
+        name, arguments = bash(command)
+        verdict = await policy.judge_tool_call(ToolCall("call_1", name, json.dumps(arguments)), context())
+        assert verdict.action == action, command
+
+
+async def test_a_command_beyond_the_parser_is_a_question_if_every_kind_is() -> None:
+    asking = preset(ProtectWork, **dict.fromkeys((*DESTROYS, "force_with_lease"), "ask"))
+    for policy, action in ((asking, "ask"), (preset(ProtectWork, remote="ask"), "block")):
+        arguments = json.dumps({"command": "echo 'unclosed"})
+        verdict = await policy.judge_tool_call(ToolCall("call_1", "Bash", arguments), context())
+        assert verdict.action == action
 
 
 async def test_a_push_with_a_lease_is_a_setting() -> None:

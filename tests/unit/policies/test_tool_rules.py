@@ -547,3 +547,30 @@ async def test_any_call_gets_a_verdict(name: str, arguments: str, form: str) -> 
         {"action": "block", "hosts_outside": ["localhost"]},
     )
     assert (await judge(policy, name, arguments, form)).action in ("allow", "modify", "block")
+
+
+# A person is asked
+
+
+async def test_a_rule_asks_a_person_with_its_reason_and_the_beginning_of_its_message() -> None:
+    policy = policy_of({"action": "ask", "commands": ["git push"], "message": "{tool_name} leaves.", "reason": "team"})
+    verdict = await judge(policy, "Bash", {"command": "git push origin main"})
+    assert (verdict.action, verdict.message, verdict.reason) == ("ask", "Bash leaves.", "team: command git push")
+    assert (await judge(policy, "Bash", {"command": "git status"})).action == "allow"
+
+
+async def test_a_rule_asks_about_what_it_cannot_read() -> None:
+    assert (await judge(policy_of({"action": "ask", "commands": ["git push"]}), "Bash", "{")).action == "ask"
+
+
+async def test_the_default_may_be_a_question() -> None:
+    policy = policy_of({"action": "allow", "tool": "Read"}, default="ask")
+    assert (await judge(policy, "Read", {})).action == "allow"
+    assert (await judge(policy, "Write", {})).action == "ask"
+
+
+async def test_of_two_readings_the_stricter_verdict_counts() -> None:
+    rules = [{"action": "ask", "args": {"mode": "b"}}, {"action": "block", "args": {"mode": "c"}}]
+    twice = [('{"mode": "a", "mode": "b"}', "ask"), ('{"mode": "b", "mode": "c"}', "block")]
+    for arguments, action in twice:
+        assert (await judge(policy_of(*rules), "x", arguments)).action == action
