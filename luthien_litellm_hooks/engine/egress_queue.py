@@ -134,6 +134,8 @@ class EgressQueue:
         self._max_held_bytes = max_held_bytes
         self._items: deque[EgressItem] = deque()
         self._reader: asyncio.Future[None] | None = None  # waits for an item
+        self._wakes_at = 0.0  # the reader, if no item has come by then
+        self._alarm: asyncio.TimerHandle | None = None
         self._writers: list[asyncio.Future[None]] = []  # wait for room: the worker, and tasks of a policy
         self._eager = EAGER_READS
         self._turn: asyncio.Handle | None = None  # pending while the loop has not gone round since the last turns
@@ -202,24 +204,33 @@ class EgressQueue:
         if not self._is_closed:
             self._is_closed = True
             self._error = error
+            if self._alarm is not None:
+                self._alarm.cancel()
             self._wake_reader()
             self._wake_writers()
 
     async def is_ready(self, within_s: float) -> bool:
         """Waits until `get` returns at once, for `within_s` seconds at most. Returns False if it still would wait.
 
-        A timer wakes the reader: no task, and nothing that a reader's `yield` could interrupt.
+        A timer wakes the reader: no task, and nothing that a reader's `yield` could interrupt. One timer serves
+        many waits, because nearly all of them are short.
         """
         if self._items or self._is_closed:
             return True
         loop = asyncio.get_running_loop()
         self._reader = loop.create_future()
-        timer = loop.call_later(within_s, self._wake_reader)
-        try:
-            await self._reader
-        finally:
-            timer.cancel()
+        self._wakes_at = loop.time() + within_s
+        if self._alarm is None:
+            self._alarm = loop.call_at(self._wakes_at, self._ring)
+        await self._reader
         return bool(self._items) or self._is_closed
+
+    def _ring(self) -> None:
+        loop = asyncio.get_running_loop()
+        is_early = loop.time() < self._wakes_at
+        self._alarm = loop.call_at(self._wakes_at, self._ring) if is_early else None
+        if not is_early:
+            self._wake_reader()
 
     async def get(self) -> EgressItem | None:
         """Returns the next item, or None at the end."""

@@ -306,6 +306,7 @@ class RecordingDecoder:
         self._recorder = recorder
         self._limit = limit
         self._is_long = is_long
+        self._time = asyncio.get_running_loop().time
         self._received = 0
         self._counts_bytes = False
         self.latest: Chunk | None = None
@@ -332,9 +333,10 @@ class RecordingDecoder:
     def _record(self, chunks: Sequence[Chunk]) -> Sequence[Chunk]:
         for chunk in chunks:
             self._recorder.add_ingress_chunk(chunk)
-            self.latest, self.latest_at = chunk, asyncio.get_running_loop().time()
             if not self._counts_bytes:
                 self._received += sum(map(len, map(text_of, chunk.events)))
+        if chunks:
+            self.latest, self.latest_at = chunks[-1], self._time()
         if self._received > self._limit:
             raise LimitExceededError(
                 f"a response brought {self._received} bytes (limits.max_stream_bytes: {self._limit})"
@@ -440,7 +442,7 @@ def _encoded(sequencer: Sequencer, item: EgressItem, queue: EgressQueue, pace: P
     except Exception as error:
         yield from encoded
         raise _encoding_error() from error
-    if len(encoded) > 1 and all(isinstance(each, bytes) for each in encoded):
+    if len(encoded) > 1 and {*map(type, encoded)} == {bytes}:
         encoded = [b"".join(cast(list[bytes], encoded))]
     yield from encoded
 

@@ -72,7 +72,7 @@ class HoldBuffer:
     @property
     def is_empty(self) -> bool:
         """No event is held."""
-        return not self._held
+        return not self._held.blocks
 
     def mark_modified(self, choice: int) -> None:
         """Notes a difference of `choice` from the provider's."""
@@ -90,15 +90,16 @@ class HoldBuffer:
 
     async def forward(self, chunk: Chunk, event: StreamEvent, block: StreamBlock | None = None) -> None:
         """Forwards an event; if the beginning of its call was dropped, drops it, too."""
-        if isinstance(event, Quote) and isinstance(block, ContentStreamBlock) and block.is_quoted:
+        if block is None:
+            if isinstance(event, Opaque) and event.repeats_content and self.is_choice_modified(event.choice):
+                return
+        elif isinstance(event, Quote) and isinstance(block, ContentStreamBlock) and block.is_quoted:
             self._begun.add(block)
             await self.forward_detail(chunk, event, block.host)
             return
-        if block in self._withheld:
+        elif block in self._withheld:
             return
-        if isinstance(event, Opaque) and event.repeats_content and self.is_choice_modified(event.choice):
-            return
-        if block is not None:
+        else:
             self.delivered.add(block.choice)
             if block not in self._begun:
                 await self._begin_overlapping(block)
@@ -107,7 +108,12 @@ class HoldBuffer:
         if item is not None and item.chunk is chunk and not item.is_taken:
             item.add(event, block)
         else:
-            await self._put(EgressItem(chunk, (event,), block, is_in_order=self.keeps_order and not self._held))
+            is_in_order = self.keeps_order and not self._held.blocks
+            item = EgressItem(chunk, (event,), block, is_in_order=is_in_order)
+            if self._queue.put_nowait(item):
+                self._open = item
+            else:
+                await self._put(item)
 
     async def forward_detail(self, chunk: Chunk, event: StreamEvent, block: StreamBlock | None) -> None:
         """Forwards or holds a detail together with its block; a changed block leaves without it.
@@ -295,65 +301,63 @@ class HeldEvents:
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
-        self._blocks: dict[StreamBlock, deque[Held]] = {}  # without empty ones
+        self.blocks: dict[StreamBlock, deque[Held]] = {}
+        """Held events by their block; no block without any."""
 
     def __contains__(self, block: StreamBlock) -> bool:
-        return block in self._blocks
+        return block in self.blocks
 
     def __iter__(self) -> Iterator[StreamBlock]:
-        return iter(sorted(self._blocks, key=attrgetter("place")))
-
-    def __bool__(self) -> bool:
-        return bool(self._blocks)
+        return iter(sorted(self.blocks, key=attrgetter("place")))
 
     def events(self, block: StreamBlock) -> Iterator[StreamEvent]:
         """Yields the events of `block`, in order."""
-        return (event for _, event in self._blocks.get(block, ()))
+        return (event for _, event in self.blocks.get(block, ()))
 
     def first(self, block: StreamBlock) -> StreamEvent | None:
         """Returns the oldest event of `block`."""
-        held = self._blocks.get(block)
+        held = self.blocks.get(block)
         return held[0][1] if held else None
 
     def last(self, block: StreamBlock) -> StreamEvent | None:
         """Returns the latest event of `block`."""
-        held = self._blocks.get(block)
+        held = self.blocks.get(block)
         return held[-1][1] if held else None
 
     def add(self, chunk: Chunk, event: StreamEvent, block: StreamBlock) -> None:
         """Adds an event. Raises `LimitExceededError` where the responses of this process hold too much; a
         marker brings no text, and always has room."""
         MEMORY.take(size_of(event), sys.maxsize if isinstance(event, BlockMarker) else self._max_bytes)
-        self._blocks.setdefault(block, deque()).append((chunk, event))
+        self.blocks.setdefault(block, deque()).append((chunk, event))
 
     def take_first(self, block: StreamBlock) -> Held:
         """Removes and returns the oldest event of `block`."""
-        return self._taken(block, self._blocks[block].popleft())
+        return self._taken(block, self.blocks[block].popleft())
 
     def put_back(self, chunk: Chunk, event: StreamEvent, block: StreamBlock) -> None:
         """Undoes `take_first`."""
         MEMORY.taken += size_of(event)
-        self._blocks.setdefault(block, deque()).appendleft((chunk, event))
+        self.blocks.setdefault(block, deque()).appendleft((chunk, event))
 
     def take_last(self, block: StreamBlock) -> Held:
         """Removes and returns the latest event of `block`."""
-        return self._taken(block, self._blocks[block].pop())
+        return self._taken(block, self.blocks[block].pop())
 
     def take(self, block: StreamBlock) -> list[Held]:
         """Removes and returns all events of `block`."""
-        return [_uncounted(item) for item in self._blocks.pop(block, ())]
+        return [_uncounted(item) for item in self.blocks.pop(block, ())]
 
     def take_chunk(self, chunk: Chunk, block: StreamBlock) -> list[Held]:
         """Removes and returns the events of `block` from `chunk`."""
-        held = self._blocks.get(block, ())
+        held = self.blocks.get(block, ())
         taken = [item for item in held if item[0] is chunk]
         if taken:
-            self._blocks[block] = deque(item for item in held if item[0] is not chunk)
+            self.blocks[block] = deque(item for item in held if item[0] is not chunk)
         return [self._taken(block, item) for item in taken]
 
     def _taken(self, block: StreamBlock, item: Held) -> Held:
-        if not self._blocks.get(block, True):
-            del self._blocks[block]
+        if not self.blocks.get(block, True):
+            del self.blocks[block]
         return _uncounted(item)
 
 

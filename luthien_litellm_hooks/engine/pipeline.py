@@ -128,13 +128,14 @@ class Pace:
     def __init__(self) -> None:
         self.is_due = False
         """The loop has waited long enough for a turn."""
-        self._steps = 0
+        self._steps_left = STEPS
         self._since = time.monotonic()
 
     def step(self) -> bool:
         """Counts a step of the work, and returns `is_due`."""
-        self._steps += 1
-        if self._steps % STEPS == 0:
+        self._steps_left -= 1
+        if not self._steps_left:
+            self._steps_left = STEPS
             self.is_due = self.is_due or time.monotonic() - self._since > TURN_S
         return self.is_due
 

@@ -21,6 +21,7 @@ from luthien_litellm_hooks.stream.events import (
     Finish,
     Opaque,
     ProviderFailure,
+    ReasoningDelta,
     ResponseStart,
     StreamBlock,
     StreamEnd,
@@ -28,7 +29,6 @@ from luthien_litellm_hooks.stream.events import (
     TextDelta,
     ToolCallDelta,
     Usage,
-    channel_of,
     from_wire,
 )
 from luthien_litellm_hooks.wire.format import Adapter, EchoingAdapter
@@ -246,7 +246,10 @@ def is_unchanged(chunk: Chunk, events: list[StreamEvent]) -> bool:
 
 def _block_key(event: StreamEvent, block: StreamBlock | None) -> _BlockKey | None:
     """Returns the key of a delta in the middle of its block, else None."""
-    if block is None or not isinstance(event, DELTAS):
+    if block is None:
         return None
-    begins = event.starts_paragraph if isinstance(event, TextDelta) else isinstance(event, ToolCallDelta) and event.name
-    return None if begins else (type(event), block, event.index, channel_of(event))
+    if isinstance(event, TextDelta):
+        return None if event.starts_paragraph else (TextDelta, block, event.index, event.channel)
+    if isinstance(event, ReasoningDelta) or (isinstance(event, ToolCallDelta) and not event.name):
+        return type(event), block, event.index, ""
+    return None

@@ -184,8 +184,8 @@ class PolicyStage:
             self._fail(error)
             if isinstance(error, LimitExceededError):
                 return False
-        for chunk in chunks:
-            if self._pace.step():
+        for number, chunk in enumerate(chunks):
+            if number and self._pace.step():
                 await self._pace.give_turn()
             if self.notice is None:
                 try:
@@ -214,9 +214,11 @@ class PolicyStage:
             completed, block, is_late = self._assembler.feed(event)
             for ended in completed:
                 await self._complete(ended)
-            if isinstance(event, DELTAS):
-                if block is not None:
+            if isinstance(event, DELTAS) and block is not None:
+                if type(block) in self._judged:
                     await self._on_delta(chunk, event, block, is_late=is_late)
+                else:
+                    await self._buffer.forward(chunk, event, block)
             elif isinstance(event, Finish):
                 await self._on_finish(chunk, event)
             elif isinstance(event, BlockMarker):
@@ -257,10 +259,9 @@ class PolicyStage:
 
     async def _on_delta(self, chunk: Chunk, event: DeltaEvent, block: StreamBlock, *, is_late: bool) -> None:
         delta = event.arguments if isinstance(event, ToolCallDelta) else event.text
-        if type(block) in self._judged:
-            self._uncharged += len(delta)
-            if self._uncharged > _CHARGED_AT_ONCE or len(self._state.blocks) != self._charged_blocks:
-                self._charge()
+        self._uncharged += len(delta)
+        if self._uncharged > _CHARGED_AT_ONCE or len(self._state.blocks) != self._charged_blocks:
+            self._charge()
         hook = _DELTA_HOOKS[type(block)]
         if hook not in self._called:
             await self._buffer.forward(chunk, event, block)

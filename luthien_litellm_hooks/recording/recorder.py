@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from luthien_litellm_hooks.errors import WireError
 from luthien_litellm_hooks.stream.assembler import RAW_CHUNKS_KEPT, BlockAssembler
 from luthien_litellm_hooks.stream.events import (
+    DELTAS,
     BlockMarker,
     Chunk,
     ContentStreamBlock,
@@ -135,21 +135,20 @@ class ResponseRecord:
     def _read(self, count: int) -> None:
         new = self._new
         for _ in range(min(count, len(new))):
-            self._add(new.popleft())
+            event = new.popleft()
+            if not isinstance(event, DELTAS):
+                self._note(event)
+            self._left -= len(text_of(event))
+            if self._left >= 0:
+                self._assembler.feed(event)
+            else:
+                self._is_truncated = True
 
-    def _add(self, event: StreamEvent) -> None:
-        if isinstance(event, ProviderFailure):
-            self._has_failed = True
-        if isinstance(event, Opaque) or (isinstance(event, BlockMarker) and event.kind in ("other", "unknown")):
-            self._unjudged += 1
-        self._left -= len(text_of(event))
-        if self._left < 0:
-            self._is_truncated = True
-            return
-        try:
-            self._assembler.feed(event)
-        except WireError:  # ends the response; nothing follows
-            self._is_truncated = True
+    def _note(self, event: StreamEvent) -> None:
+        self._has_failed = self._has_failed or isinstance(event, ProviderFailure)
+        self._unjudged += isinstance(event, Opaque) or (
+            isinstance(event, BlockMarker) and event.kind in ("other", "unknown")
+        )
 
 
 _BROKEN_OFF = (None, "client_disconnected", "provider_error")

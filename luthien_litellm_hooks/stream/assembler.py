@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 from luthien_litellm_hooks.stream.events import (
     DELTAS,
-    TEXTS,
     BlockMarker,
     Chunk,
     ContentStreamBlock,
@@ -26,8 +25,6 @@ from luthien_litellm_hooks.stream.events import (
     TextDelta,
     ToolCallDelta,
     ToolCallStreamBlock,
-    channel_of,
-    text_of,
 )
 
 RAW_CHUNKS_KEPT = 8
@@ -97,27 +94,30 @@ class BlockAssembler:
 
     def feed(self, event: StreamEvent) -> FeedResult:
         """Assembles one event."""
+        if not isinstance(event, DELTAS):
+            self._key = None
+            return self._feed(event)
         key = self._key_of(event)
         if key is not None and key == self._key and (block := self._same_block.block) is not None:
-            block.append(text_of(event))
+            block.append(event.arguments if isinstance(event, ToolCallDelta) else event.text)
             return self._same_block
-        result = self._feed(event)
+        result = self._feed_delta(event)
         self._key = None if result.is_late else key
         if key is not None:
             self._same_block = FeedResult(block=result.block)
         return result
 
-    def _key_of(self, event: StreamEvent) -> _BlockKey | None:
+    def _key_of(self, event: DeltaEvent) -> _BlockKey | None:
         """Returns the key of a delta; the next delta with the same key is of the same block and ends no other."""
-        if isinstance(event, TEXTS):
-            return type(event), event.choice, event.index, channel_of(event)
-        if not (self._marks_blocks and isinstance(event, ToolCallDelta)) or event.id or event.name or event.extra:
+        if isinstance(event, TextDelta):
+            return TextDelta, event.choice, event.index, event.channel
+        if isinstance(event, ReasoningDelta):
+            return ReasoningDelta, event.choice, event.index, ""
+        if not self._marks_blocks or event.id or event.name or event.extra:
             return None
         return ToolCallDelta, event.choice, event.index, ""
 
     def _feed(self, event: StreamEvent) -> FeedResult:
-        if isinstance(event, DELTAS):
-            return self._feed_delta(event)
         if isinstance(event, Finish):
             self.state.finish_reason = event.reason
             return FeedResult(tuple(self._open_blocks(event.choice).close_all()))
@@ -250,7 +250,8 @@ class _OpenBlocks:
 
     def _open_text(self, event: TextDelta | ReasoningDelta | BlockMarker) -> StreamBlock:
         is_text = isinstance(event, TextDelta) or (isinstance(event, BlockMarker) and event.kind == "text")
-        block = ContentStreamBlock(self.choice, channel_of(event)) if is_text else ReasoningStreamBlock(self.choice)
+        channel = event.channel if isinstance(event, TextDelta) else ""
+        block = ContentStreamBlock(self.choice, channel) if is_text else ReasoningStreamBlock(self.choice)
         self._texts.append(block)
         self._latest_text = block if isinstance(block, ContentStreamBlock) else self._latest_text
         return self._texts[-1]

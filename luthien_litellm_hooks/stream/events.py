@@ -161,14 +161,8 @@ StreamEvent = (
     ResponseStart | BlockMarker | TextDelta | ReasoningDelta | ToolCallDelta | Finish | Usage | StreamEnd | Opaque
 )
 DeltaEvent = TextDelta | ReasoningDelta | ToolCallDelta
-TEXTS = (TextDelta, ReasoningDelta)
-DELTAS = (*TEXTS, ToolCallDelta)
+DELTAS = (TextDelta, ReasoningDelta, ToolCallDelta)
 """Types for `isinstance`, which takes several times as long for a union."""
-
-
-def channel_of(event: StreamEvent) -> str:
-    """Returns the channel of a text; "" for any other event."""
-    return event.channel if isinstance(event, TextDelta) else ""
 
 
 def text_of(event: StreamEvent) -> str:
@@ -236,7 +230,7 @@ class StreamBlock:
     the provider had it open together with another.
     """
 
-    __slots__ = ("_joined", "_pieces", "choice", "is_complete", "overlaps", "place")
+    __slots__ = ("_joined", "_pieces", "append", "choice", "is_complete", "overlaps", "place")
 
     def __init__(self, choice: int = 0) -> None:
         self.choice = choice
@@ -245,10 +239,8 @@ class StreamBlock:
         self.overlaps = False
         self._pieces: list[str] = []
         self._joined = ""
-
-    def append(self, piece: str) -> None:
+        self.append = self._pieces.append
         """Adds a piece, at the same cost for a block of any length."""
-        self._pieces.append(piece)
 
     def _text(self) -> str:
         if self._pieces:

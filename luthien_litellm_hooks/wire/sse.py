@@ -51,8 +51,12 @@ class SseDecoder:
 
 def _plain_frames(data: bytes) -> list[bytes] | None:
     """Returns the frames of `data` if all are complete and end their lines with line feeds, as nearly all data does."""
+    if b"\r" in data:
+        return None
+    if 0 < data.find(b"\n\n") == len(data) - 2 and not data.startswith(b"\n"):
+        return [data]
     *lines, rest = data.split(b"\n\n")
-    if rest or b"\r" in data:
+    if rest:
         return None
     frames = [each + b"\n\n" for each in lines if each and not each.startswith(b"\n")]
     return frames if len(frames) == len(lines) else None  # otherwise there are stray blank lines

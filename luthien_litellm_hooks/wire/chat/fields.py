@@ -1,6 +1,7 @@
 """Fields of a chat completion: the known ones, the harmless ones, and those that may repeat its content."""
 
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from typing import Any, Literal, NamedTuple, TypeVar, cast
 
 from litellm.types.utils import (
@@ -58,10 +59,8 @@ def set_fields(model: BaseModel) -> dict[str, Any]:
     """Returns the fields of `model` that are not None, declared or not.
 
     Asking pydantic for an absent field is slow, and most fields of a delta are absent."""
-    fields = {name: value for name, value in model.__dict__.items() if value is not None}
-    if extra := model.model_extra:
-        fields |= {name: value for name, value in extra.items() if value is not None}
-    return fields
+    fields, extra = model.__dict__.items(), model.__pydantic_extra__
+    return {name: value for name, value in (chain(fields, extra.items()) if extra else fields) if value is not None}
 
 
 def fields_of(structure: object, name: str) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import json
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 import orjson
 
@@ -45,14 +45,20 @@ class MessagesAdapter:
         """Returns one chunk for each frame that `raw` completes, and for frames that waited for it."""
         if not isinstance(raw, bytes):
             return [_malformed(raw, "item of a stream")]
-        return [self._reader.chunk(frame) for frame in self._order.take(self._decoder.feed(raw))]
+        return self._chunks(self._decoder.feed(raw))
 
     def flush(self) -> Sequence[Chunk]:
         """Returns the remaining chunks; an incomplete last frame is not changed."""
         frames = self._decoder.flush()
         if frames and not is_ended(frames[-1]):
             self._missing = b"\n" if frames[-1].endswith((b"\n", b"\r")) else b"\n\n"
-        return [self._reader.chunk(frame) for frame in self._order.take_last(frames)]
+        return [*self._chunks(frames), *map(self._reader.chunk, self._order.take_rest())]
+
+    def _chunks(self, frames: Iterable[bytes]) -> list[Chunk]:
+        chunks: list[Chunk] = []
+        for raw in frames:
+            chunks += map(self._reader.chunk, self._order.take(Frame(raw, _parse(raw))))
+        return chunks
 
     def encode(self, events: Sequence[StreamEvent], of: Chunk | None) -> Iterable[object]:
         """Yields one frame for each event, but two for a call that a policy made."""
@@ -90,19 +96,8 @@ class _FrameOrder:
         self._waiting: deque[Frame] = deque()
         self._open: dict[int, Frame] = {}  # by the index of the call
 
-    def take(self, frames: Iterable[bytes]) -> list[Frame]:
-        """Adds `frames`, and returns those that need not wait any longer."""
-        return [ready for raw in frames for ready in self._take(Frame(raw, _parse(raw)))]
-
-    def take_last(self, frames: Iterable[bytes]) -> list[Frame]:
-        """Adds the last `frames`, and returns all that waited."""
-        taken = self.take(frames)
-        self._open.clear()
-        taken += self._waiting
-        self._waiting.clear()
-        return taken
-
-    def _take(self, frame: Frame) -> Iterator[Frame]:
+    def take(self, frame: Frame) -> Sequence[Frame]:
+        """Adds a frame, and returns those that need not wait any longer."""
         payload = frame.payload or {}
         if self._open:
             self._close_decided(payload)
@@ -110,11 +105,19 @@ class _FrameOrder:
             frame.is_open = True
             self._open[payload["index"]] = frame
         elif not self._waiting:
-            yield frame
-            return
+            return (frame,)
         self._waiting.append(frame)
+        ready: list[Frame] = []
         while self._waiting and not self._waiting[0].is_open:
-            yield self._waiting.popleft()
+            ready.append(self._waiting.popleft())
+        return ready
+
+    def take_rest(self) -> Sequence[Frame]:
+        """Returns all that waited, at the end of the stream."""
+        rest = [*self._waiting]
+        self._waiting.clear()
+        self._open.clear()
+        return rest
 
     def _close_decided(self, payload: JSON) -> None:
         """Closes the calls whose input is certain after `payload`."""

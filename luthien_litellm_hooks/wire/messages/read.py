@@ -1,7 +1,7 @@
 """Decoder of Anthropic messages: the events of a streamed frame, and of a full message."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -56,6 +56,7 @@ _DELTAS: Mapping[object, tuple[frozenset[str], tuple[str, ...]]] = {
     "compaction_delta": (frozenset({"type", "content", "encrypted_content"}), ("compaction",)),
 }
 """By type of delta, its fields and the types of its block."""
+_NO_DELTA: tuple[frozenset[str], tuple[str, ...]] = frozenset(), ()
 
 _UNBEGUN = {"text_delta": "text", "thinking_delta": "thinking"}
 """Types of blocks that may begin with a delta."""
@@ -103,32 +104,30 @@ class MessageReader:
             events = (from_wire(unknown, frame.raw),)
         return Chunk.from_wire(frame.raw, events)
 
-    def _events(self, payload: JSON, frame: Frame) -> Iterator[StreamEvent]:
+    def _events(self, payload: JSON, frame: Frame) -> Iterable[StreamEvent]:
         match payload.get("type"):
             case "content_block_delta":
-                yield from self._delta(payload, _index(payload), frame.raw)
+                return self._delta(payload, _index(payload), frame.raw)
             case "content_block_start":
-                yield from self._start(payload, _index(payload), has_deltas=frame.has_deltas)
+                return self._start(payload, _index(payload), has_deltas=frame.has_deltas)
             case "content_block_stop":
-                bare = without_extra(payload, _OF_BLOCK)
-                yield from _with_extra(payload, bare, self._end(_index(payload)))
+                return _with_extra(payload, without_extra(payload, _OF_BLOCK), self._end(_index(payload)))
             case "message_start":
-                yield from _message_start(payload)
+                return _message_start(payload)
             case "message_delta":
-                yield from _message_delta(payload)
+                return _message_delta(payload)
             case "message_stop":
                 bare = without_extra(payload, _OF_MESSAGE)
-                yield from _extra(payload, bare)
-                yield from_wire(StreamEnd(), bare)
+                return (*_extra(payload, bare), from_wire(StreamEnd(), bare))
             case "error":
-                yield from_wire(ProviderFailure(), frame.raw)
+                return (from_wire(ProviderFailure(), frame.raw),)
             case "ping":
                 repeats = without_extra(payload, _TYPE_ALONE) is not payload
-                yield from_wire(Opaque(repeats_content=repeats), frame.raw)
+                return (from_wire(Opaque(repeats_content=repeats), frame.raw),)
             case _ if not payload:
-                yield from_wire(Opaque(repeats_content=not _KEEPALIVE.fullmatch(frame.raw)), frame.raw)
+                return (from_wire(Opaque(repeats_content=not _KEEPALIVE.fullmatch(frame.raw)), frame.raw),)
             case _:
-                yield from_wire(Unknown(kind="event"), frame.raw)
+                return (from_wire(Unknown(kind="event"), frame.raw),)
 
     def _start(self, payload: JSON, index: int, *, has_deltas: bool) -> Iterator[StreamEvent]:
         block = fields(payload.get("content_block"), "a content block")
@@ -172,25 +171,29 @@ class MessageReader:
         kind = kind_of(self._types[index]) if index in self._types else "other"
         return BlockMarker(role="end", kind=kind, index=index, follows=self._follows.get(index))
 
-    def _delta(self, payload: JSON, index: int, raw: bytes) -> Iterator[StreamEvent]:
+    def _delta(self, payload: JSON, index: int, raw: bytes) -> Sequence[StreamEvent]:
         delta = fields(payload.get("delta"), "a delta")
         delta_type = text_of(delta, "type")
         type = self._types.get(index)
         if type is None and delta_type in _UNBEGUN:
             type = self._types[index] = _UNBEGUN[delta_type]
-        if type is not None and kind_of(type) == "unknown":
-            yield from_wire(BlockMarker(role="detail", kind="unknown", index=index), payload)
-            return
-        if delta_type not in _DELTAS:
-            yield from_wire(Unknown(kind="piece of a block"), raw)
-            return
-        known, types = _DELTAS[delta_type]
+        known, types = _DELTAS.get(delta_type, _NO_DELTA)
         if type not in types:
-            raise WireError("a block has a delta of another type")
-        bare = payload
-        if len(payload) > 3 or len(delta) > len(known):  # rare
-            bare = _changed(without_extra(payload, _OF_BLOCK), "delta", lambda delta: without_extra(delta, known))
-        yield from _with_extra(payload, bare, _delta_event(delta, index))
+            return (_unfit_delta(payload, index, type, raw),)
+        event = _delta_event(delta, index)
+        if len(payload) <= 3 and len(delta) <= len(known):  # nearly always
+            return (from_wire(event, payload),)
+        bare = _changed(without_extra(payload, _OF_BLOCK), "delta", lambda delta: without_extra(delta, known))
+        return _with_extra(payload, bare, event)
+
+
+def _unfit_delta(payload: JSON, index: int, type: str | None, raw: bytes) -> StreamEvent:
+    """Returns the event of a delta of unknown content. Raises `WireError` for one of another type than its block."""
+    if type is not None and kind_of(type) == "unknown":
+        return from_wire(BlockMarker(role="detail", kind="unknown", index=index), payload)
+    if payload["delta"]["type"] in _DELTAS:
+        raise WireError("a block has a delta of another type")
+    return from_wire(Unknown(kind="piece of a block"), raw)
 
 
 def _message_start(payload: JSON) -> Iterator[StreamEvent]:
@@ -219,15 +222,13 @@ def _message_delta(payload: JSON) -> Iterator[StreamEvent]:
     yield from_wire(Finish(reason=reason) if reason else Usage(), bare)
 
 
-def _with_extra(payload: JSON, bare: JSON, event: StreamEvent, source: JSON | None = None) -> Iterator[StreamEvent]:
-    """Yields `event` with its source, `bare` by default, and the event for the extra fields of `payload`."""
-    yield from_wire(event, bare if source is None else source)
-    yield from _extra(payload, bare)
+def _with_extra(payload: JSON, bare: JSON, event: StreamEvent, source: JSON | None = None) -> Sequence[StreamEvent]:
+    """Returns `event` with its source, `bare` by default, and the event for the extra fields of `payload`."""
+    return (from_wire(event, bare if source is None else source), *_extra(payload, bare))
 
 
-def _extra(whole: JSON, bare: JSON) -> Iterator[StreamEvent]:
-    if bare is not whole:
-        yield from_wire(Opaque(repeats_content=True), ExtraFields(whole, bare))
+def _extra(whole: JSON, bare: JSON) -> Sequence[StreamEvent]:
+    return () if bare is whole else (from_wire(Opaque(repeats_content=True), ExtraFields(whole, bare)),)
 
 
 def _changed(payload: JSON, name: str, change: Callable[[JSON], JSON]) -> JSON:

@@ -91,7 +91,7 @@ class BlockReader:
         if not part.is_ended:
             so_far = "".join(part.pieces)
             if len(text) > len(so_far) and text.startswith(so_far):
-                yield self.delta(item, part, text[len(so_far) :], Origin())
+                yield self.delta(part, text[len(so_far) :], Origin(item, part))
 
     def begin(self, item: Item, kind: Kind, slot: int, origin: Origin) -> StreamEvent:
         """Returns the event of a block's beginning."""
@@ -99,7 +99,7 @@ class BlockReader:
             return self.call_head(item, kind, origin)
         return marker("begin", item, self._add(item, kind, slot), origin)
 
-    def delta(self, item: Item, part: Part, text: str, origin: Origin) -> StreamEvent:
+    def delta(self, part: Part, text: str, origin: Origin) -> StreamEvent:
         """Returns the event of a piece of a block; a late one adds nothing."""
         if part.is_ended:
             origin = origin._replace(is_late=True)
@@ -109,10 +109,10 @@ class BlockReader:
             form = "custom" if part.kind is CUSTOM_CALL else "function"
             event = ToolCallDelta(index=part.block, arguments=text, form=form)
         elif not text:
-            return marker("detail", item, part, origin)
+            event = _marker("detail", part)
         else:
             event = (TextDelta if part.kind.block_kind == "text" else ReasoningDelta)(index=part.block, text=text)
-        return from_wire(event, origin._replace(item=item, part=part))
+        return from_wire(event, origin)
 
     # Calls
 

@@ -78,8 +78,10 @@ def bare_unit(raw: BaseModel, initial: object) -> Any:
 
 def has_extra(raw: BaseModel) -> bool:
     """Returns whether a unit without an item and a part has unjudged fields."""
-    extra = raw.__pydantic_extra__
-    return extra is not None and any(value and name not in _UNIT for name, value in extra.items())
+    for name, value in (raw.__pydantic_extra__ or {}).items():  # noqa: SIM110 -- `any` takes twice as long
+        if value and name not in _UNIT:
+            return True
+    return False
 
 
 def bare_response(response: object, initial: object) -> Any:

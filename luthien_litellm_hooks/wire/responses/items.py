@@ -81,6 +81,8 @@ class UnitWriter:
         self.count += 1
         if not self.is_changed:
             self.latest_raw = raw
+            if not changes:
+                return raw
             fitting = {n: value for n, value in changes.items() if n not in _PLACE and get(raw, n) is not None}
             return changed(raw, **fitting)
         if self.has_numbers and isinstance(get(raw, "sequence_number"), int):

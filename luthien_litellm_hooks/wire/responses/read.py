@@ -93,8 +93,9 @@ class Reader:
         if not isinstance(raw, BaseModel):
             return (from_wire(Unknown(kind="unit", is_malformed=True), Origin(position=self._position)),)
         if self._run is not None and self._run.continues(raw):
-            text = raw.__dict__["delta"]
-            return (self._blocks.delta(*self._run.block, text, Origin(raw=raw, position=self._position)),)
+            item, part = self._run.block
+            origin = Origin(item, part, raw, self._position)
+            return (self._blocks.delta(part, raw.__dict__["delta"], origin),)
         self._run = None
         origin = Origin(raw=raw, position=self._position)
         try:
@@ -193,7 +194,7 @@ class Reader:
         else:
             is_run = not part.announced and not part.is_ended and origin.bare is None
             self._run = _DeltaRun(raw, item, part) if is_run else None
-            yield self._blocks.delta(item, part, text, origin)
+            yield self._blocks.delta(part, text, origin._replace(item=item, part=part))
 
     def _done(self, raw: BaseModel, origin: Origin) -> _Events:
         kind = BY_DONE[get(raw, "type")]
@@ -336,13 +337,13 @@ class _DeltaRun:
 
     def __init__(self, raw: BaseModel, item: Item, part: Part) -> None:
         self.block = item, part
-        self._place = [raw.__dict__.get(name) for name in _ALIKE]
+        self._place = [*map(raw.__dict__.get, _ALIKE)]
 
     def continues(self, raw: BaseModel) -> bool:
         """Returns whether `raw` is the next of them, and not empty."""
         fields = raw.__dict__
         delta = fields.get("delta")
-        is_alike = isinstance(delta, str) and delta != "" and self._place == [fields.get(name) for name in _ALIKE]
+        is_alike = isinstance(delta, str) and delta != "" and self._place == [*map(fields.get, _ALIKE)]
         return is_alike and not has_extra(raw)
 
 

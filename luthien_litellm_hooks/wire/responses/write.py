@@ -80,6 +80,8 @@ class Writer:
 
     def observe(self, raw: object, events: Sequence[StreamEvent]) -> None:
         """Follows a unit that was sent unchanged."""
+        if len(events) == 1 and self._continue_block(events[0]) is not None:
+            return
         self._units.is_observing = True
         self.write_unchanged(events)
         for item in [*self._items.held]:
@@ -119,7 +121,7 @@ class Writer:
     def _continue_block(self, event: StreamEvent) -> BaseModel | None:
         """Returns the unit of a delta of a block that has begun, while nothing is changed: a shortcut for `_write`."""
         origin = event.source
-        if self.is_changed or self._items.held:
+        if self._units.is_changed or self._items.held:
             return None
         if not isinstance(event, DELTAS) or not isinstance(origin, Origin) or origin.bare is not None or origin.is_late:
             return None
