@@ -20,7 +20,7 @@ import pytest
 from luthien_litellm_hooks.cli.demo.proxy import HOST, is_serving
 from tests.support.postgres import spend_logs
 from tests.support.prisma_client import generate_into, prisma_environment
-from tests.support.proxy import KEY, ROOT, SPEND_LOG_SECONDS, START_SECONDS, free_port
+from tests.support.proxy import KEY, ROOT, START_SECONDS, free_port
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.stock
@@ -116,7 +116,7 @@ def demo(stock: Stock, folder: Path, environment: dict[str, str]) -> Generator[s
 
 def test_a_blocked_call_has_a_whole_row_and_is_shown(stock: Stock, postgres_url: str, tmp_path: Path) -> None:
     environment = {**os.environ, **prisma_environment(postgres_url, PRISMA), "LITELLM_MASTER_KEY": KEY}
-    environment |= {"PYTHONPATH": "", "PROXY_BATCH_WRITE_AT": str(SPEND_LOG_SECONDS)}
+    environment |= {"PYTHONPATH": "", "PROXY_BATCH_WRITE_AT": "1"}
     with demo(stock, tmp_path, environment) as url, httpx.Client(base_url=url, timeout=60) as client:
         admin = {"Authorization": f"Bearer {KEY}"}
         key = client.post("/key/generate", headers=admin, json={}).raise_for_status().json()["key"]

@@ -105,7 +105,7 @@ def proxy(
     ]
     config["litellm_settings"]["callbacks"].insert(0, "tests.support.all_logged.logger")
     config["general_settings"] = {"store_prompts_in_spend_logs": True}
-    environment = {**prisma_environment(postgres_url), "PROXY_BATCH_WRITE_AT": "1", FILE_VARIABLE: str(logged)}
+    environment = {**prisma_environment(postgres_url), FILE_VARIABLE: str(logged)}
     with running_proxy(config, tmp_path_factory.mktemp("proxy") / "p", environment) as proxy:
         yield proxy
 

@@ -83,8 +83,7 @@ def saying_models(provider: ScriptedProvider) -> Iterator[None]:
 
 def test_rows_are_whole_though_a_policy_works_on(provider_url: str, postgres_url: str, tmp_path: Path) -> None:
     config = proxy_config(provider_url, {"policy": POLICY}) | {"general_settings": KEEPS_PROMPTS}
-    environment = {**prisma_environment(postgres_url), "PROXY_BATCH_WRITE_AT": "1"}
-    with running_proxy(config, tmp_path / "proxy", environment) as proxy:
+    with running_proxy(config, tmp_path / "proxy", prisma_environment(postgres_url)) as proxy:
         key = proxy.virtual_key()
         asked = all_asked(proxy, key)
         rows = spend_logs(postgres_url, key, len(asked))

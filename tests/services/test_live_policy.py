@@ -95,7 +95,7 @@ def changing(provider_url: str, postgres_url: str, tmp_path_factory: pytest.Temp
     folder = tmp_path_factory.mktemp("live")
     config = proxy_config(provider_url, replacing("first"))
     config["general_settings"] = {"store_model_in_db": True}
-    environment = {"FLAG": str(folder / "flag"), "GATE_URL": provider_url, "PROXY_BATCH_WRITE_AT": "1"}
+    environment = {"FLAG": str(folder / "flag"), "GATE_URL": provider_url}
     with running_proxy(config, folder / "proxy", environment | prisma_environment(postgres_url)) as proxy:
         yield Changing(proxy, config, folder / "proxy" / "config.yaml")
 

@@ -31,7 +31,7 @@ OUT = {"store_prompts_in_spend_logs": False}
 def _proxy(provider_url: str, postgres_url: str, folder: Path, **general: Any) -> Generator[Proxy]:
     settings = {"policy": {"class": "block_dangerous_commands"}, "events": {"jsonl": str(folder / EVENTS)}}
     config = proxy_config(provider_url, settings) | {"general_settings": {**KEEPS_PROMPTS, **general}}
-    environment = {**prisma_environment(postgres_url), "PROXY_BATCH_WRITE_AT": "1"}
+    environment = prisma_environment(postgres_url)
     with running_proxy(config, folder / "proxy", environment) as proxy:
         yield proxy
 

@@ -13,7 +13,7 @@ import pytest
 from luthien_litellm_hooks.testing.routes import RouteName
 from tests.support.postgres import spend_logs
 from tests.support.prisma_client import prisma_environment
-from tests.support.proxy import SPEND_LOG_SECONDS, START_SECONDS, Proxy, proxy_config, running_proxy, starting_proxy
+from tests.support.proxy import START_SECONDS, Proxy, proxy_config, running_proxy, starting_proxy
 
 FULL_NAME, SHORT_NAME = "luthien_litellm_hooks.LuthienGuardrail", "luthien"
 MODES = ["pre_call", "post_call"]
@@ -54,8 +54,7 @@ def started(
     config["policy_attachments"] = [
         {"policy": name, scope: [f"{name}-*"]} for name in config["policies"] for scope in ("keys", "teams")
     ]
-    environment = prisma_environment(database_url) | {"PROXY_BATCH_WRITE_AT": str(SPEND_LOG_SECONDS)}
-    return running_proxy(config, folder, environment)
+    return running_proxy(config, folder, prisma_environment(database_url))
 
 
 @pytest.fixture(scope="module")

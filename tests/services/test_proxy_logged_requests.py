@@ -14,7 +14,7 @@ from luthien_litellm_hooks.testing.provider import ScriptedProvider
 from tests.support.collector import Collector, collector
 from tests.support.postgres import spend_logs
 from tests.support.prisma_client import prisma_environment
-from tests.support.proxy import SPEND_LOG_SECONDS, Proxy, proxy_config, running_proxy
+from tests.support.proxy import Proxy, proxy_config, running_proxy
 from tests.support.waiting import wait_until
 
 SECRET = "ghp_" + "a1B2" * 9
@@ -74,7 +74,6 @@ def overheard(
     with collector() as spans:
         environment = {
             **prisma_environment(postgres_url),
-            "PROXY_BATCH_WRITE_AT": str(SPEND_LOG_SECONDS),
             "OTEL_EXPORTER": "otlp_http",
             "OTEL_ENDPOINT": spans.url,
             "OTEL_BSP_SCHEDULE_DELAY": "100",

@@ -124,7 +124,6 @@ def _listening(provider_url: str, postgres_url: str, folder: Path, **settings: A
             "OTEL_ENDPOINT": spans.url,
             "OTEL_BSP_SCHEDULE_DELAY": "100",
             "LANGSMITH_BATCH_SIZE": "1",
-            "PROXY_BATCH_WRITE_AT": "1",
         }
         with running_proxy(config, folder / "proxy", environment) as proxy:
             yield Listening(proxy, file, spans, posts, url)

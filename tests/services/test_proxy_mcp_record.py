@@ -122,7 +122,6 @@ def observed(provider_url: str, tmp_path_factory: pytest.TempPathFactory) -> Gen
             "OTEL_EXPORTER": "otlp_http",
             "OTEL_ENDPOINT": spans.url,
             "OTEL_BSP_SCHEDULE_DELAY": "100",
-            "PROXY_BATCH_WRITE_AT": "1",
         }
         proxy = stack.enter_context(running_proxy(config, tmp_path_factory.mktemp("mcp") / "proxy", environment))
         yield Observed(proxy, lab, spans, database_url)

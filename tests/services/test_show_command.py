@@ -22,7 +22,6 @@ from tests.support.prisma_client import prisma_environment
 from tests.support.proxy import (
     KEEPS_PROMPTS,
     KEY,
-    SPEND_LOG_SECONDS,
     Proxies,
     Proxy,
     free_port,
@@ -164,7 +163,7 @@ def test_rows_are_whole_and_can_be_read_with_an_older_prisma(
 ) -> None:
     """0.11.0 is what LiteLLM's images have."""
     provider.answers["older"] = Answer([Call("Bash", '{"command": "sudo rm -rf /"}')])
-    environment = prisma_environment(postgres_url, version) | {"PROXY_BATCH_WRITE_AT": str(SPEND_LOG_SECONDS)}
+    environment = prisma_environment(postgres_url, version)
     with running_proxy(proxy_config(provider_url, GUARD), tmp_path / "proxy", environment) as proxy:
         key = proxy.virtual_key(key_alias=f"agent-{uuid.uuid4()}")
         body = {"model": "openai/older", "stream": True, "messages": [{"role": "user", "content": "Clean up."}]}

@@ -25,7 +25,7 @@ READ_LATE = frozenset(
     }
 )
 """Variables that nothing reads when LiteLLM is imported."""
-READ_EARLY = frozenset({"LITELLM_LOCAL_MODEL_COST_MAP", "PROXY_BATCH_WRITE_AT", "PYTHONFAULTHANDLER", "PYTHONPATH"})
+READ_EARLY = frozenset({"LITELLM_LOCAL_MODEL_COST_MAP", "PYTHONFAULTHANDLER", "PYTHONPATH"})
 """Variables that are read then: who differs in these has another parent."""
 
 

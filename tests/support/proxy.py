@@ -4,7 +4,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Generator, Mapping
@@ -32,8 +31,6 @@ KEEPS_PROMPTS: Mapping[str, Any] = {"store_prompts_in_spend_logs": True}
 """General settings of LiteLLM's with which its spend logs hold texts."""
 CANCELS: Mapping[str, Any] = {"cancel_on_disconnect": True}
 """General settings with which LiteLLM does not wait for what no client does."""
-SPEND_LOG_SECONDS = 1
-"""How often a proxy writes spend logs. LiteLLM adds up to 5 seconds of its own choice."""
 STARTUP_HOOKS = "LITELLM_WORKER_STARTUP_HOOKS"
 """Functions that LiteLLM calls when it starts: `module:name`, with commas between them."""
 ROOT = Path(__file__).parents[2]
@@ -245,7 +242,7 @@ class Proxies:
         self._started += 1
         environment = {"GATE_URL": self._provider_url, "FLAG": str(self.flag), **self._pass_through()}
         if database_url is not None:
-            environment |= prisma_environment(database_url) | {"PROXY_BATCH_WRITE_AT": str(SPEND_LOG_SECONDS)}
+            environment |= prisma_environment(database_url)
         with ExitStack() as stack:
             starting = starting_proxy(config, self._folder / f"proxy-{self._started}", environment)
             process, proxy = stack.enter_context(starting)
@@ -334,6 +331,6 @@ def litellm_process(
 
 
 def _startup_hooks(environment: Mapping[str, str]) -> str:
-    """Those of the test's, and what spares Python 3.11 a crash."""
+    """Those of the test's, and that of all proxies."""
     own = [environment[STARTUP_HOOKS]] if STARTUP_HOOKS in environment else []
-    return ",".join([*own, *(["tests.support.finalizers:remove"] if sys.version_info < (3, 12) else [])])
+    return ",".join([*own, "tests.support.startup:prepare"])
