@@ -1,6 +1,9 @@
 """What outlives a worker that is killed, or asked to end, in the midst of a stream."""
 
 import json
+import os
+import signal
+import subprocess
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -8,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import psutil
 import psycopg
 import pytest
 import redis
@@ -17,32 +19,32 @@ from typer.testing import CliRunner
 from luthien_litellm_hooks.cli import app
 from luthien_litellm_hooks.testing.answers import Answer, Gate, Say, Wait
 from luthien_litellm_hooks.testing.provider import ScriptedProvider
-from soak.gauges import PATH
 from tests.support.postgres import spend_logs
+from tests.support.preloaded import Forked
 from tests.support.prisma_client import prisma_environment
-from tests.support.proxy import KEY, Proxy, proxy_config, running_proxy
+from tests.support.proxy import KEY, STARTUP_HOOKS, Proxy, proxy_config, starting_proxy, wait_for_start
 from tests.support.traffic import ANSWERS, POLICIES, WAYS, policy_of
 from tests.support.waiting import wait_until
 
 DONE = 5
 """Requests that are over before the worker is killed."""
 PATIENCE_S = 60
-NEVER_S = 3600
-"""How often LiteLLM writes spend logs, if not within a test."""
 BODY: dict[str, Any] = {"messages": [{"role": "user", "content": "x"}], "stream": True}
 REQUESTED, ANSWERED = "transaction.request_recorded", "transaction.streaming_response_recorded"
 RECORDED = "transaction.recorded"
 
 
 @contextmanager
-def started(provider_url: str, postgres_url: str, redis_url: str, folder: Path, write_every_s: int) -> Generator[Proxy]:
-    """A proxy that publishes events to a file and to Redis, and writes spend logs so often."""
+def started(
+    provider_url: str, postgres_url: str, redis_url: str, folder: Path, *, writes: bool
+) -> Generator[tuple[Proxy, "subprocess.Popen[bytes] | Forked"]]:
+    """A proxy that publishes events to a file and to Redis, and writes spend logs at once or only at its end."""
     events = {"jsonl": str(folder / "events.jsonl"), "redis": redis_url}
     config = proxy_config(provider_url, {"policy": {"class": "noop"}, "events": events})
-    intervals = dict.fromkeys(("PROXY_BATCH_WRITE_AT", "SPEND_LOG_QUEUE_POLL_INTERVAL"), str(write_every_s))
-    environment = {"LITELLM_WORKER_STARTUP_HOOKS": "soak.gauges:serve", **intervals}
-    with running_proxy(config, folder / "proxy", prisma_environment(postgres_url) | environment) as proxy:
-        yield proxy
+    environment = {} if writes else {STARTUP_HOOKS: "tests.support.startup:write_never"}
+    with starting_proxy(config, folder / "proxy", prisma_environment(postgres_url) | environment) as (process, proxy):
+        wait_for_start(process, proxy)
+        yield proxy, process
 
 
 @pytest.fixture
@@ -58,11 +60,6 @@ def gate(provider: ScriptedProvider, monkeypatch: pytest.MonkeyPatch) -> Generat
 @pytest.fixture(autouse=True)
 def empty_stream(redis_url: str) -> None:
     redis.Redis.from_url(redis_url).delete("luthien:events")
-
-
-def worker(proxy: Proxy) -> psutil.Process:
-    """The process that answers."""
-    return psutil.Process(proxy.http.get(PATH).json()["process"])
 
 
 def ask(proxy: Proxy, key: str, model: str = "says") -> None:
@@ -119,16 +116,15 @@ def rows(url: str, key: str) -> int:
 def test_a_killed_worker_loses_the_record_of_the_stream_that_ran_and_nothing_else(
     provider_url: str, postgres_url: str, redis_url: str, tmp_path: Path, gate: Gate
 ) -> None:
-    with started(provider_url, postgres_url, redis_url, tmp_path, write_every_s=1) as proxy:
+    with started(provider_url, postgres_url, redis_url, tmp_path, writes=True) as (proxy, process):
         key = proxy.virtual_key()
         for _ in range(DONE):
             ask(proxy, key)
         assert len(spend_logs(postgres_url, key, DONE)) == DONE
         with held_stream(proxy, key) as items:
             wait_until(lambda: counted(in_file(tmp_path))[0] == counted(in_redis(redis_url))[0] == DONE + 1)
-            process = worker(proxy)
-            process.kill()
-            process.wait()
+            os.kill(process.pid, signal.SIGKILL)
+            process.wait(PATIENCE_S)
             with pytest.raises(httpx.RemoteProtocolError):
                 list(items)
     assert rows(postgres_url, key) == DONE
@@ -139,14 +135,13 @@ def test_a_killed_worker_loses_the_record_of_the_stream_that_ran_and_nothing_els
 def test_rows_that_litellm_has_not_written_yet_are_lost_with_a_killed_worker_and_their_events_are_not(
     provider_url: str, postgres_url: str, redis_url: str, tmp_path: Path
 ) -> None:
-    with started(provider_url, postgres_url, redis_url, tmp_path, write_every_s=NEVER_S) as proxy:
+    with started(provider_url, postgres_url, redis_url, tmp_path, writes=False) as (proxy, process):
         key = proxy.virtual_key()
         for _ in range(DONE):
             ask(proxy, key)
         wait_until(lambda: counted(in_file(tmp_path)) == counted(in_redis(redis_url)) == (DONE, DONE))
-        process = worker(proxy)
-        process.kill()
-        process.wait()
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait(PATIENCE_S)
     assert rows(postgres_url, key) == 0
     assert counted(in_file(tmp_path)) == counted(in_redis(redis_url)) == (DONE, DONE)
 
@@ -154,14 +149,13 @@ def test_rows_that_litellm_has_not_written_yet_are_lost_with_a_killed_worker_and
 def test_a_worker_that_is_asked_to_end_finishes_its_streams_and_then_writes_what_waits(
     provider_url: str, postgres_url: str, redis_url: str, tmp_path: Path, gate: Gate
 ) -> None:
-    with started(provider_url, postgres_url, redis_url, tmp_path, write_every_s=NEVER_S) as proxy:
+    with started(provider_url, postgres_url, redis_url, tmp_path, writes=False) as (proxy, process):
         key = proxy.virtual_key()
         for _ in range(DONE):
             ask(proxy, key)
         with held_stream(proxy, key) as items:
-            process = worker(proxy)
             proxy.http.close()
-            process.terminate()
+            os.kill(process.pid, signal.SIGTERM)
             wait_until(lambda: "Shutting down" in proxy.output)
             gate.open()
             rest = "".join(items)
@@ -191,19 +185,18 @@ def test_the_events_of_a_killed_worker_are_judged_as_far_as_they_go(
         "record": {"bodies": "always"},
         "events": {"jsonl": str(events)},
     }
-    environment = {"LITELLM_WORKER_STARTUP_HOOKS": "soak.gauges:serve"}
     with (
-        running_proxy(proxy_config(provider_url, luthien), tmp_path / "proxy", environment) as proxy,
+        starting_proxy(proxy_config(provider_url, luthien), tmp_path / "proxy", {}) as (process, proxy),
         ThreadPoolExecutor() as threads,
     ):
-        process = worker(proxy)
+        wait_for_start(process, proxy)
         held = threads.submit(ask, proxy, KEY, "held")
         gate.wait_reached()
         for way in WAYS:
             threads.submit(way.ask, proxy, KEY)
         wait_until(lambda: in_file(tmp_path).count(RECORDED) > len(WAYS) // 4)
-        process.kill()
-        process.wait()
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait(PATIENCE_S)
         assert isinstance(held.exception(), httpx.TransportError)
     types = in_file(tmp_path)
     whole, begun = types.count(RECORDED), types.count(REQUESTED)

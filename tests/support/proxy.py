@@ -331,6 +331,6 @@ def litellm_process(
 
 
 def _startup_hooks(environment: Mapping[str, str]) -> str:
-    """Those of the test's, and that of all proxies."""
+    """That of all proxies, and those of the test's."""
     own = [environment[STARTUP_HOOKS]] if STARTUP_HOOKS in environment else []
-    return ",".join([*own, "tests.support.startup:prepare"])
+    return ",".join(["tests.support.startup:prepare", *own])

@@ -1,13 +1,14 @@
 """What each proxy of the tests does at its start, for LiteLLM alone would make a test slow, or end it."""
 
-import os
 import random
 import sys
 
+from litellm import constants
 from litellm.litellm_core_utils.streaming_handler import CustomStreamWrapper
 from litellm.proxy import proxy_server
 
 _WRITE_S = 0.2
+_NEVER_S = 3600
 
 
 class _Least(random.Random):
@@ -16,7 +17,7 @@ class _Least(random.Random):
 
 
 def prepare() -> None:
-    """Has LiteLLM write spend logs every moment, or just as often as a test says.
+    """Has LiteLLM write spend logs every moment.
 
     Its least is a second, to which it adds up to five by chance. On Python 3.11 `CustomStreamWrapper.__del__` is
     removed. It sets context variables, to restore the ids in log lines, and Python calls it from the garbage
@@ -24,7 +25,11 @@ def prepare() -> None:
     seldom (https://github.com/python/cpython/issues/148891).
     """
     proxy_server.random = _Least()
-    if "PROXY_BATCH_WRITE_AT" not in os.environ:
-        proxy_server.proxy_batch_write_at = _WRITE_S
+    proxy_server.proxy_batch_write_at = _WRITE_S
     if sys.version_info < (3, 12) and "__del__" in vars(CustomStreamWrapper):
         del CustomStreamWrapper.__del__
+
+
+def write_never() -> None:
+    """Has LiteLLM write no spend logs before it ends. To be called after `prepare`."""
+    proxy_server.proxy_batch_write_at = constants.SPEND_LOG_QUEUE_POLL_INTERVAL = _NEVER_S
