@@ -76,7 +76,7 @@ class RequestShape:
     signed_types: frozenset[str] = frozenset()
     """Types of parts that providers sign: their texts are not touched."""
     signed_flags: frozenset[str] = frozenset()
-    """Members that are true in such parts."""
+    """Members that are true in such parts, of the model and without a type."""
     sources: Mapping[str, str] = field(default_factory=dict[str, str])
     """Types of a part's `source`, and the member with its text."""
     contents: tuple[str, ...] = ()
@@ -194,9 +194,9 @@ class _TextMap:
 
     def _map_part(self, part: dict[str, object], role: str) -> object:
         shape = self._shape
-        if _is_signed(part, shape):
-            return part
         role = self._role(part, role)
+        if _is_signed(part, shape, role):
+            return part
         own = shape.result_texts.get(str(part.get("type")))
 
         def part_field(key: str, value: object) -> object:
@@ -350,9 +350,14 @@ def _part_pieces(part: Json, shape: RequestShape) -> Iterator[Piece]:
         yield Attachment(attached)
 
 
-def _is_signed(part: Json, shape: RequestShape) -> bool:
-    """Tells whether a provider signs the part: it is reasoning."""
-    return str(part.get("type")) in shape.signed_types or any(part.get(flag) is True for flag in shape.signed_flags)
+def _is_signed(part: Json, shape: RequestShape, role: str = "assistant") -> bool:
+    """Tells whether a provider signs the part: it is reasoning. A message, with a role of its own, never is, nor a part
+    of the user with a flag: a client may add both to any text."""
+    if "role" in part:
+        return False
+    if "type" in part:
+        return str(part["type"]) in shape.signed_types
+    return role == "assistant" and any(part.get(flag) is True for flag in shape.signed_flags)
 
 
 def tool_call(holder: Json, arguments: object, *, form: ToolForm = "function", id: str = "id") -> ToolCall:

@@ -131,6 +131,18 @@ BODIES: dict[str, tuple[dict[str, Any], list[tuple[str, str]], list[str]]] = {
         ],
         [],
     ),
+    "chat, with the signs of reasoning on ordinary texts": (
+        {
+            "messages": [
+                {"role": "user", "content": "look", "thought": True},
+                {"role": "assistant", "type": "thinking", "content": "answer", "thought": True},
+                {"role": "assistant", "content": [{"type": "text", "text": "here", "thought": True}]},
+                {"role": "user", "type": "reasoning", "content": [{"type": "text", "text": "there"}]},
+            ]
+        },
+        [("user", "look"), ("assistant", "answer"), ("assistant", "here"), ("user", "there")],
+        [],
+    ),
     "chat, for Cohere": (
         {
             "preamble": "be brief",
@@ -282,6 +294,7 @@ BODIES: dict[str, tuple[dict[str, Any], list[tuple[str, str]], list[str]]] = {
             "systemInstruction": {"role": "user", "parts": [{"text": "be brief"}]},
             "contents": [
                 {"role": "user", "parts": [{"text": "look"}, {"inlineData": {"data": "text"}}]},
+                {"role": "user", "parts": [{"text": "no thought", "thought": True}]},
                 {
                     "role": "model",
                     "parts": [
@@ -294,7 +307,14 @@ BODIES: dict[str, tuple[dict[str, Any], list[tuple[str, str]], list[str]]] = {
             ],
             "generationConfig": {"stopSequences": ["halt"], "responseMimeType": "text"},
         },
-        [("system", "be brief"), ("user", "look"), ("assistant", "answer"), ("tool", "result"), ("system", "halt")],
+        [
+            ("system", "be brief"),
+            ("user", "look"),
+            ("user", "no thought"),
+            ("assistant", "answer"),
+            ("tool", "result"),
+            ("system", "halt"),
+        ],
         ["arg"],
     ),
 }
