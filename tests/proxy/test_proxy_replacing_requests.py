@@ -100,6 +100,25 @@ def test_what_extra_body_hides_is_judged_too(proxy: Proxy, provider: ScriptedPro
     assert SECRET not in "".join(sent)
 
 
+CITED = {"type": "output_text", "text": "so", "annotations": [{"type": "url_citation", "title": LOUD, "url": "u"}]}
+BESIDE: Mapping[RouteName, dict[str, Any]] = {
+    "chat": {"stop": [LOUD]},
+    "messages": {"stop_sequences": [LOUD]},
+    "responses": {"input": [*turn(QUIET), {"type": "message", "role": "assistant", "content": [CITED]}, *turn(QUIET)]},
+    "completions": {"stop": LOUD},
+    "gemini": {"generationConfig": {"stopSequences": [LOUD]}},
+}
+
+
+@each
+def test_texts_beside_the_conversation_are_judged(proxy: Proxy, provider: ScriptedProvider, name: str) -> None:
+    sent = sent_for(proxy, provider, name, BESIDE[ASKED[name][0]])
+    assert sent, "the provider was not asked"
+    assert SECRET not in "".join(sent)
+    is_translated = " to " in name  # then LiteLLM may leave the field out
+    assert is_translated or REDACTED in "".join(sent), "the field was not sent at all"
+
+
 @each
 def test_what_an_extra_body_in_extra_body_holds_is_judged(proxy: Proxy, provider: ScriptedProvider, name: str) -> None:
     sent = sent_for(proxy, provider, name, {"extra_body": {"extra_body": LOUD_FIELDS[ASKED[name][0]]}})

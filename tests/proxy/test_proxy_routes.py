@@ -56,7 +56,9 @@ async def _answer(request: Request) -> Response:
 
 @pytest.fixture(scope="module")
 def model_url() -> Generator[str]:
-    with serve(Starlette(routes=[Route("/{path:path}", _answer, methods=["GET", "POST", "DELETE"])])) as url:
+    with serve(
+        Starlette(routes=[Route("/{path:path}", _answer, methods=["GET", "POST", "PUT", "PATCH", "DELETE"])])
+    ) as url:
         yield url
 
 
@@ -107,6 +109,11 @@ CLOSED: dict[str, tuple[str, str, dict[str, Any]]] = {
             "headers": {"Authorization": "Bearer of-chatgpt", "x-litellm-api-key": KEY},
         },
     ),
+    "deletion of an answer that was stored": ("DELETE", "/v1/responses/resp_1", {}),
+    "deletion of an interaction": ("DELETE", "/v1beta/interactions/x", {}),
+    "pass-through, with PUT": ("PUT", "/anthropic/v1/messages", {"json": {"model": "m"}}),
+    "pass-through, with PATCH": ("PATCH", "/openai/chat/completions", {"json": {"model": "m"}}),
+    "pass-through, with DELETE": ("DELETE", "/openai/threads/thread_1", {}),
     "a video": ("POST", "/v1/videos", {"data": {"model": "openai/sora", "prompt": "x"}}),
 }
 
