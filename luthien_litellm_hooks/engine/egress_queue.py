@@ -42,6 +42,8 @@ class MemoryBudget:
 
 MEMORY = MemoryBudget()
 """Memory of this process: its responses share it, however many executors it has."""
+MEMORY_APART = MemoryBudget()
+"""The same for rehearsals: an observing policy takes no room from a response."""
 
 
 def size_of(event: StreamEvent) -> int:
@@ -81,7 +83,7 @@ class EgressItem:
         self.is_in_order = is_in_order
         self.is_taken = False
         self.size = 0
-        """Bytes of `MEMORY` for the item while it is in a queue."""
+        """Bytes of memory for the item while it is in a queue."""
 
     def add(self, event: StreamEvent, block: StreamBlock | None) -> None:
         self.events.append(event)
@@ -127,11 +129,13 @@ class EgressQueue:
         max_items: int = MAX_ITEMS,
         put_timeout_s: float | None = PUT_TIMEOUT_S,
         max_held_bytes: int = DEFAULT_LIMITS.max_held_bytes,
+        memory: MemoryBudget = MEMORY,
     ) -> None:
         self._max_items = max_items
         self._put_timeout_s = put_timeout_s
         self._feeds_stage = put_timeout_s is None
         self._max_held_bytes = max_held_bytes
+        self._memory = memory
         self._items: deque[EgressItem] = deque()
         self._reader: asyncio.Future[None] | None = None  # waits for an item
         self._wakes_at = 0.0  # the reader, if no item has come by then
@@ -149,7 +153,7 @@ class EgressQueue:
             raise StreamClosedError("the stream has ended")
         if self._put_error is not None:
             raise self._put_error
-        if self._items and (len(self._items) >= self._max_items or MEMORY.taken > self._max_held_bytes):
+        if self._items and (len(self._items) >= self._max_items or self._memory.taken > self._max_held_bytes):
             return False
         self._append(item)
         return True
@@ -262,13 +266,13 @@ class EgressQueue:
 
     def _pop(self) -> EgressItem:
         item = self._items.popleft()
-        MEMORY.taken -= item.size
+        self._memory.taken -= item.size
         self._wake_writers()
         return item
 
     def _append(self, item: EgressItem) -> None:
         item.size = sum(map(size_of, item.events))
-        MEMORY.taken += item.size
+        self._memory.taken += item.size
         self._items.append(item)
         self._wake_reader()
 

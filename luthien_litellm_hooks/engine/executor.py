@@ -32,7 +32,15 @@ from luthien_litellm_hooks.engine.composition import (
     settle_request,
     stages_for,
 )
-from luthien_litellm_hooks.engine.egress_queue import MAX_AHEAD, MAX_ITEMS, PUT_TIMEOUT_S, EgressItem, EgressQueue
+from luthien_litellm_hooks.engine.egress_queue import (
+    MAX_AHEAD,
+    MAX_ITEMS,
+    MEMORY,
+    MEMORY_APART,
+    PUT_TIMEOUT_S,
+    EgressItem,
+    EgressQueue,
+)
 from luthien_litellm_hooks.engine.hook_call import HookDeadline, call_hook, failure_notice, is_cancelled, record_refusal
 from luthien_litellm_hooks.engine.parallel import ParallelStage
 from luthien_litellm_hooks.engine.pipeline import Pace, RunningStage, Stage, StageInput, no_chunks, relay
@@ -219,6 +227,7 @@ class PolicyExecutor:
             None,
             self.limits,
             is_streamed,
+            MEMORY_APART if ctx.is_observed else MEMORY,
         )
         running: list[RunningStage] = []
         try:
@@ -230,7 +239,7 @@ class PolicyExecutor:
             for number, (config, contexts) in enumerate(stages, 1):
                 if number == len(stages):  # feeds the client, the others a stage with deadlines of its own
                     source = replace(source, put_timeout_s=self.put_timeout_s)
-                queue = EgressQueue(source.max_items, source.put_timeout_s, source.limits.max_held_bytes)
+                queue = EgressQueue(source.max_items, source.put_timeout_s, source.limits.max_held_bytes, source.memory)
                 stage: Stage = (
                     PolicyStage(config, contexts[0], queue, source)
                     if isinstance(config, ConfiguredPolicy)

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from operator import attrgetter
 
-from luthien_litellm_hooks.engine.egress_queue import MEMORY, EgressItem, EgressSink, size_of
+from luthien_litellm_hooks.engine.egress_queue import MEMORY, EgressItem, EgressSink, MemoryBudget, size_of
 from luthien_litellm_hooks.engine.hook_call import HookDeadline
 from luthien_litellm_hooks.engine.pipeline import Pace
 from luthien_litellm_hooks.policy.limits import DEFAULT_LIMITS
@@ -42,6 +42,7 @@ class HoldBuffer:
         deadline: HookDeadline,
         on_drop: Callable[[StreamBlock], None] | None = None,
         max_held_bytes: int = DEFAULT_LIMITS.max_held_bytes,
+        memory: MemoryBudget = MEMORY,
         *,
         keeps_order: bool = True,
         has_text_after_calls: bool = True,
@@ -53,7 +54,7 @@ class HoldBuffer:
         self.keeps_order = keeps_order
         """Nothing waits for its turn but the events held here."""
         self._open: EgressItem | None = None
-        self._held = HeldEvents(max_held_bytes)
+        self._held = HeldEvents(max_held_bytes, memory)
         self._begun: set[StreamBlock] = set()  # something of it has left
         self._changed: set[StreamBlock] = set()  # something of it was replaced or dropped
         self._withheld: set[StreamBlock] = set()  # calls whose beginning was dropped
@@ -296,11 +297,12 @@ def _has_role(event: StreamEvent | None, role: str) -> bool:
 class HeldEvents:
     """Held events, block by block in the order the blocks began.
 
-    They count in the memory of the process: all responses together may take `max_bytes`.
+    They count in `memory`: all responses that share it may take `max_bytes` together.
     """
 
-    def __init__(self, max_bytes: int) -> None:
+    def __init__(self, max_bytes: int, memory: MemoryBudget) -> None:
         self._max_bytes = max_bytes
+        self._memory = memory
         self.blocks: dict[StreamBlock, deque[Held]] = {}
         """Held events by their block; no block without any."""
 
@@ -327,7 +329,7 @@ class HeldEvents:
     def add(self, chunk: Chunk, event: StreamEvent, block: StreamBlock) -> None:
         """Adds an event. Raises `LimitExceededError` where the responses of this process hold too much; a
         marker brings no text, and always has room."""
-        MEMORY.take(size_of(event), sys.maxsize if isinstance(event, BlockMarker) else self._max_bytes)
+        self._memory.take(size_of(event), sys.maxsize if isinstance(event, BlockMarker) else self._max_bytes)
         self.blocks.setdefault(block, deque()).append((chunk, event))
 
     def take_first(self, block: StreamBlock) -> Held:
@@ -336,7 +338,7 @@ class HeldEvents:
 
     def put_back(self, chunk: Chunk, event: StreamEvent, block: StreamBlock) -> None:
         """Undoes `take_first`."""
-        MEMORY.taken += size_of(event)
+        self._memory.taken += size_of(event)
         self.blocks.setdefault(block, deque()).appendleft((chunk, event))
 
     def take_last(self, block: StreamBlock) -> Held:
@@ -345,7 +347,7 @@ class HeldEvents:
 
     def take(self, block: StreamBlock) -> list[Held]:
         """Removes and returns all events of `block`."""
-        return [_uncounted(item) for item in self.blocks.pop(block, ())]
+        return [self._uncounted(item) for item in self.blocks.pop(block, ())]
 
     def take_chunk(self, chunk: Chunk, block: StreamBlock) -> list[Held]:
         """Removes and returns the events of `block` from `chunk`."""
@@ -358,12 +360,11 @@ class HeldEvents:
     def _taken(self, block: StreamBlock, item: Held) -> Held:
         if not self.blocks.get(block, True):
             del self.blocks[block]
-        return _uncounted(item)
+        return self._uncounted(item)
 
-
-def _uncounted(item: Held) -> Held:
-    MEMORY.taken -= size_of(item[1])
-    return item
+    def _uncounted(self, item: Held) -> Held:
+        self._memory.taken -= size_of(item[1])
+        return item
 
 
 async def _nothing() -> None:

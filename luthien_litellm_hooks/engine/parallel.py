@@ -8,7 +8,7 @@ from functools import partial
 from typing import NoReturn, cast
 
 from luthien_litellm_hooks.engine.composition import ConfiguredPolicy, Parallel, run_of, view_of
-from luthien_litellm_hooks.engine.egress_queue import MEMORY, EgressItem, EgressQueue, size_of
+from luthien_litellm_hooks.engine.egress_queue import EgressItem, EgressQueue, size_of
 from luthien_litellm_hooks.engine.hold_buffer import HoldBuffer
 from luthien_litellm_hooks.engine.hook_call import HookDeadline, record_failure, report_hook
 from luthien_litellm_hooks.engine.pipeline import (
@@ -65,7 +65,7 @@ class ParallelStage:
         self._source = source
         self._memory_taken = 0
         # A member that waits for the client has its own deadline paused.
-        self._buffer = HoldBuffer(queue, HookDeadline(0), keeps_order=False)
+        self._buffer = HoldBuffer(queue, HookDeadline(0), memory=source.memory, keeps_order=False)
         self.notice: str | None = None
         self._ctx = view_of(ctx, parallel.name, parallel.name)
         self._needed = parallel.objections_needed
@@ -126,7 +126,7 @@ class ParallelStage:
             for worker in workers:
                 worker.cancel()
             self.queue.close()
-            MEMORY.taken -= self._memory_taken
+            self._source.memory.taken -= self._memory_taken
             await close_stream(source.stream)
             await asyncio.wait(workers, timeout=CLOSE_GRACE_S)
             self._record_votes()
@@ -156,7 +156,7 @@ class ParallelStage:
     def _note(self, chunk: Chunk) -> None:
         """Notes the events of `chunk` as pending."""
         for event in chunk.events:
-            MEMORY.take(size_of(event), self._source.limits.max_held_bytes)
+            self._source.memory.take(size_of(event), self._source.limits.max_held_bytes)
             self._memory_taken += size_of(event)
             fed = self._assembler.feed(event)
             is_unjudged = (

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import anyio
 
-from luthien_litellm_hooks.engine.egress_queue import EgressItem, EgressQueue
+from luthien_litellm_hooks.engine.egress_queue import EgressItem, EgressQueue, MemoryBudget
 from luthien_litellm_hooks.engine.hook_call import is_cancelled
 from luthien_litellm_hooks.engine.sequencer import Sequencer, is_unchanged
 from luthien_litellm_hooks.policy.limits import Limits
@@ -37,7 +37,8 @@ async def no_chunks(_: object = None) -> Sequence[Chunk]:
 
 @dataclass(frozen=True, slots=True)
 class StageInput:
-    """Input of a stage: a stream, how to decode it, the facts of its wire, and the limits."""
+    """Input of a stage: a stream, how to decode it, the facts of its wire, the limits, and the memory that held events
+    count in."""
 
     stream: AsyncIterable[object]
     decode: Decode
@@ -50,6 +51,7 @@ class StageInput:
     put_timeout_s: float | None
     limits: Limits
     is_streamed: bool
+    memory: MemoryBudget
 
 
 class Stage(Protocol):

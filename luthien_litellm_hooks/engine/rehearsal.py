@@ -10,6 +10,7 @@ from luthien_litellm_hooks.engine.executor import PolicyExecutor
 from luthien_litellm_hooks.errors import NotReplayableError, PolicyBlockedError
 from luthien_litellm_hooks.policy.base import Policy
 from luthien_litellm_hooks.policy.context import PolicyContext
+from luthien_litellm_hooks.policy.limits import judging_apart
 from luthien_litellm_hooks.policy.request import Answer, Request
 from luthien_litellm_hooks.recording.decision import Decision, Identity, Spent
 from luthien_litellm_hooks.recording.record import transaction_record
@@ -82,11 +83,12 @@ async def rehearse(executor: PolicyExecutor, recorded: Recorded) -> Rehearsal:
     context.is_observed = True
     context.final_request = recorded.final_request or recorded.request
     _check(executor, recorded, context)
-    await _ask(executor, context, recorder)
-    adapter = recorded_adapter(recorded.rules, recorded.finish_reason)
-    async with aclosing(executor.run(_items(recorded.content), adapter, context)) as delivered:
-        async for _ in delivered:
-            pass
+    with judging_apart():
+        await _ask(executor, context, recorder)
+        adapter = recorded_adapter(recorded.rules, recorded.finish_reason)
+        async with aclosing(executor.run(_items(recorded.content), adapter, context)) as delivered:
+            async for _ in delivered:
+                pass
     return Rehearsal(
         decisions=tuple(context.decisions),
         content=recorder.egress.content(),

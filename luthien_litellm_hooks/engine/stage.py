@@ -107,6 +107,7 @@ class PolicyStage:
             self._deadline,
             on_drop,
             source.limits.max_held_bytes,
+            source.memory,
             has_text_after_calls=source.has_text_after_calls,
         )
         self._control = StageControl(

@@ -1,7 +1,8 @@
 """Observing policies: they judge a response after its client has it, and have no effect on it."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import cast
 
 from luthien_litellm_hooks.engine.composition import ConfiguredStage, Serial, watchers_for
 from luthien_litellm_hooks.engine.executor import PolicyExecutor
@@ -18,6 +19,8 @@ MAX_AT_ONCE = 32
 """Judgements of a process at the same time."""
 MAX_WAITING = 1_000
 """Judgements of a process that wait for their turn; the rest is dropped."""
+MAX_CHARACTERS = 64_000_000
+"""Characters of the requests and responses that wait or are being judged, in a process; the rest is dropped."""
 _SERVED_S = 5.0
 """Longest wait for the end of the task that serves the client, in seconds."""
 
@@ -28,6 +31,7 @@ class Observers:
     def __init__(self) -> None:
         self._turns = asyncio.Semaphore(MAX_AT_ONCE)
         self._waiting = 0
+        self._characters = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
     def begin(self, transaction: Transaction) -> None:
@@ -54,23 +58,37 @@ class Observers:
     ) -> None:
         try:
             await entry.recorder.wait_for_end()
-            reason = _reason_for_none(entry) or ("full" if self._waiting + len(watchers) > MAX_WAITING else None)
-            if reason is None:
-                self._waiting += len(watchers)
-                if serving is not None:
-                    await asyncio.wait([serving], timeout=_SERVED_S)
-                recorded, executor = _recorded(entry), transaction.in_force.executor
-                judging = (self._judge(stage, executor, recorded, entry) for stage in watchers)
-                observation.judged = await asyncio.gather(*judging)
-            else:
-                observation.judged = reason
-                entry.context.observability.record_metric(OBSERVED_DROPPED.name, 1, {"reason": reason})
+            judged = _reason_for_none(entry) or await self._judge_all(transaction, entry, watchers, serving)
+            observation.judged = judged
+            if isinstance(judged, str):
+                entry.context.observability.record_metric(OBSERVED_DROPPED.name, 1, {"reason": judged})
         except Exception:
             logger.exception("transaction %s could not be observed", entry.context.transaction_id)
             observation.judged = "failed"
             entry.context.observability.record_metric(OBSERVED_DROPPED.name, 1, {"reason": "failed"})
         finally:
             observation.done.set()
+
+    async def _judge_all(
+        self,
+        transaction: Transaction,
+        entry: SpendLogEntry,
+        watchers: Sequence[ConfiguredStage],
+        serving: asyncio.Task[object] | None,
+    ) -> Sequence[ObservedPolicy] | str:
+        """Returns the judgements, or the reason for none. Waits until the client is served."""
+        recorded, executor = _recorded(entry), transaction.in_force.executor
+        size = _characters([recorded.request.body, recorded.content])
+        if self._waiting + len(watchers) > MAX_WAITING or self._characters + size > MAX_CHARACTERS:
+            return "full"
+        self._waiting += len(watchers)
+        self._characters += size
+        try:
+            if serving is not None:
+                await asyncio.wait([serving], timeout=_SERVED_S)
+            return await asyncio.gather(*(self._judge(stage, executor, recorded, entry) for stage in watchers))
+        finally:
+            self._characters -= size
 
     async def _judge(
         self, stage: ConfiguredStage, executor: PolicyExecutor, recorded: Recorded, entry: SpendLogEntry
@@ -129,3 +147,17 @@ def _recorded(entry: SpendLogEntry) -> Recorded:
         rules=governed_format(entry.route).rules,
         identity=context.identity,
     )
+
+
+def _characters(value: object) -> int:
+    """Returns the length of all texts in a JSON value."""
+    count, waiting = 0, [value]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, str):
+            count += len(item)
+        elif isinstance(item, Mapping):
+            waiting.extend(cast(Mapping[str, object], item).values())
+        elif isinstance(item, list):
+            waiting.extend(cast(list[object], item))
+    return count

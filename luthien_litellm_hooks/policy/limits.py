@@ -93,6 +93,19 @@ LONG = 2_048
 
 # Python's threads share one interpreter: with many of them the event loop would wait for its turn.
 _THREADS = ThreadPoolExecutor(2, thread_name_prefix="luthien-judging")
+_THREAD_APART = ThreadPoolExecutor(1, thread_name_prefix="luthien-observing")
+_is_apart: ContextVar[bool] = ContextVar("luthien_is_apart", default=False)
+
+
+@contextmanager
+def judging_apart() -> Generator[None]:
+    """Has long work in this context, and in the tasks that it starts, done by another thread: nothing that is delivered
+    waits for it."""
+    token = _is_apart.set(True)
+    try:
+        yield
+    finally:
+        _is_apart.reset(token)
 
 
 async def off_loop(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -101,7 +114,9 @@ async def off_loop(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T
     `work` must wait for nothing. A thread cannot be stopped: if the caller is cancelled, the work runs to its end, and
     its result is dropped.
     """
-    return await asyncio.get_running_loop().run_in_executor(_THREADS, partial(work, *args, **kwargs))
+    return await asyncio.get_running_loop().run_in_executor(
+        _THREAD_APART if _is_apart.get() else _THREADS, partial(work, *args, **kwargs)
+    )
 
 
 class Spending:

@@ -175,6 +175,8 @@ async def _compare(report: Report, pair: Pair) -> Comparison | str:
         before = record
         if report.against is not None:
             before = await report.against.judge(transaction, record, report.replies.of(record))
+        return compare(record, before, after)
     except NotReplayableError as error:
         return str(error)
-    return compare(record, before, after)
+    except RecursionError:
+        return "the request is nested too deeply"

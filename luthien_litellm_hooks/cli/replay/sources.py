@@ -80,11 +80,16 @@ def why_not(transaction: Transaction, record: Record) -> str | None:
 
 
 def _has_cut_text(value: object) -> bool:
-    if isinstance(value, str):
-        return len(value) > MAX_TEXT_CHARACTERS and _CUT.search(value, MAX_TEXT_CHARACTERS) is not None
-    if isinstance(value, dict):
-        return any(map(_has_cut_text, cast(dict[str, object], value).values()))
-    return isinstance(value, list) and any(map(_has_cut_text, cast(list[object], value)))
+    waiting = [value]  # a client may nest deeply
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, dict):
+            waiting.extend(cast(dict[str, object], item).values())
+        elif isinstance(item, list):
+            waiting.extend(cast(list[object], item))
+        elif isinstance(item, str) and len(item) > MAX_TEXT_CHARACTERS and _CUT.search(item, MAX_TEXT_CHARACTERS):
+            return True
+    return False
 
 
 def _of_source(source: Source, criteria: Filter, limit: int, chosen: Chosen) -> Iterator[Pair]:

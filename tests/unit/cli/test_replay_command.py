@@ -187,6 +187,17 @@ def test_what_cannot_be_judged_again_is_counted_first(
     assert lines[2] == [*reason.split(), "1"]
 
 
+@pytest.mark.parametrize("depth", [100, 700, 5_000])
+def test_a_request_that_is_nested_deeply_spoils_no_other(rows: list[JSON], depth: int) -> None:
+    write_events(Path("events.jsonl"), rows[:6])
+    lines = Path("events.jsonl").read_text().splitlines()
+    lines[1] = lines[1].replace('"request": {', '"request": {"deep": ' + '{"a":' * depth + "1" + "}" * depth + ", ", 1)
+    Path("events.jsonl").write_text("\n".join(lines))
+    made = report("same.yaml")
+    assert made["transactions"] + sum(made["not_replayed"].values()) == 6
+    assert made["transactions"] >= 5
+
+
 def test_events_of_a_killed_worker_are_read_as_far_as_they_go(rows: list[JSON]) -> None:
     write_events(Path("events.jsonl"), rows[:6])
     content = Path("events.jsonl").read_text()

@@ -1,6 +1,7 @@
 """Rehearsals: the policies decide over a record as they decided over the transaction."""
 
 import json
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -9,16 +10,20 @@ from uuid import UUID
 
 import pytest
 
-from luthien_litellm_hooks import Decision, Policy, PolicyContext, Request, StreamingResponseContext
+from luthien_litellm_hooks import Decision, Policy, PolicyContext, Request, StreamingResponseContext, ToolCall
 from luthien_litellm_hooks.cli.show.transactions import read_transaction, recorded
 from luthien_litellm_hooks.config.policy_loading import config_model
 from luthien_litellm_hooks.config.settings import build_executor, load_settings
+from luthien_litellm_hooks.engine.composition import Composition, ConfiguredPolicy, Parallel
+from luthien_litellm_hooks.engine.egress_queue import MEMORY, MEMORY_APART
 from luthien_litellm_hooks.engine.executor import PolicyExecutor
 from luthien_litellm_hooks.engine.rehearsal import Recorded, rehearse
 from luthien_litellm_hooks.errors import NotReplayableError, PolicyBlockedError
 from luthien_litellm_hooks.policies import SHORT_NAMES
 from luthien_litellm_hooks.policies.judges import JudgeConfig
+from luthien_litellm_hooks.policy.limits import off_loop
 from luthien_litellm_hooks.policy.request import Answer as OwnAnswer
+from luthien_litellm_hooks.policy.tool_gate import ToolGatePolicy, Verdict
 from luthien_litellm_hooks.testing.answers import Answer, Call, Say, Think
 from luthien_litellm_hooks.testing.provider import Log
 from luthien_litellm_hooks.testing.routes import ROUTES, RouteName
@@ -233,6 +238,28 @@ async def test_an_observed_block_is_not_logged(caplog: pytest.LogCaptureFixture)
     caplog.clear()
     assert (await rehearse(executor_of(BLOCKS_COMMANDS), of_record(outcome.record, "chat"))).outcome == "blocked"
     assert caplog.text == ""
+
+
+class Measures(ToolGatePolicy):
+    """Tells of the memory that the held call counts in, and of the thread for long work."""
+
+    async def judge_tool_call(self, tool_call: ToolCall, ctx: PolicyContext) -> Verdict:
+        thread = await off_loop(threading.current_thread)
+        held = "delivered" if MEMORY.taken else "apart" if MEMORY_APART.taken else "nowhere"
+        return Verdict("block", message="No.", reason=f"{held}, {thread.name.rpartition('_')[0]}")
+
+
+MEASURES = ConfiguredPolicy(Measures(), "measures")
+
+
+@pytest.mark.parametrize("policy", [MEASURES, Parallel([MEASURES, MEASURES])], ids=["alone", "parallel"])
+async def test_a_rehearsal_takes_no_memory_and_no_thread_from_what_is_delivered(policy: Composition) -> None:
+    outcome = await run_policy(Measures(), EVERYTHING)
+    assert {one.reason for one in outcome.decisions} == {"delivered, luthien-judging"}
+    again = await rehearse(PolicyExecutor(policy), of_record(outcome.record, "chat"))
+    own = [one for one in again.decisions if one.policy == "measures"]
+    assert {one.reason for one in own} == {"apart, luthien-observing"}
+    assert MEMORY.taken == MEMORY_APART.taken == 0
 
 
 class Whole(Policy):

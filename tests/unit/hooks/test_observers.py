@@ -217,9 +217,12 @@ async def test_an_observer_that_fails_hangs_or_cannot_judge_touches_nothing() ->
     assert proxy.told.metric("luthien_observed_dropped_total") == {("not replayable",): 1}
 
 
-async def test_beyond_a_bound_answers_are_not_observed_but_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(observers, "MAX_AT_ONCE", 1)
-    monkeypatch.setattr(observers, "MAX_WAITING", 1)
+@pytest.mark.parametrize("bounds", [{"MAX_WAITING": 1}, {"MAX_CHARACTERS": 200}], ids=str)
+async def test_beyond_a_bound_answers_are_not_observed_but_counted(
+    monkeypatch: pytest.MonkeyPatch, bounds: Mapping[str, int]
+) -> None:
+    for name, bound in {"MAX_AT_ONCE": 1, **bounds}.items():
+        monkeypatch.setattr(observers, name, bound)
     proxy = Proxy(serial({"class": f"{HERE}:Held", "enforce": False}))
     _, first = await proxy.ask()
     await entered()
@@ -229,6 +232,8 @@ async def test_beyond_a_bound_answers_are_not_observed_but_counted(monkeypatch: 
     assert await observed(third) == "full"
     GATE["let go"].set()
     assert [len(await observed(one)) for one in (first, second)] == [1, 1]
+    _, fourth = await proxy.ask()
+    assert len(await observed(fourth)) == 1
     assert proxy.told.metric("luthien_observed_dropped_total") == {("full",): 1}
 
 
