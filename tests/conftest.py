@@ -26,8 +26,9 @@ os.environ["LUTHIEN_RECORDS"] = os.path.join(tempfile.mkdtemp(), "records.sqlite
 ALONE = {
     "tests/proxy": {"demo", "failing_starts", "load", "proxies_fixture", "proxy_failover", "proxy_log_lines"},
     "tests/services": {
-        *("killed_worker", "live_policy", "proxy_client_faults", "proxy_guardrail", "proxy_logged_requests"),
-        *("lingering_policies", "prompt_storage", "proxy_loggers", "proxy_mcp_record", "proxy_observed", "redis_sink"),
+        *("approvals_database", "killed_worker", "live_policy", "proxy_client_faults", "proxy_guardrail"),
+        *("lingering_policies", "prompt_storage", "proxy_logged_requests", "proxy_loggers", "proxy_mcp_record"),
+        *("proxy_observed", "redis_sink"),
     },
 }
 """Of these folders the files that share no proxy with others."""
