@@ -268,7 +268,7 @@ def _print_call(call: AskedCall, *, as_json: bool) -> None:
             table.add_row(title, Text(text))
     console.print(table)
     _print_part(console, "arguments", argument_lines(call.arguments))
-    _print_part(console, "it", [one_line(effect) for effect in effects_of(call.tool_call)])
+    _print_part(console, "effects", [one_line(effect) for effect in effects_of(call.tool_call)])
     _print_part(console, "the user's last words", escape(call.words).split("\n") if call.words else [])
     if call.edited is not None:
         _print_part(console, f"arguments, as {one_line(call.by or '')} edited them", argument_lines(call.edited))

@@ -14,7 +14,7 @@ from rich.text import Text
 from luthien_litellm_hooks.cli.output import complain, print_json, terminal
 from luthien_litellm_hooks.cli.rates import wilson
 from luthien_litellm_hooks.cli.show import Source, complain_once, moment, with_plain_errors
-from luthien_litellm_hooks.cli.show.printing import REASONS, in_short, would_be
+from luthien_litellm_hooks.cli.show.printing import REASONS, WOULD_ASK, in_short, would_be
 from luthien_litellm_hooks.cli.show.spend_logs import Filter
 from luthien_litellm_hooks.cli.show.transactions import Observed, Record, Transaction
 from luthien_litellm_hooks.telemetry.log_lines import one_line
@@ -22,7 +22,7 @@ from luthien_litellm_hooks.telemetry.log_lines import one_line
 _MOST = 20_000
 """Records of a report."""
 _EXAMPLES = 5
-_TITLES = ("policy", "version", "seen", "would block", "95 % interval", "modify", "fail", "held p50/p95", "cost")
+_TITLES = ("policy", "version", "seen", "would block", "95 % interval", "ask", "modify", "fail", "held p50/p95", "cost")
 _FAILED = ("policy_error", "timeout")
 
 
@@ -43,6 +43,7 @@ class PolicyReport:
     version: str
     seen: int = 0
     blocked: int = 0
+    asked: int = 0
     modified: int = 0
     failed: int = 0
     cost: float = 0.0
@@ -59,7 +60,9 @@ class PolicyReport:
         self.seen += 1
         self.milliseconds.append(one.milliseconds)
         is_changed = one.changed.request or one.changed.answer
-        self.blocked += one.outcome == "blocked"
+        is_question = would_be(one) == WOULD_ASK
+        self.asked += is_question
+        self.blocked += one.outcome == "blocked" and not is_question
         self.failed += one.outcome in _FAILED
         self.modified += one.outcome == "complete" and is_changed
         if (one.outcome != "complete" or is_changed) and len(self.examples) < _EXAMPLES:
@@ -74,6 +77,7 @@ class PolicyReport:
             "blocked": self.blocked,
             "rate": self.blocked / self.seen if self.seen else None,
             "interval": wilson(self.blocked, self.seen) if self.seen else None,
+            "asked": self.asked,
             "modified": self.modified,
             "failed": self.failed,
             "not_judged": dict(self.not_judged),
@@ -165,6 +169,7 @@ def _row(one: PolicyReport) -> list[str]:
         f"{one.seen:,}",
         f"{one.blocked:,}",
         f"{low:.1%}-{high:.1%}",
+        f"{one.asked:,}",
         f"{one.modified:,}",
         f"{one.failed:,}",
         f"{held[0]:,.1f}/{held[1]:,.1f} ms",

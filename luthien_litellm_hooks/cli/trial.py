@@ -3,7 +3,6 @@
 import asyncio
 import json
 import logging
-import shlex
 import sys
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from luthien_litellm_hooks.cli.show.transactions import Record, recorded
 from luthien_litellm_hooks.config.settings import build_executor, load_settings
 from luthien_litellm_hooks.engine.rehearsal import Recorded, Rehearsal, rehearse
 from luthien_litellm_hooks.errors import ConfigError, NotReplayableError, WireError
+from luthien_litellm_hooks.policies.rules.effects import command_line
 from luthien_litellm_hooks.policies.rules.kinds import kinds_of_name
 from luthien_litellm_hooks.policies.rules.tool_use import ToolUse
 from luthien_litellm_hooks.telemetry.log_lines import logger, one_line
@@ -108,10 +108,6 @@ def run_trial(policy: str, settings: Settings, given: Given, source: Source, *, 
     return int(record["outcome"] in _FAILED or has_stopped_call)
 
 
-def _quoted(word: str) -> str:
-    return shlex.quote(word) if not word or any(character.isspace() for character in word) else word
-
-
 def _choose(given: Given, source: Source) -> TriedResponse | Recorded | None:
     if len([one for one in (given.command, given.call, given.file, given.record) if one is not None]) != 1:
         ways = "--command TEXT, --call NAME JSON, --answer FILE, or --record ID"
@@ -159,7 +155,8 @@ def _verdict(tried: Call, outcome: Outcome) -> tuple[str, str]:
     if outcome.record["outcome"] in _FAILED:
         return "failed", "bold red"
     if not outcome.tool_calls:
-        return "blocked", "red"
+        is_asking = "block" not in (actions := {decision.action for decision in outcome.decisions}) and "ask" in actions
+        return ("asks", "yellow") if is_asking else ("blocked", "red")
     [left] = outcome.tool_calls[:1]
     is_equal = (left.name, json_object(left.arguments)) == (tried.name, json_object(tried.arguments))
     return ("passes", "green") if is_equal and len(outcome.tool_calls) == 1 else ("changed", "yellow")
@@ -169,9 +166,7 @@ def _reading(tried: Call) -> Iterator[str]:
     """Yields the shell commands that rules find in the call."""
     use = ToolUse(tried.name, json_object(tried.arguments), kinds_of_name(tried.name))
     for command in use.commands[:_MOST_COMMANDS]:
-        words = (command.program or command.name, *map(_quoted, command.texts))
-        redirects = (f"{redirect.operator} {redirect.target.text}" for redirect in command.redirects)
-        yield " ".join(filter(None, (*words, *redirects)))
+        yield command_line(command)
     if len(use.commands) > _MOST_COMMANDS:
         yield f"... and {len(use.commands) - _MOST_COMMANDS} more commands"
     if not use.is_understood:

@@ -200,6 +200,8 @@ def _worst(judged: Judged, about: Sequence[Decision], record: Record) -> Judged:
     decision was withheld by the one that ended the response."""
     judged = replace(judged, score=max((one.score for one in about if one.score is not None), default=None))
     severest = max(about, key=lambda one: _SEVERITY.get(one.action, 0), default=None)
+    if severest is not None and severest.action == "ask":  # a person's part is in neither side
+        return replace(judged, verdict="ask", is_delivered=False, policy=severest.policy, reason=severest.reason)
     if severest is not None and severest.action == "modify" and not judged.is_delivered:  # under another id
         return replace(judged, verdict="modify", is_delivered=True, policy=severest.policy, reason=severest.reason)
     if severest is None or _SEVERITY.get(severest.action, 0) < SEVERITY[judged.verdict]:

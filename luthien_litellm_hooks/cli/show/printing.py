@@ -96,6 +96,9 @@ REASONS: Mapping[str, str] = {
 }
 
 
+WOULD_ASK = "would have asked a person"
+
+
 def would_be(one: Observed) -> str:
     """Returns in words what an observed policy would have done."""
     if one.outcome is None:
@@ -103,7 +106,7 @@ def would_be(one: Observed) -> str:
     if one.outcome == "blocked":
         has_blocked = any(decision.action == "block" for decision in one.decisions)
         is_asking = any(decision.action == "ask" for decision in one.decisions)
-        return "would have asked a person" if is_asking and not has_blocked else "would have blocked"
+        return WOULD_ASK if is_asking and not has_blocked else "would have blocked"
     if one.outcome != "complete":
         return f"would have failed ({one.outcome})"
     parts = {"request": one.changed.request, "response": one.changed.answer}

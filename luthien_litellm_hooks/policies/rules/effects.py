@@ -1,10 +1,12 @@
 """Effects of a tool call in words, for a person who decides about it."""
 
+import shlex
 from collections.abc import Iterator
 
 from luthien_litellm_hooks.policies.rules.arguments import read_arguments
 from luthien_litellm_hooks.policies.rules.kinds import kinds_of_name
 from luthien_litellm_hooks.policies.rules.tool_use import ToolUse
+from luthien_litellm_hooks.policies.shell import Command
 from luthien_litellm_hooks.stream.events import ToolCall
 
 _MAX_LINES = 100
@@ -21,6 +23,17 @@ def effects_of(call: ToolCall) -> list[str]:
     return found if cut <= 0 else [*found[:_MAX_LINES], f"({cut} more)"]
 
 
+def command_line(command: Command) -> str:
+    """Returns a command as it would be typed."""
+    words = (command.program or command.name, *map(_quoted, command.texts))
+    redirects = (f"{redirect.operator} {redirect.target.text}" for redirect in command.redirects)
+    return " ".join(filter(None, (*words, *redirects)))
+
+
+def _quoted(word: str) -> str:
+    return shlex.quote(word) if not word or any(character.isspace() for character in word) else word
+
+
 def _lines(call: ToolCall) -> Iterator[str]:
     kinds = kinds_of_name(call.name) or (frozenset({"shell"}) if call.form == "custom" else frozenset())
     readings = read_arguments(call)
@@ -29,7 +42,7 @@ def _lines(call: ToolCall) -> Iterator[str]:
     for arguments in readings:
         use = ToolUse(call.name, arguments, frozenset(kinds))
         for command in use.commands:
-            yield f"runs {' '.join((command.program, *command.texts))}"
+            yield f"runs {command_line(command)}"
             if command.stdin is not None:
                 yield f"gives {command.program} {command.stdin.text}"
         yield from (f"touches {path}" for path in use.paths)
