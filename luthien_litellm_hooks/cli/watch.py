@@ -14,6 +14,7 @@ from rich.text import Text
 
 from luthien_litellm_hooks.cli.output import complain, terminal
 from luthien_litellm_hooks.cli.show import Source
+from luthien_litellm_hooks.cli.show.printing import said_of
 from luthien_litellm_hooks.cli.show.transactions import Block, Decision, Record, Side, Transaction
 from luthien_litellm_hooks.errors import ConfigError
 from luthien_litellm_hooks.policy.request import Request, iter_texts
@@ -196,4 +197,5 @@ def _why(decision: Decision) -> str:
     """Returns the tool, or the kind of block, then the reason and the evidence."""
     block = decision.block
     about = "request" if block is None else block.name or block.type
-    return ": ".join(filter(None, [about, decision.reason or decision.error, decision.evidence]))
+    asked = None if decision.approval is None else said_of(decision.approval)
+    return ": ".join(filter(None, [about, decision.reason or decision.error, decision.evidence, asked]))

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import assert_never
+from typing import Literal, assert_never
 
 from luthien_litellm_hooks.policies.rules import SET_PREFIX, Rule, RuleAction, ToolRulesConfig, split_path
 from luthien_litellm_hooks.policies.rules.arguments import read_arguments, with_value
@@ -42,7 +42,7 @@ class ToolRules(ToolGatePolicy):
     def __init__(self, config: ToolRulesConfig | None = None) -> None:
         config = config or ToolRulesConfig()
         self._rules = tuple(_compiled(number, rule) for number, rule in enumerate(config.rules))
-        self._default = config.default
+        self._default: Literal["allow", "ask", "block"] = config.default
         self._message = config.message
         self._kinds = tuple(sorted((config.kinds or {}).items()))
         self._declared_kinds = named_kinds(config.kinds or {})

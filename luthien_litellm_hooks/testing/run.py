@@ -12,9 +12,10 @@ from luthien_litellm_hooks.engine.composition import OnPolicyError, members_of
 from luthien_litellm_hooks.engine.executor import HOOK_TIMEOUT_S, PolicyExecutor
 from luthien_litellm_hooks.errors import PolicyBlockedError
 from luthien_litellm_hooks.policy.base import Policy
-from luthien_litellm_hooks.policy.context import PolicyContext
+from luthien_litellm_hooks.policy.context import PolicyContext, StreamingResponseContext
 from luthien_litellm_hooks.policy.request import Answer, Request
-from luthien_litellm_hooks.recording.decision import Decision
+from luthien_litellm_hooks.recording.decision import Approval, Decision
+from luthien_litellm_hooks.recording.digest import action_digest
 from luthien_litellm_hooks.recording.record import transaction_record
 from luthien_litellm_hooks.recording.recorder import DefaultTransactionRecorder
 from luthien_litellm_hooks.stream.assembler import BlockAssembler
@@ -67,13 +68,15 @@ async def run_policy(
     full: bool = False,
     timeout_s: float = HOOK_TIMEOUT_S,
     on_policy_error: OnPolicyError = "block",
+    approve: bool | None = None,
 ) -> Outcome:
     """Runs `policy` over a request, and over the response `stream`.
 
     `policy` is a policy, which is sealed as if it were loaded, or the value of `policy:` in a config. `stream` is a
     text, the steps of a response, or a provider's output: the bytes of a stream, the path of their file, or the JSON
     object of a full response. `request` is a body for the `route`, or a whole request. With `full` the response is not
-    streamed. Raises `ConfigError` for an invalid config.
+    streamed. `approve` is the decision of a person, for a policy that asks; without it every question is denied.
+    Raises `ConfigError` for an invalid config.
 
     >>> import asyncio
     >>> from luthien_litellm_hooks.testing import Call, Say, run_policy
@@ -85,6 +88,7 @@ async def run_policy(
     wire, full = ROUTES[route], full or isinstance(stream, Mapping)
     recorder = DefaultTransactionRecorder()
     context = PolicyContext(TRANSACTION_ID, _request(request, wire, is_streaming=not full), recorder=recorder)
+    context.approvals = None if approve is None else _Person(approve)
     await _ask(executor, context)
     adapter = wire.adapter(context.final_request)
     if full:
@@ -97,6 +101,19 @@ async def run_policy(
     versions = [(member.name, member.version) for member in members_of(executor.composition)]
     record = transaction_record(context, recorder, "", versions, with_bodies=True)
     return _outcome(chunks, context, wire.adapter(context.final_request), record, is_full=full)
+
+
+@dataclass(frozen=True, slots=True)
+class _Person:
+    """Person who approves or denies every call, at once."""
+
+    approves: bool
+
+    async def ask(
+        self, ctx: StreamingResponseContext, call: ToolCall, reason: str | None, evidence: str | None
+    ) -> Approval:
+        digest = action_digest(call.name, call.arguments)
+        return Approval(digest, "approved" if self.approves else "denied", "test", by="a test")
 
 
 async def _ask(executor: PolicyExecutor, context: PolicyContext) -> None:

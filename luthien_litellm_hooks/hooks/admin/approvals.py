@@ -3,12 +3,12 @@
 import json
 import os
 from collections.abc import Callable
-from typing import Any, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
 from fastapi import APIRouter
 from litellm.proxy import proxy_server
 from litellm.proxy._types import SpecialProxyStrings, UserAPIKeyAuth
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
 from luthien_litellm_hooks.config.settings import ApprovalsSettings, Approvers, State
@@ -26,6 +26,7 @@ from luthien_litellm_hooks.policy.approvals import (
     decide,
     find_call,
 )
+from luthien_litellm_hooks.policy.limits import off_loop
 from luthien_litellm_hooks.recording.state import Database, PostgresStore, SqliteStore, Store, approvals_path
 
 _NO_PERSON = SpecialProxyStrings.default_user_id.value
@@ -55,7 +56,7 @@ class _Decision(BaseModel):
 
     decision: Literal["approve", "deny"]
     arguments: str | None = None
-    message: str | None = None
+    message: Annotated[str | None, Field(max_length=2000)] = None
 
 
 def approval_routes(approvals: Approvals, settings: Callable[[], ApprovalsSettings]) -> APIRouter:
@@ -73,11 +74,11 @@ def approval_routes(approvals: Approvals, settings: Callable[[], ApprovalsSettin
         except StateError as error:
             raise refusal(503, f"The approvals cannot be read: {error}") from None
         shown = [call for call in calls if state == "all" or call.state == "pending"]
-        return _json({"approvals": [_shown(call, user) for call in shown]})
+        return _json({"approvals": [await _shown(call, user) for call in shown]})
 
     async def show(user: User, id: str) -> Response:
         _check_person(user, settings().approvers)
-        return _json(_shown(await _found(approvals.store, id), user))
+        return _json(await _shown(await _found(approvals.store, id), user))
 
     async def decide_call(user: User, id: str, body: _Decision) -> Response:
         _check_person(user, settings().approvers)
@@ -103,7 +104,7 @@ def approval_routes(approvals: Approvals, settings: Callable[[], ApprovalsSettin
         except StateError as error:
             raise refusal(503, f"The decision could not be written: {error}") from None
         approvals.wake()
-        return _json(_shown(decided, user))
+        return _json(await _shown(decided, user))
 
     router.add_api_route("/approvals", list_calls, methods=["GET"], response_model=None)
     router.add_api_route("/approvals/{id}", show, methods=["GET"], response_model=None)
@@ -138,9 +139,10 @@ async def _found(store: Store, id: str) -> AskedCall:
         raise refusal(503, f"The approvals cannot be read: {error}") from None
 
 
-def _shown(call: AskedCall, user: UserAPIKeyAuth) -> dict[str, Any]:
+async def _shown(call: AskedCall, user: UserAPIKeyAuth) -> dict[str, Any]:
     may_decide = call.state == "pending" and not _is_asking(user, call)
-    return {**call.model_dump(mode="json"), "effects": effects_of(call.tool_call), "may_decide": may_decide}
+    effects = await off_loop(effects_of, call.tool_call)  # a long command takes the parser its time
+    return {**call.model_dump(mode="json"), "effects": effects, "may_decide": may_decide}
 
 
 def _json(value: object) -> Response:

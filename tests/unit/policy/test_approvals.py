@@ -38,6 +38,7 @@ from luthien_litellm_hooks.policy.approvals import (
     find_call,
     open_calls,
 )
+from luthien_litellm_hooks.policy.limits import Limits
 from luthien_litellm_hooks.recording.record import transaction_record
 from luthien_litellm_hooks.stream.assembler import BlockAssembler
 from luthien_litellm_hooks.stream.events import ContentStreamBlock, Finish
@@ -273,6 +274,14 @@ def test_a_failing_verdict_beside_it_lets_no_asked_call_pass(on_policy_error: An
         assert got.outcome == "policy_error"
 
     told(main)
+
+
+@pytest.mark.parametrize("on_policy_error", ["block", "pass"])
+async def test_a_hold_that_max_hold_s_ends_lets_no_call_pass(on_policy_error: Any) -> None:
+    desk = Desk(policy=ConfiguredPolicy(Asks(), "asks", on_policy_error=on_policy_error))
+    got = await desk.answer(limits=Limits(max_hold_s=0.2))
+    assert (got.calls, got.outcome) == ([], "timeout")
+    assert [asked.state for asked in await all_calls(desk.store)] == ["pending"]
 
 
 def test_several_calls_of_a_response_have_a_decision_each() -> None:

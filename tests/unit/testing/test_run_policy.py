@@ -280,3 +280,16 @@ def test_a_name_that_is_not_there_is_an_error() -> None:
     name = "run_polcy"
     with pytest.raises(AttributeError, match=f"has no attribute '{name}'"):
         getattr(testing, name)
+
+
+@pytest.mark.parametrize(("approve", "calls", "state"), [(True, 1, "approved"), (False, 0, "denied"), (None, 0, None)])
+@pytest.mark.parametrize("full", [False, True], ids=["streamed", "full"])
+async def test_a_person_whom_the_policy_asks_decides(
+    approve: bool | None, calls: int, state: str | None, full: bool
+) -> None:
+    policy = {"class": "tool_rules", "config": {"default": "ask"}}
+    outcome = await run_policy(policy, [Say("I push."), Call("push", "{}")], approve=approve, full=full)
+    [decision] = outcome.decisions
+    assert len(outcome.tool_calls) == calls
+    assert (decision.action, decision.approval and decision.approval.state) == ("ask", state)
+    assert outcome.record["outcome"] == ("complete" if calls else "blocked")
