@@ -11,6 +11,7 @@ from mcp.types import CallToolResult
 from packaging.version import Version
 
 from luthien_litellm_hooks.testing.provider import ScriptedProvider
+from tests.support.approving import approvals
 from tests.support.mcp_lab import MARK, Lab, call, running_asker, running_lab, session_of, texts
 from tests.support.proxy import Proxies, Proxy, named_models
 
@@ -59,6 +60,19 @@ async def test_a_call_that_is_withheld_is_not_made(proxy_of: Any, lab: Lab) -> N
     assert result.is_error
     assert "were withheld" in texts(result)[0]
     assert len(lab.heard) == before
+
+
+async def test_a_call_that_a_person_approves_is_made_once(proxy_of: Any, lab: Lab) -> None:
+    proxy = proxy_of({"class": "tool_rules", "config": {"rules": [{"action": "ask", "tool": "*echo"}]}})
+    before = len(lab.heard)
+    refused = await call(proxy, "echo", text="hello")
+    [asked] = json.loads(approvals(proxy, "list", "--json"))["approvals"]
+    assert refused.is_error
+    assert f"waits for a person's approval ({asked['id']})" in texts(refused)[0]
+    approvals(proxy, "approve", asked["id"])
+    other, made, again = [await call(proxy, "echo", text=text) for text in ("other", "hello", "hello")]
+    assert [result.is_error for result in (other, made, again)] == [True, False, True]
+    assert lab.heard[before:] == ["hello"]
 
 
 async def test_a_call_that_no_policy_is_for_is_not_made_if_such_are_refused(proxy_of: Any, lab: Lab) -> None:
