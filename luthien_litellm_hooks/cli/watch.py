@@ -19,8 +19,16 @@ from luthien_litellm_hooks.cli.show.transactions import Block, Decision, Record,
 from luthien_litellm_hooks.errors import ConfigError
 from luthien_litellm_hooks.policy.request import Request, iter_texts
 from luthien_litellm_hooks.telemetry.log_lines import bounded_line
+from luthien_litellm_hooks.telemetry.names import APPROVAL_ASKED
 
-_STYLES = {"model": "yellow", "client": "green", "block": "bold red", "modify": "magenta", "error": "bold red"}
+_STYLES = {
+    "model": "yellow",
+    "client": "green",
+    "block": "bold red",
+    "modify": "magenta",
+    "ask": "bold magenta",
+    "error": "bold red",
+}
 _SIDES = {"input": "model", "output": "client"}
 BLOCK = "demo.block"
 DECISION = "demo.decision"
@@ -132,6 +140,9 @@ def live_line(event: Mapping[str, Any]) -> Text | None:
         return _text(number, side, data["text"], _STYLES[side])
     if kind == DECISION:
         return _text(number, data["action"], f"{data['policy']}: {data['why']}", _STYLES.get(data["action"], ""))
+    if kind == APPROVAL_ASKED:
+        words = f"{data['policy']}: {data['tool']} waits for a person: luthien-hooks approvals show {data['id']}"
+        return _text(number, "ask", words, _STYLES["ask"])
     return _text(number, "ended", str(data["outcome"]), "dim") if kind in ENDED else None
 
 

@@ -140,6 +140,7 @@ def test_the_demo_shows_each_step_and_nothing_that_a_terminal_obeys(tmp_path: Pa
         + event("demo.decision", action="block", policy="p", why="because")
         + event("something.else")
         + event("demo.block", side="output", text="x" * 500)
+        + event("transaction.approval_asked", id="7f3k-92ax", digest="d", tool="Bash", policy="p")
         + event("transaction.streaming_response_recorded", outcome="blocked")
     )
     output = io.StringIO()
@@ -153,6 +154,7 @@ def test_the_demo_shows_each_step_and_nothing_that_a_terminal_obeys(tmp_path: Pa
         "0123  model    a\\nb\\x1b[31m",
         "0123  block    p: because",
         f"0123  client   {'x' * 400}... (100 more characters)",
+        "0123  ask      p: Bash waits for a person: luthien-hooks approvals show 7f3k-92ax",
         "0123  ended    blocked",
     ]
 
