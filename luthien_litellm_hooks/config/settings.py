@@ -134,6 +134,11 @@ class ApprovalsSettings(Section):
         """Times for the gate."""
         return Terms(self.hold_s, self.hold_full_s, self.valid_s)
 
+    def within(self, limits: LimitsSettings) -> "ApprovalsSettings":
+        """Returns the settings with a default hold of at most half of `limits.max_hold_s`."""
+        hold_s = self.hold_s if "hold_s" in self.model_fields_set else min(self.hold_s, limits.max_hold_s / 2)
+        return self.model_copy(update={"hold_s": hold_s})
+
 
 class Settings(Section):
     """Settings under `callback_settings.luthien`."""
@@ -168,8 +173,10 @@ class Settings(Section):
     @classmethod
     def _is_within_the_limits(cls, approvals: ApprovalsSettings, info: ValidationInfo) -> ApprovalsSettings:
         limits: LimitsSettings | None = info.data.get("limits")
-        longest = max(approvals.hold_s, approvals.hold_full_s)
-        if limits is not None and longest >= limits.max_hold_s:
+        if limits is None:
+            return approvals
+        longest = max(approvals.within(limits).hold_s, approvals.hold_full_s)
+        if longest >= limits.max_hold_s:
             raise ValueError(f"a hold should be shorter than limits.max_hold_s, which is {limits.max_hold_s:g}")
         return approvals
 

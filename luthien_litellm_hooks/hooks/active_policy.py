@@ -70,7 +70,7 @@ class ActivePolicy:
             settings.block_status,
             settings.record,
             settings.unselected,
-            settings.approvals,
+            settings.approvals.within(settings.limits),
         )
 
     def merged_with(self, other: "ActivePolicy") -> "tuple[ActivePolicy, ActivePolicy] | None":

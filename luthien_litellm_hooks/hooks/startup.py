@@ -116,9 +116,10 @@ def _process_of(settings: Settings, where: str, holder: PolicyHolder | None = No
         show_log_lines()
         warn_if_untested()
         warn_of_lost_records()
-        terms = (lambda: settings.approvals) if holder is None else (lambda: holder.current.approvals)
-        approvals = Approvals(store_of(settings.state), lambda: terms().terms)
-        routers = (record_routes(), guardrail_list_routes(), approval_routes(approvals, terms))
+        first = settings.approvals.within(settings.limits)
+        present = (lambda: first) if holder is None else (lambda: holder.current.approvals)
+        approvals = Approvals(store_of(settings.state), lambda: present().terms)
+        routers = (record_routes(), guardrail_list_routes(), approval_routes(approvals, present))
         proxy_server.app.router.routes[:0] = [route for router in routers for route in router.routes]
         records = EventPublisher([RecordFile(records_path(os.environ))], max_waiting=_MAX_RECORDS, what="records")
         enforcement = Enforcement(telemetry(settings.events, os.environ), records, approvals)

@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 import secrets
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -26,7 +27,8 @@ MAX_OPEN = 5
 """Calls of one session that may wait for a person. More would teach people to approve without a look."""
 MAX_CHARACTERS = 100_000
 """Longest arguments for a person to read."""
-_MAX_WORDS = 2_000
+_MAX_BESIDE = 2_000
+"""Longest text beside the arguments; of the user's words the last ones."""
 _PREFIX = "approval/"
 _LETTERS = "23456789abcdefghjkmnpqrstuvwxyz"
 _OF_TOOL = ("namespace", "server_label")
@@ -104,6 +106,7 @@ class Approvals:
         self._terms = terms
         self._reading, self._asking = asyncio.Lock(), asyncio.Lock()
         self._entries: dict[str, Entry] = {}
+        self._waiting, self._read_keys = Counter[str](), frozenset[str]()
         self._read_at = -math.inf
         self._decided = asyncio.Event()
 
@@ -120,7 +123,7 @@ class Approvals:
         terms = self._terms()
         until = began + (terms.hold_s if ctx.is_streamed else terms.hold_full_s)
         try:
-            if len(call.arguments) > MAX_CHARACTERS:
+            if len(call.arguments) + len(call.name) > MAX_CHARACTERS:
                 approval = Approval(digest, "too_large")
             else:
                 asked = _described(ctx, call, digest, reason, evidence, terms.valid_s)
@@ -132,8 +135,19 @@ class Approvals:
         return approval
 
     async def _settled(self, ctx: StreamingResponseContext, asked: AskedCall, began: float, until: float) -> Approval:
-        loop = asyncio.get_running_loop()
-        entry = await self.store.get(_key(asked.digest))
+        key = _key(asked.digest)
+        self._waiting[key] += 1
+        try:
+            return await self._decided_on(ctx, asked, began, until)
+        finally:
+            self._waiting[key] -= 1
+            self._waiting += Counter[str]()  # drops what nobody waits for
+
+    async def _decided_on(
+        self, ctx: StreamingResponseContext, asked: AskedCall, began: float, until: float
+    ) -> Approval:
+        loop, key = asyncio.get_running_loop(), _key(asked.digest)
+        entry = (await self.store.get(key)).get(key)
         while True:
             found = None if entry is None else _read(entry)
             if entry is None or found is None or found.state == "used":
@@ -151,7 +165,7 @@ class Approvals:
                     return _result(found, "pending", loop.time() - began)
                 await self._wait(min(left, self.store.poll_s))
                 ctx.keepalive()
-            entry = await self._latest(asked.digest)
+            entry = await self._latest(key)
 
     async def _put(self, asked: AskedCall, entry: Entry | None) -> bool:
         """Writes `asked` in place of `entry`. Returns False if another writer was first."""
@@ -170,14 +184,15 @@ class Approvals:
             await _tell(ctx, new)
         return True
 
-    async def _latest(self, digest: str) -> Entry | None:
+    async def _latest(self, key: str) -> Entry | None:
         """Returns the present entry. All calls that wait share one query."""
         async with self._reading:
             now, store = asyncio.get_running_loop().time(), self.store
-            if now - self._read_at >= store.poll_s:
-                self._entries = {entry.key: entry for entry in await store.scan(_PREFIX)}
+            if now - self._read_at >= store.poll_s or key not in self._read_keys:
+                self._read_keys = frozenset(self._waiting)
+                self._entries = await store.get(*self._read_keys)
                 self._read_at = now
-            return self._entries.get(_key(digest))
+            return self._entries.get(key)
 
     async def _wait(self, seconds: float) -> None:
         decided = self._decided
@@ -222,16 +237,16 @@ def _described(
     return AskedCall(
         id=_new_id(),
         digest=digest,
-        tool=call.name,
+        tool=_printable(call.name),
         form=call.form,
-        arguments=call.arguments,
+        arguments=_printable(call.arguments),
         policy=ctx.policy_name,
-        reason=reason,
-        evidence=evidence,
+        reason=_bounded(reason),
+        evidence=_bounded(evidence),
         transaction=ctx.transaction_id,
-        session=request.session,
-        model=request.model,
-        words=said[-1][-_MAX_WORDS:] if said else "",
+        session=_bounded(request.session),
+        model=_bounded(request.model) or "",
+        words=_printable(said[-1][-_MAX_BESIDE:]) if said else "",
         key_hash=who.key_hash,
         key_alias=who.key_alias,
         user_id=who.user_id,
@@ -240,6 +255,15 @@ def _described(
         asked_at=datetime.now(UTC),
         valid_s=valid_s,
     )
+
+
+def _bounded(text: str | None) -> str | None:
+    return None if text is None else _printable(text[:_MAX_BESIDE])
+
+
+def _printable(text: str) -> str:
+    """Returns the text with its lone surrogates as escapes: no encoding has them."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _new_id() -> str:

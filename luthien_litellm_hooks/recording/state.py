@@ -4,6 +4,7 @@ An entry is a text under a key. It has a version, for changes by compare-and-set
 """
 
 import asyncio
+import json
 import sqlite3
 import threading
 import uuid
@@ -35,8 +36,8 @@ class Store(Protocol):
     poll_s: float
     """Seconds between two looks for the change of another process."""
 
-    async def get(self, key: str) -> Entry | None:
-        """Returns an entry; None if it is absent or has ended."""
+    async def get(self, *keys: str) -> dict[str, Entry]:
+        """Returns the present entries of these keys."""
         ...
 
     async def put(self, key: str, value: str, valid_s: float, *, replacing: str | None) -> bool:
@@ -62,7 +63,10 @@ CREATE TABLE IF NOT EXISTS state (
     key TEXT PRIMARY KEY, value TEXT NOT NULL, version TEXT NOT NULL, ends_on REAL NOT NULL
 ) WITHOUT ROWID;
 """
-_GET = "SELECT key, value, version FROM state WHERE key = ? AND ends_on > julianday('now')"
+_GET = """
+SELECT key, value, version FROM state
+WHERE key IN (SELECT value FROM json_each(?)) AND ends_on > julianday('now')
+"""
 _SCAN = "SELECT key, value, version FROM state WHERE key >= ? AND key < ? AND ends_on > julianday('now') ORDER BY key"
 _REPLACE = "UPDATE state SET value = ?, version = ?, ends_on = julianday('now') + ? WHERE key = ? AND version = ?"
 _INSERT = "INSERT OR IGNORE INTO state (value, version, ends_on, key) VALUES (?, ?, julianday('now') + ?, ?)"
@@ -82,9 +86,9 @@ class SqliteStore:
         self._connection: sqlite3.Connection | None = None
         self._inode: tuple[int, int] | None = None
 
-    async def get(self, key: str) -> Entry | None:
-        found = await self._run(lambda connection: connection.execute(_GET, [key]).fetchone())
-        return None if found is None else Entry(*found)
+    async def get(self, *keys: str) -> dict[str, Entry]:
+        rows = await self._run(lambda connection: connection.execute(_GET, [json.dumps(keys)]).fetchall())
+        return {row[0]: Entry(*row) for row in rows}
 
     async def put(self, key: str, value: str, valid_s: float, *, replacing: str | None) -> bool:
         def write(connection: sqlite3.Connection) -> bool:
@@ -145,7 +149,10 @@ _CREATE = (
     )""",
 )
 """A schema of our own: LiteLLM drops tables that it does not know from its own."""
-_PG_GET = "SELECT key, value, version FROM luthien.state WHERE key = $1 AND ends_at > now()"
+_PG_GET = """
+SELECT key, value, version FROM luthien.state
+WHERE key IN (SELECT jsonb_array_elements_text($1::jsonb)) AND ends_at > now()
+"""
 _PG_SCAN = """
 SELECT key, value, version FROM luthien.state WHERE starts_with(key, $1) AND ends_at > now() ORDER BY key
 """
@@ -183,9 +190,9 @@ class PostgresStore:
         self._database = database
         self._is_ready = False
 
-    async def get(self, key: str) -> Entry | None:
-        rows = await self._run(lambda database: database.query_raw(_PG_GET, key))
-        return Entry(**rows[0]) if rows else None
+    async def get(self, *keys: str) -> dict[str, Entry]:
+        rows = await self._run(lambda database: database.query_raw(_PG_GET, json.dumps(keys)))
+        return {row["key"]: Entry(**row) for row in rows}
 
     async def put(self, key: str, value: str, valid_s: float, *, replacing: str | None) -> bool:
         values = (key, value, _new_version(), valid_s)
@@ -214,5 +221,5 @@ class PostgresStore:
         for statement in _CREATE:
             with suppress(Exception):
                 await database.execute_raw(statement)
-        await database.query_raw(_PG_GET, "")
+        await database.query_raw(_PG_GET, "[]")
         self._is_ready = True

@@ -17,11 +17,11 @@ class MemoryStore:
     reads: int = 0
     _entries: dict[str, tuple[Entry, float]] = field(default_factory=dict[str, tuple[Entry, float]])
 
-    async def get(self, key: str) -> Entry | None:
-        return next((entry for entry in await self.scan(key) if entry.key == key), None)
+    async def get(self, *keys: str) -> dict[str, Entry]:
+        return {entry.key: entry for entry in await self.scan("") if entry.key in keys}
 
     async def put(self, key: str, value: str, valid_s: float, *, replacing: str | None) -> bool:
-        before = await self.get(key)
+        before = (await self.get(key)).get(key)
         if (before.version if before else None) != replacing:
             return False
         self._entries[key] = Entry(key, value, uuid.uuid4().hex), asyncio.get_running_loop().time() + valid_s

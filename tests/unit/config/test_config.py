@@ -428,3 +428,16 @@ def test_sealing_one_policy_leaves_the_class_open() -> None:
 def test_where_a_policy_stands_is_up_to_the_caller() -> None:
     with pytest.raises(ConfigError, match=r"^serial\[0\]\.config\.x: unknown key$"):
         load_policy("all_caps", {"x": 1}, where="serial[0]")
+
+
+@pytest.mark.parametrize(
+    ("approvals", "max_hold_s", "hold_s"),
+    [({}, 600, 120), ({}, 60, 30), ({"hold_s": 50}, 60, 50), ({"hold_s": 0}, 60, 0)],
+)
+def test_a_hold_for_a_person_ends_before_the_limit_of_all_holds(
+    approvals: dict[str, float], max_hold_s: float, hold_s: float
+) -> None:
+    settings = load_settings(
+        luthien(policy={"class": "noop"}, approvals=approvals, limits={"max_hold_s": max_hold_s}), {}
+    )
+    assert settings.approvals.within(settings.limits).terms.hold_s == hold_s

@@ -140,6 +140,8 @@ def test_what_is_one_for_the_proxy_cannot_differ(monkeypatch: pytest.MonkeyPatch
         "limits": {"max_hold_s": 7},
         "record": {"bodies": "never"},
         "events": {"jsonl": "events.jsonl"},
+        "approvals": {"hold_s": 7},
+        "state": "sqlite",
     }
     callback(monkeypatch, NOOP)
     message = rf"litellm_params\.{key}: applies to the whole proxy, and callback_settings\.luthien has another value"
