@@ -25,6 +25,8 @@ from luthien_litellm_hooks.telemetry.names import APPROVAL_ASKED, APPROVALS
 
 MAX_OPEN = 5
 """Calls of one session that may wait for a person. More would teach people to approve without a look."""
+MAX_OPEN_OF_KEY = 20
+"""The same for all sessions of one key: clients name their sessions."""
 MAX_CHARACTERS = 100_000
 """Longest arguments for a person to read."""
 _MAX_BESIDE = 2_000
@@ -176,7 +178,7 @@ class Approvals:
     async def _begin(self, ctx: StreamingResponseContext, asked: AskedCall, entry: Entry | None) -> bool:
         """Puts a call before people, unless another worker has done so. Returns False if too many wait."""
         async with self._asking:
-            if _count_open(await open_calls(self.store), asked) >= MAX_OPEN:
+            if _is_too_much(asked, await open_calls(self.store)):
                 return False
             new = asked.model_copy(update={"id": _new_id(), "asked_at": datetime.now(UTC)})
             is_new = await self._put(new, entry)
@@ -320,9 +322,11 @@ async def all_calls(store: Store) -> list[AskedCall]:
     return sorted(found, key=lambda asked: asked.asked_at)
 
 
-def _count_open(calls: Iterable[AskedCall], asked: AskedCall) -> int:
-    of = (asked.session, asked.key_hash)
-    return sum((one.session, one.key_hash) == of and one.digest != asked.digest for one in calls)
+def _is_too_much(asked: AskedCall, waiting: Iterable[AskedCall]) -> bool:
+    """Tells if one call more may not wait beside those of its session and its key."""
+    of_key = [one for one in waiting if one.key_hash == asked.key_hash and one.digest != asked.digest]
+    of_session = [one for one in of_key if one.session == asked.session]
+    return len(of_session) >= MAX_OPEN or len(of_key) >= MAX_OPEN_OF_KEY
 
 
 async def find_call(store: Store, id: str) -> AskedCall:

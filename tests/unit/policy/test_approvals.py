@@ -27,6 +27,7 @@ from luthien_litellm_hooks.hooks.routes import adapter_for
 from luthien_litellm_hooks.policy.approvals import (
     MAX_CHARACTERS,
     MAX_OPEN,
+    MAX_OPEN_OF_KEY,
     Approvals,
     AskedCall,
     DecidedError,
@@ -510,6 +511,20 @@ def test_only_some_calls_of_a_session_may_wait() -> None:
         assert (states.count("pending"), states.count("too_many")) == (MAX_OPEN, 2)
         desk.session = "session-2"
         await undecided(desk)
+
+    told(main)
+
+
+def test_a_key_with_many_sessions_asks_as_few_questions() -> None:
+    async def main() -> None:
+        desk = Desk(terms=Terms(hold_full_s=0))
+        for number in range(MAX_OPEN_OF_KEY):
+            desk.session = f"session-{number}"
+            assert (await desk.answer(full=True)).approval["state"] == "pending"
+        desk.session = "one more"
+        assert (await desk.answer(full=True)).approval["state"] == "too_many"
+        desk.key = "b" * 64
+        assert (await desk.answer(full=True)).approval["state"] == "pending"
 
     told(main)
 
