@@ -267,22 +267,24 @@ class EgressQueue:
     def _pop(self) -> EgressItem:
         item = self._items.popleft()
         self._memory.taken -= item.size
-        self._wake_writers()
+        if self._writers:
+            self._wake_writers()
         return item
 
     def _append(self, item: EgressItem) -> None:
         item.size = sum(map(size_of, item.events))
         self._memory.taken += item.size
         self._items.append(item)
-        self._wake_reader()
+        if self._reader is not None:
+            self._wake_reader()
 
     def _wake_reader(self) -> None:
-        if self._reader is not None and not self._reader.done():
-            self._reader.set_result(None)
+        reader, self._reader = self._reader, None
+        if reader is not None and not reader.done():
+            reader.set_result(None)
 
     def _wake_writers(self) -> None:
-        if self._writers:
-            writers, self._writers = self._writers, []
-            for room in writers:
-                if not room.done():
-                    room.set_result(None)
+        writers, self._writers = self._writers, []
+        for room in writers:
+            if not room.done():
+                room.set_result(None)

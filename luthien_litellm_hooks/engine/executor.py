@@ -330,10 +330,9 @@ class RecordingDecoder:
             self._counts_bytes = True
             self._received += len(raw)
             is_long = is_long or len(raw) > _MANY_BYTES
-        chunks: Sequence[Chunk] = ()
-        if self._received <= self._limit:
-            chunks = await off_loop(self._decode, raw) if is_long else self._decode(raw)
-        return self._record(chunks)
+        if self._received > self._limit:
+            return self._record(())
+        return self._record(await off_loop(self._decode, raw) if is_long else self._decode(raw))
 
     async def flush(self) -> Sequence[Chunk]:
         """Returns the remaining chunks at the end of the stream."""

@@ -20,6 +20,7 @@ from luthien_litellm_hooks.stream.events import (
     ReasoningStreamBlock,
     StreamBlock,
     StreamEvent,
+    ToolCallDelta,
     ToolCallStreamBlock,
     text_of,
 )
@@ -133,18 +134,20 @@ class ResponseRecord:
         self._read(len(self._new))
 
     def _read(self, count: int) -> None:
-        new = self._new
+        new, feed = self._new, self._assembler.feed
         for _ in range(min(count, len(new))):
             event = new.popleft()
-            if not isinstance(event, DELTAS):
+            if isinstance(event, DELTAS):
+                self._left -= len(event.arguments if isinstance(event, ToolCallDelta) else event.text)
+            else:
                 self._note(event)
-            self._left -= len(text_of(event))
             if self._left >= 0:
-                self._assembler.feed(event)
+                feed(event)
             else:
                 self._is_truncated = True
 
     def _note(self, event: StreamEvent) -> None:
+        self._left -= len(text_of(event))
         self._has_failed = self._has_failed or isinstance(event, ProviderFailure)
         self._unjudged += isinstance(event, Opaque) or (
             isinstance(event, BlockMarker) and event.kind in ("other", "unknown")

@@ -6,7 +6,7 @@ Pure: no clock, no logger, nothing awaited.
 import json
 import re
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -86,6 +86,7 @@ class BlockAssembler:
         self._choices: dict[int, _OpenBlocks] = {}
         self._key: _BlockKey | None = None  # of the latest delta
         self._same_block = _NOTHING  # result for one more delta with that key
+        self._extend: Callable[[str], None] = list[str]().append  # its block by a piece
 
     def begin(self, chunk: Chunk) -> None:
         """Takes a new chunk; `feed` then takes its events, one by one."""
@@ -98,13 +99,13 @@ class BlockAssembler:
             self._key = None
             return self._feed(event)
         key = self._key_of(event)
-        if key is not None and key == self._key and (block := self._same_block.block) is not None:
-            block.append(event.arguments if isinstance(event, ToolCallDelta) else event.text)
+        if key is not None and key == self._key:
+            self._extend(event.arguments if isinstance(event, ToolCallDelta) else event.text)
             return self._same_block
         result = self._feed_delta(event)
         self._key = None if result.is_late else key
-        if key is not None:
-            self._same_block = FeedResult(block=result.block)
+        if key is not None and result.block is not None:
+            self._same_block, self._extend = FeedResult(block=result.block), result.block.append
         return result
 
     def _key_of(self, event: DeltaEvent) -> _BlockKey | None:

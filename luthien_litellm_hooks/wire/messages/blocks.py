@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any, Literal, TypeAlias
 
 from luthien_litellm_hooks.errors import WireError
 from luthien_litellm_hooks.stream.events import Quote, ToolCallDelta
@@ -75,7 +75,7 @@ def fields(value: object, name: str) -> JSON:
     """Returns `value` if it is a JSON object. Raises `WireError` otherwise, with its `name`."""
     if not isinstance(value, dict):
         raise WireError(f"{name} is not a JSON object")
-    return cast(JSON, value)
+    return value  # pyright: ignore[reportUnknownVariableType]
 
 
 def text_of(value: Mapping[str, object], name: str) -> str:

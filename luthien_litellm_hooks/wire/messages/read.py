@@ -174,12 +174,12 @@ class MessageReader:
     def _delta(self, payload: JSON, index: int, raw: bytes) -> Sequence[StreamEvent]:
         delta = fields(payload.get("delta"), "a delta")
         delta_type = text_of(delta, "type")
-        type = self._types.get(index)
-        if type is None and delta_type in _UNBEGUN:
-            type = self._types[index] = _UNBEGUN[delta_type]
         known, types = _DELTAS.get(delta_type, _NO_DELTA)
+        type = self._types.get(index)
         if type not in types:
-            return (_unfit_delta(payload, index, type, raw),)
+            if type is not None or delta_type not in _UNBEGUN:
+                return (_unfit_delta(payload, index, type, raw),)
+            self._types[index] = _UNBEGUN[delta_type]
         event = _delta_event(delta, index)
         if len(payload) <= 3 and len(delta) <= len(known):  # nearly always
             return (from_wire(event, payload),)
