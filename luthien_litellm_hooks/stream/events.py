@@ -175,8 +175,8 @@ def text_of(event: StreamEvent) -> str:
 
 
 EventT = TypeVar("EventT", bound=Event)
+# Each chunk needs these setters, and `object.__setattr__` takes twice as long.
 _set_source = vars(Event)["source"].__set__
-"""Sets `source` in half the time that `object.__setattr__` takes; each event of a provider needs it."""
 
 
 def from_wire(event: EventT, source: object) -> EventT:
@@ -199,8 +199,10 @@ class Chunk:
 
     @classmethod
     def from_wire(cls, raw: object, events: tuple[StreamEvent, ...]) -> "Chunk":
-        chunk = cls(events)
-        object.__setattr__(chunk, "raw", raw)
+        chunk = cls.__new__(cls)
+        _set_events(chunk, events)
+        _set_raw(chunk, raw)
+        _set_source_chunk(chunk, None)
         return chunk
 
     def subset(self, events: tuple[StreamEvent, ...]) -> "Chunk":
@@ -208,6 +210,9 @@ class Chunk:
         chunk = Chunk(events)
         object.__setattr__(chunk, "source_chunk", self.source_chunk or self)
         return chunk
+
+
+_set_events, _set_raw, _set_source_chunk = (vars(Chunk)[name].__set__ for name in ("events", "raw", "source_chunk"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 _BLANK_LINES = (b"\n", b"\r\n", b"\r")
 _LINE_ENDS = (b"\n", b"\r")
+_LINE_FEED, _CARRIAGE_RETURN = b"\n\r"  # as numbers, which are found much faster
 _DATA = (b"data", b"\xef\xbb\xbfdata")  # a stream may begin with a byte order mark
 
 
@@ -51,9 +52,9 @@ class SseDecoder:
 
 def _plain_frames(data: bytes) -> list[bytes] | None:
     """Returns the frames of `data` if all are complete and end their lines with line feeds, as nearly all data does."""
-    if b"\r" in data:
+    if _CARRIAGE_RETURN in data:
         return None
-    if 0 < data.find(b"\n\n") == len(data) - 2 and not data.startswith(b"\n"):
+    if 0 < data.find(b"\n\n") == len(data) - 2 and data[0] != _LINE_FEED:
         return [data]
     *lines, rest = data.split(b"\n\n")
     if rest:
