@@ -17,6 +17,7 @@ import pytest
 from luthien_litellm_hooks.testing.answers import Answer, Gate, Say, Wait
 from luthien_litellm_hooks.testing.provider import ScriptedProvider
 from soak.gauges import PATH, Gauges
+from tests.proxy.test_records import WITH_TEXTS, assert_many_are_kept, kept
 from tests.support.judge import JudgeModel
 from tests.support.proxy import KEY, Proxy, proxy_config, running_proxy
 from tests.support.waiting import wait_until
@@ -36,11 +37,11 @@ PATIENCE_S = 300
 
 @contextmanager
 def started(
-    provider_url: str, folder: Path, policy: Mapping[str, Any], **environment: str
+    provider_url: str, folder: Path, settings: Mapping[str, Any], **environment: str
 ) -> Generator[tuple[Proxy, Path]]:
-    """A proxy with this policy, and the file of its events."""
+    """A proxy with these settings, and the file of its events."""
     events = folder / "events.jsonl"
-    config = proxy_config(provider_url, {"policy": policy, "events": {"jsonl": str(events)}})
+    config = proxy_config(provider_url, {**settings, "events": {"jsonl": str(events)}})
     config["router_settings"]["num_retries"] = 2  # LiteLLM may pick a connection that is just being closed as idle
     environment |= {"LITELLM_WORKER_STARTUP_HOOKS": "soak.gauges:serve"}
     with running_proxy(config, folder / "proxy", environment) as proxy:
@@ -116,7 +117,7 @@ async def test_five_hundred_held_streams_at_once_leave_nothing_behind(
 ) -> None:
     policy = {"class": "tool_call_judge", "config": {**judge.config, "timeout_s": PATIENCE_S}, "timeout_s": PATIENCE_S}
     held: list[Gauges] = []
-    with started(provider_url, tmp_path, policy) as (proxy, events):
+    with started(provider_url, tmp_path, {"policy": policy}) as (proxy, events):
         for wave, streams in enumerate(WAVES):
             judge.gate = Gate()
             before = sum(WAVES[:wave])
@@ -136,34 +137,49 @@ async def test_five_hundred_held_streams_at_once_leave_nothing_behind(
     assert held[-1].resident < held[0].resident * 1.05
 
 
+@pytest.fixture(scope="module")
+def several(provider_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Proxy, Path]]:
+    """A proxy with four workers, each of which imports LiteLLM by itself, and the file of its events."""
+    replaces = {"class": "string_replacement", "config": {"replacements": [["orchid", "tulip"]]}}
+    policy = {"class": "serial", "config": {"policies": [replaces, WITH_TEXTS["policy"]]}}
+    folder = tmp_path_factory.mktemp("several")
+    with started(provider_url, folder, {**WITH_TEXTS, "policy": policy}, **SEVERAL) as (proxy, events):
+        wait_until(lambda: proxy.output.count("Application startup complete") == WORKERS, PATIENCE_S)
+        yield proxy, events
+
+
 async def test_each_of_four_workers_governs(
-    provider: ScriptedProvider, provider_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    several: tuple[Proxy, Path], provider: ScriptedProvider, provider_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gate = Gate()
+    (proxy, events), gate = several, Gate()
     monkeypatch.setitem(provider.answers, "held", Answer([Say("an orchid, "), Wait(gate), Say("and an orchid")]))
-    policy = {"class": "string_replacement", "config": {"replacements": [["orchid", "tulip"]]}}
     body = {"model": "openai/held", "messages": [{"role": "user", "content": "x"}], "stream": True}
-    with started(provider_url, tmp_path, policy, **SEVERAL) as (proxy, events):
-        await until(lambda: proxy.output.count("Application startup complete") == WORKERS)
-        async with httpx.AsyncClient(
-            base_url=proxy.url,
-            headers={"Authorization": f"Bearer {KEY}"},
-            timeout=PATIENCE_S,
-            limits=httpx.Limits(max_connections=None),
-        ) as client:
-            asked: list[asyncio.Task[httpx.Response]] = []
-            seen, running, stopped = len(provider.requests), workers(proxy), list[psutil.Process]()
-            while len(stopped) < WORKERS:
-                asked.append(asyncio.create_task(client.post("/v1/chat/completions", json=body)))
-                await asyncio.to_thread(provider.requests.wait_for, seen + len(asked), PATIENCE_S)
-                [serving] = [process for process in running if is_connected(process, provider_url)]
-                serving.suspend()  # so that another takes the next one
-                running.remove(serving)
-                stopped.append(serving)
-            for process in stopped:
-                process.resume()
-            gate.open()
-            texts = [spoken(response.text) for response in await asyncio.gather(*asked)]
-        assert texts == ["an tulip, and an tulip"] * WORKERS
-        await until(lambda: len(outcomes(events)) == WORKERS)
-        assert set(outcomes(events)) == {"complete"}
+    async with httpx.AsyncClient(
+        base_url=proxy.url,
+        headers={"Authorization": f"Bearer {KEY}"},
+        timeout=PATIENCE_S,
+        limits=httpx.Limits(max_connections=None),
+    ) as client:
+        asked: list[asyncio.Task[httpx.Response]] = []
+        seen, running, stopped = len(provider.requests), workers(proxy), list[psutil.Process]()
+        while len(stopped) < WORKERS:
+            asked.append(asyncio.create_task(client.post("/v1/chat/completions", json=body)))
+            await asyncio.to_thread(provider.requests.wait_for, seen + len(asked), PATIENCE_S)
+            [serving] = [process for process in running if is_connected(process, provider_url)]
+            serving.suspend()  # so that another takes the next one
+            running.remove(serving)
+            stopped.append(serving)
+        for process in stopped:
+            process.resume()
+        gate.open()
+        texts = [spoken(response.text) for response in await asyncio.gather(*asked)]
+    assert texts == ["an tulip, and an tulip"] * WORKERS
+    await until(lambda: len(outcomes(events)) == len(kept(proxy.records)) == WORKERS)
+    assert set(outcomes(events)) == {"complete"}
+
+
+def test_four_workers_share_the_file_of_records(several: tuple[Proxy, Path], provider: ScriptedProvider) -> None:
+    proxy, _ = several
+    assert_many_are_kept(proxy, provider)
+    assert proxy.output.count("records of transactions are in") > 1
+    assert "cannot be written" not in proxy.output

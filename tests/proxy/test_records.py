@@ -70,10 +70,12 @@ def watching(records: Path) -> Generator[subprocess.Popen[str]]:
         process.communicate()
 
 
+DELETES = Answer([Say("I clean up."), Call("Bash", '{"command": "sudo rm -rf /"}', id="call_a")])
+
+
 @pytest.fixture(autouse=True)
 def deleting_model(provider: ScriptedProvider) -> None:
-    call = Call("Bash", '{"command": "sudo rm -rf /"}', id="call_a")
-    provider.answers["deletes"] = Answer([Say("I clean up."), call])
+    provider.answers["deletes"] = DELETES
 
 
 def ask(proxy: Proxy, path: str = "/v1/messages", *, text: str = "Clean up.", model: str = "deletes") -> httpx.Response:
@@ -126,16 +128,8 @@ def test_many_at_once_leave_as_many_right_records(proxies: Proxies, provider: Sc
     assert_many_are_kept(proxies.get(WITH_TEXTS), provider)
 
 
-def test_four_workers_share_the_file(provider_url: str, provider: ScriptedProvider, tmp_path: Path) -> None:
-    config = proxy_config(provider_url, WITH_TEXTS)
-    with running_proxy(config, tmp_path / "proxy", {"NUM_WORKERS": "4", "TIMEOUT_WORKER_HEALTHCHECK": "300"}) as proxy:
-        assert_many_are_kept(proxy, provider)
-        assert proxy.output.count("records of transactions are in") > 1
-        assert "cannot be written" not in proxy.output
-
-
 def assert_many_are_kept(proxy: Proxy, provider: ScriptedProvider) -> None:
-    provider.answers["harmless"] = Answer([Say("Nothing to do.")])
+    provider.answers |= {"harmless": Answer([Say("Nothing to do.")]), "deletes": DELETES}
     before = {record_of(row)["transaction_id"] for row in kept(proxy.records)}
     models = {f"request {number}": "deletes" if number % 2 else "harmless" for number in range(MANY)}
     with ThreadPoolExecutor(MANY) as threads:

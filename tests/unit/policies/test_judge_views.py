@@ -276,6 +276,7 @@ async def test_a_block_of_the_longest_length_is_not_judged_with_a_context_above_
         {"class": "tool_call_judge", "config": judge.config},
         [Call("send", "x" * (MAX_CHARACTERS - 200))],
         request=chat("go " * 100),
+        full=True,
     )
     assert (outcome.tool_calls, judge.asked) == ((), []), "all of it or nothing"
 
