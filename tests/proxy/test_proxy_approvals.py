@@ -23,7 +23,7 @@ from tests.support.proxy import KEY, ROOT, Proxies, Proxy, process_of, proxy_con
 from tests.support.waiting import wait_until
 
 POLICY = {"class": "tool_rules", "config": {"rules": [{"action": "ask", "tool": "push*", "reason": "it leaves us"}]}}
-HELD: Mapping[str, Any] = {"policy": POLICY, "approvals": {"hold_s": 110}}
+HELD: Mapping[str, Any] = {"policy": POLICY, "approvals": {"hold_s": 110, "hold_full_s": 110}}
 AT_ONCE: Mapping[str, Any] = {"policy": POLICY, "approvals": {"hold_s": 0}}
 MODELS = {"chat": "gpt-4o", "messages": "claude-sonnet-4-5", "responses": "gpt-4o", "gemini": "gemini-2.5-flash"}
 TEXT = "I push it."
@@ -61,10 +61,13 @@ def said(proxy: Proxy, route: str, session: str, stream: bool = True) -> Said:
 # Held, and decided in another terminal
 
 
+@pytest.mark.parametrize("stream", [True, False], ids=["streamed", "full"])
 @pytest.mark.parametrize("route", MODELS)
-def test_an_approved_call_leaves_as_it_came(proxies: Proxies, pool: ThreadPoolExecutor, tool: str, route: str) -> None:
+def test_an_approved_call_leaves_as_it_came(
+    proxies: Proxies, pool: ThreadPoolExecutor, tool: str, route: str, stream: bool
+) -> None:
     proxy = proxies.get(HELD)
-    client = asking(pool, proxy, route, tool)
+    client = asking(pool, proxy, route, tool, stream)
     call = waiting_for(proxy, tool)
     assert f"approved: {tool}" in approvals(proxy, "approve", call["id"])
     assert client.result(60) == Said(TEXT, ((tool, {"branch": "main"}),))
