@@ -109,7 +109,7 @@ class Approvals:
         self._reading, self._asking = asyncio.Lock(), asyncio.Lock()
         self._entries: dict[str, Entry] = {}
         self._waiting, self._read_keys = Counter[str](), frozenset[str]()
-        self._read_at = -math.inf
+        self._read_at, self._is_stale = -math.inf, False
         self._decided = asyncio.Event()
 
     @property
@@ -171,9 +171,11 @@ class Approvals:
 
     async def _put(self, asked: AskedCall, entry: Entry | None) -> bool:
         """Writes `asked` in place of `entry`. Returns False if another writer was first."""
-        self._read_at = -math.inf
         key, value = _key(asked.digest), asked.model_dump_json()
-        return await self.store.put(key, value, asked.valid_s, replacing=None if entry is None else entry.version)
+        replacing = None if entry is None else entry.version
+        is_written = await self.store.put(key, value, asked.valid_s, replacing=replacing)
+        self._is_stale = True
+        return is_written
 
     async def _begin(self, ctx: StreamingResponseContext, asked: AskedCall, entry: Entry | None) -> bool:
         """Puts a call before people, unless another worker has done so. Returns False if too many wait."""
@@ -190,7 +192,8 @@ class Approvals:
         """Returns the present entry. All calls that wait share one query."""
         async with self._reading:
             now, store = asyncio.get_running_loop().time(), self.store
-            if now - self._read_at >= store.poll_s or key not in self._read_keys:
+            if now - self._read_at >= store.poll_s or self._is_stale or key not in self._read_keys:
+                self._is_stale = False  # a change meanwhile sets it again
                 self._read_keys = frozenset(self._waiting)
                 self._entries = await store.get(*self._read_keys)
                 self._read_at = now
@@ -206,7 +209,7 @@ class Approvals:
 
     def wake(self) -> None:
         """Lets all calls that wait look for their decision."""
-        self._read_at = -math.inf
+        self._is_stale = True
         self._decided.set()
         self._decided = asyncio.Event()
 

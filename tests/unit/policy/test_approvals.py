@@ -615,10 +615,21 @@ def test_holds_of_a_process_share_their_look_at_the_store() -> None:
         desks = [replace_session(desk, number) for number in range(20)]
         asking = [asyncio.create_task(one.answer()) for one in desks]
         await asyncio.sleep(10)
-        before = desk.store.reads
+        before = desk.store.uses
         await asyncio.sleep(50)
-        assert desk.store.reads - before <= 50 / desk.store.poll_s + 1  # not one for each of the 20
+        assert desk.store.uses - before <= 50 / desk.store.poll_s + 1  # not one for each of the 20
         await asyncio.gather(*asking)
+
+    told(main)
+
+
+def test_holds_of_a_slow_store_do_not_read_it_without_end() -> None:
+    async def main() -> None:
+        desk = Desk(store=MemoryStore(delay_s=0.2), terms=Terms(hold_s=10))
+        asking = [asyncio.create_task(replace_session(desk, number).answer()) for number in range(5)]
+        got = await asyncio.gather(*asking)
+        assert {one.approval["state"] for one in got} == {"pending"}
+        assert desk.store.uses < 10 / desk.store.poll_s + 40
 
     told(main)
 
