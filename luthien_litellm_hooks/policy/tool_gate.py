@@ -203,7 +203,10 @@ def _is_whole(call: ToolCall) -> bool:
 
 async def _settled(ctx: StreamingResponseContext, call: _Pending, verdict: Verdict) -> Verdict:
     """Returns the verdict, with a person's decision if the policy asks for one."""
-    if verdict.action != "ask" or ctx.is_observed:
+    if verdict.action != "ask":
+        return verdict
+    verdict = replace(verdict, instead=())  # only a person edits
+    if ctx.is_observed:
         return verdict
     tool_call = call.block.tool_call
     asking = ctx.approvals

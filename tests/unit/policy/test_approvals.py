@@ -285,6 +285,22 @@ async def test_a_hold_that_max_hold_s_ends_lets_no_call_pass(on_policy_error: An
     assert [asked.state for asked in await all_calls(desk.store)] == ["pending"]
 
 
+def test_what_would_replace_an_asked_call_never_leaves() -> None:
+    class Proposes(ToolGatePolicy):
+        async def judge_tool_call(self, tool_call: ToolCall, ctx: PolicyContext) -> Verdict:
+            return Verdict("ask", instead=(ToolCall("x", "other", "{}"), "a text"))
+
+    async def main() -> None:
+        desk = Desk(policy=Proposes())
+        refused = await desk.answer(full=True)
+        await desk.decide()
+        approved = await desk.answer(full=True)
+        assert [call.name for call in (*refused.calls, *approved.calls)] == ["push"]
+        assert "a text" not in refused.text + approved.text
+
+    told(main)
+
+
 def test_several_calls_of_a_response_have_a_decision_each() -> None:
     async def main() -> None:
         desk = Desk()
