@@ -8,6 +8,7 @@ import litellm
 import pytest
 from litellm.integrations.custom_logger import CustomLogger
 from litellm.litellm_core_utils.litellm_logging import Logging
+from litellm.litellm_core_utils.logging_worker import GLOBAL_LOGGING_WORKER
 from litellm.types.utils import Choices, Message, ModelResponse
 
 from luthien_litellm_hooks.hooks.loggers import Delivery, govern_logging
@@ -52,6 +53,7 @@ def governed(delivery: Delivery) -> Logging:
 
 @pytest.fixture
 async def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
+    await GLOBAL_LOGGING_WORKER.flush()  # of an earlier test, whose loop ended, LiteLLM logs the rest on this one
     logger = Asked()
     monkeypatch.setattr(litellm, "success_callback", [logger])
     monkeypatch.setattr(litellm, "_async_success_callback", [logger])

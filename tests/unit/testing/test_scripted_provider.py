@@ -317,7 +317,7 @@ def test_gate_that_is_not_reached_times_out() -> None:
 def test_openai_cut_breaks_the_stream(served: Served) -> None:
     served.provider.answers["m"] = Answer([Say("half"), Cut(), Say("never")])
     chunks: list[Any] = []
-    with pytest.raises(httpx.RemoteProtocolError):
+    with pytest.raises((httpx.RemoteProtocolError, openai.APIConnectionError)):  # openai 2, openai 3
         chunks.extend(served.chat(stream=True))
     assert _streamed_text(chunks) == "half"
 
