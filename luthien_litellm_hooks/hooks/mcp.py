@@ -183,7 +183,7 @@ class JudgedResults:
 
 
 def _beside(context: PolicyContext) -> PolicyContext:
-    """Returns a context for a text of a call's progress. Since 1.109 LiteLLM asks about it as about a result, but in
+    """Returns a context for a text of a call's progress. Since 1.108 LiteLLM asks about it as about a result, but in
     another task than the call's."""
     return PolicyContext(
         context.transaction_id, context.request, identity=context.identity, observability=context.observability

@@ -125,7 +125,7 @@ async def test_what_a_server_tells_meanwhile_is_judged(proxy_of: Any, policy: An
     async with session_of(proxy_of(policy)) as session:
         [name] = [found.name for found in (await session.list_tools()).tools if found.name.endswith("steps")]
         result = await session.call_tool(name, {}, progress_callback=hear)
-    assert set(told) <= ({said} if Version(version("litellm")) >= Version("1.109") else {None})
+    assert set(told) <= ({said} if Version(version("litellm")) >= Version("1.108") else {None})
     expected = {NOOP["class"]: [f"done {MARK}"], ALL_CAPS["class"]: [f"DONE {MARK.upper()}"]}
     assert texts(cast(CallToolResult, result)) == expected.get(policy["class"], [])
 
