@@ -6,15 +6,15 @@ import json
 import math
 import secrets
 from collections import Counter
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from luthien_litellm_hooks.errors import LuthienError, StateError
-from luthien_litellm_hooks.policy.context import StreamingResponseContext
+from luthien_litellm_hooks.policy.context import Question, StreamingResponseContext
 from luthien_litellm_hooks.policy.trajectory import Said
 from luthien_litellm_hooks.recording.decision import Approval, ApprovalState
 from luthien_litellm_hooks.recording.digest import action_digest
@@ -32,6 +32,8 @@ MAX_CHARACTERS = 100_000
 _MAX_BESIDE = 2_000
 """Longest text beside the arguments; of the user's words the last ones."""
 _PREFIX = "approval/"
+_MAX_ATTEMPTS = 20
+"""Attempts to put a question. Other workers may put the same one."""
 _LETTERS = "23456789abcdefghjkmnpqrstuvwxyz"
 _OF_TOOL = ("namespace", "server_label")
 """Fields beside a call's name that tell its tool from others."""
@@ -117,57 +119,65 @@ class Approvals:
         """Store of the approvals."""
         return self._store()
 
-    async def ask(
-        self, ctx: StreamingResponseContext, call: ToolCall, reason: str | None, evidence: str | None
-    ) -> Approval:
-        """Returns a person's decision about the call, or the reason for none. It waits as long as the `terms` say."""
-        digest, began = digest_of(ctx, call), asyncio.get_running_loop().time()
-        terms = self._terms()
-        until = began + (terms.hold_s if ctx.is_streamed else terms.hold_full_s)
-        try:
-            if len(call.arguments) + len(call.name) > MAX_CHARACTERS:
-                approval = Approval(digest, "too_large")
-            else:
-                asked = _described(ctx, call, digest, reason, evidence, terms.valid_s)
-                approval = await self._settled(ctx, asked, began, until)
-        except StateError:
-            logger.exception("transaction %s: nobody could be asked about a tool call", ctx.transaction_id)
-            approval = Approval(digest, "unavailable")
-        ctx.observability.record_metric(APPROVALS.name, 1, {"state": approval.state})
-        return approval
+    async def ask(self, ctx: StreamingResponseContext, questions: Sequence[Question]) -> list[Approval]:
+        """Returns a person's decision about each call, or the reason for none. It waits as long as the `terms` say.
 
-    async def _settled(self, ctx: StreamingResponseContext, asked: AskedCall, began: float, until: float) -> Approval:
-        key = _key(asked.digest)
-        self._waiting[key] += 1
-        try:
-            return await self._decided_on(ctx, asked, began, until)
-        finally:
-            self._waiting[key] -= 1
-            self._waiting += Counter[str]()  # drops what nobody waits for
+        Approvals are taken at the end, all together: until then a client that leaves loses none.
+        """
+        terms, began = self._terms(), asyncio.get_running_loop().time()
+        until = began + (terms.hold_s if ctx.is_streamed else terms.hold_full_s)
+        asked = [_described(ctx, question, terms.valid_s) for question in questions]
+        found = await asyncio.gather(*(self._decided_on(ctx, one, began, until) for one in asked))
+        return [await self._taken(ctx, *each) for each in zip(asked, found, strict=True)]
 
     async def _decided_on(
         self, ctx: StreamingResponseContext, asked: AskedCall, began: float, until: float
-    ) -> Approval:
+    ) -> "_Found":
+        if len(asked.arguments) + len(asked.tool) > MAX_CHARACTERS:
+            return _Found("too_large", asked)
+        key = _key(asked.digest)
+        self._waiting[key] += 1
+        try:
+            found = await self._wait_for_decision(ctx, asked, until)
+        except StateError:
+            found = _unavailable(ctx, asked)
+        finally:
+            self._waiting[key] -= 1
+            self._waiting += Counter[str]()  # drops what nobody waits for
+        return replace(found, seconds=asyncio.get_running_loop().time() - began)
+
+    async def _wait_for_decision(self, ctx: StreamingResponseContext, asked: AskedCall, until: float) -> "_Found":
         loop, key = asyncio.get_running_loop(), _key(asked.digest)
-        entry = (await self.store.get(key)).get(key)
+        entry, attempts = (await self.store.get(key)).get(key), 0
         while True:
             found = None if entry is None else _read(entry)
             if entry is None or found is None or found.state == "used":
+                attempts += 1
+                if attempts > _MAX_ATTEMPTS:
+                    raise StateError("the store does not keep what is written")
                 if not await self._begin(ctx, asked, entry):
-                    return Approval(asked.digest, "too_many")
-            elif found.state == "denied":
-                return _result(found, "denied", loop.time() - began)
-            elif found.state == "approved":
-                used = found.model_copy(update={"state": "used"})
-                if await self._put(used, entry):
-                    return _result(found, "approved", loop.time() - began)
+                    return _Found("too_many", asked)
+            elif found.state != "pending":
+                return _Found(found.state, found, entry)
             else:
                 left = until - loop.time()
                 if left <= 0:
-                    return _result(found, "pending", loop.time() - began)
+                    return _Found("pending", found)
                 await self._wait(min(left, self.store.poll_s))
                 ctx.keepalive()
             entry = await self._latest(key)
+
+    async def _taken(self, ctx: StreamingResponseContext, asked: AskedCall, found: "_Found") -> Approval:
+        """Returns the result of a question. An approval is taken: it does not count again."""
+        try:
+            while found.state == "approved":
+                if await self._put(found.call.model_copy(update={"state": "used"}), found.entry):
+                    break
+                found = replace(await self._wait_for_decision(ctx, asked, 0), seconds=found.seconds)
+        except StateError:
+            found = _unavailable(ctx, asked)
+        ctx.observability.record_metric(APPROVALS.name, 1, {"state": found.state})
+        return found.approval
 
     async def _put(self, asked: AskedCall, entry: Entry | None) -> bool:
         """Writes `asked` in place of `entry`. Returns False if another writer was first."""
@@ -194,7 +204,7 @@ class Approvals:
             now, store = asyncio.get_running_loop().time(), self.store
             if now - self._read_at >= store.poll_s or self._is_stale or key not in self._read_keys:
                 self._is_stale = False  # a change meanwhile sets it again
-                self._read_keys = frozenset(self._waiting)
+                self._read_keys = frozenset({key, *self._waiting})
                 self._entries = await store.get(*self._read_keys)
                 self._read_at = now
             return self._entries.get(key)
@@ -229,25 +239,18 @@ def digest_of(ctx: StreamingResponseContext, call: ToolCall) -> str:
     return hashlib.sha256(json.dumps(bound, sort_keys=True).encode()).hexdigest()
 
 
-def _described(
-    ctx: StreamingResponseContext,
-    call: ToolCall,
-    digest: str,
-    reason: str | None,
-    evidence: str | None,
-    valid_s: float,
-) -> AskedCall:
-    who, request = ctx.identity, ctx.request
+def _described(ctx: StreamingResponseContext, question: Question, valid_s: float) -> AskedCall:
+    who, request, call = ctx.identity, ctx.request, question.call
     said = [part.text for part in request.trajectory if isinstance(part, Said) and part.author == "user"]
     return AskedCall(
         id=_new_id(),
-        digest=digest,
+        digest=digest_of(ctx, call),
         tool=_printable(call.name),
         form=call.form,
         arguments=_printable(call.arguments),
         policy=ctx.policy_name,
-        reason=_bounded(reason),
-        evidence=_bounded(evidence),
+        reason=_bounded(question.reason),
+        evidence=_bounded(question.evidence),
         transaction=ctx.transaction_id,
         session=_bounded(request.session),
         model=_bounded(request.model) or "",
@@ -287,16 +290,32 @@ async def _tell(ctx: StreamingResponseContext, asked: AskedCall) -> None:
     await ctx.observability.emit_event(APPROVAL_ASKED, fields)
 
 
-def _result(asked: AskedCall, state: ApprovalState, seconds: float) -> Approval:
-    return Approval(
-        asked.digest,
-        state,
-        asked.id,
-        by=asked.by,
-        waited_ms=seconds * 1000,
-        message=asked.message if state == "denied" else None,
-        arguments=asked.edited if state == "approved" else None,
-    )
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """State of a question after so many `seconds`. `entry` is that of a decision."""
+
+    state: ApprovalState
+    call: AskedCall
+    entry: Entry | None = None
+    seconds: float = 0.0
+
+    @property
+    def approval(self) -> Approval:
+        call, is_put = self.call, self.state in ("approved", "denied", "pending")
+        return Approval(
+            call.digest,
+            self.state,
+            call.id if is_put else None,
+            by=call.by,
+            waited_ms=self.seconds * 1000,
+            message=call.message if self.state == "denied" else None,
+            arguments=call.edited if self.state == "approved" else None,
+        )
+
+
+def _unavailable(ctx: StreamingResponseContext, asked: AskedCall) -> _Found:
+    logger.exception("transaction %s: nobody could be asked about a tool call", ctx.transaction_id)
+    return _Found("unavailable", asked)
 
 
 def _key(digest: str) -> str:

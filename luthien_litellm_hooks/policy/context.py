@@ -1,7 +1,8 @@
 """Contexts for hooks: one for a request and its response, and a view of the running response."""
 
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from luthien_litellm_hooks.errors import LimitExceededError, PolicyBlockedError
@@ -23,13 +24,20 @@ from luthien_litellm_hooks.telemetry import NoOpObservabilityContext, Observabil
 from luthien_litellm_hooks.telemetry.log_lines import logger, quoted
 
 
-class Asking(Protocol):
-    """Way to ask a person about a tool call."""
+@dataclass(frozen=True, slots=True)
+class Question:
+    """Tool call for a person to decide about, with the policy's words."""
 
-    async def ask(
-        self, ctx: "StreamingResponseContext", call: ToolCall, reason: str | None, evidence: str | None
-    ) -> Approval:
-        """Returns the person's decision, or the reason for none."""
+    call: ToolCall
+    reason: str | None = None
+    evidence: str | None = None
+
+
+class Asking(Protocol):
+    """Way to ask a person about tool calls."""
+
+    async def ask(self, ctx: "StreamingResponseContext", questions: Sequence[Question]) -> list[Approval]:
+        """Returns the decision about each call, or the reason for none."""
         ...
 
 

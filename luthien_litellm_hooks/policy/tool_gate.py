@@ -6,10 +6,11 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import zip_longest
 from typing import assert_never, cast
 
 from luthien_litellm_hooks.policy.base import Policy
-from luthien_litellm_hooks.policy.context import PolicyContext, StreamingResponseContext
+from luthien_litellm_hooks.policy.context import PolicyContext, Question, StreamingResponseContext
 from luthien_litellm_hooks.policy.limits import keep_undecided, tally
 from luthien_litellm_hooks.policy.notices import one_line
 from luthien_litellm_hooks.policy.sending import (
@@ -164,7 +165,7 @@ async def _deliver(ctx: StreamingResponseContext, calls: Sequence[_Pending]) -> 
             _withhold(ctx, calls)
         # `result` raises the error of a failed verdict
         made = [_explained(ctx, call, call.verdict.result()) for call in calls]
-        settled = await asyncio.gather(*(_settled(ctx, *each) for each in zip(calls, made, strict=True)))
+        settled = await _settled(ctx, [call.block.tool_call for call in calls], made)
         verdicts = [(call.block, verdict) for call, verdict in zip(calls, settled, strict=True)]
     finally:
         if not verdicts:  # at the deadline, or when a verdict fails, the rest may pass
@@ -201,21 +202,28 @@ def _is_whole(call: ToolCall) -> bool:
     return True
 
 
-async def _settled(ctx: StreamingResponseContext, call: _Pending, verdict: Verdict) -> Verdict:
-    """Returns the verdict, with a person's decision if the policy asks for one."""
-    if verdict.action != "ask":
-        return verdict
-    verdict = replace(verdict, instead=())  # only a person edits
-    if ctx.is_observed:
-        return verdict
-    tool_call = call.block.tool_call
-    asking = ctx.approvals
-    approval = None if asking is None else await asking.ask(ctx, tool_call, verdict.reason, verdict.evidence)
+async def _settled(
+    ctx: StreamingResponseContext, calls: Sequence[ToolCall], verdicts: Sequence[Verdict]
+) -> list[Verdict]:
+    """Returns the verdicts, with a person's decision where the policy asks for one."""
+    asked = [number for number, verdict in enumerate(verdicts) if verdict.action == "ask"]
+    approvals: list[Approval] = []
+    if asked and ctx.approvals is not None and not ctx.is_observed:
+        questions = [Question(calls[each], verdicts[each].reason, verdicts[each].evidence) for each in asked]
+        approvals = await ctx.approvals.ask(ctx, questions)
+    settled = [*verdicts]
+    for number, approval in zip_longest(asked, approvals):
+        settled[number] = _with_approval(verdicts[number], calls[number], approval)
+    return settled
+
+
+def _with_approval(verdict: Verdict, call: ToolCall, approval: Approval | None) -> Verdict:
+    """Returns the verdict on an asked call: it passes, as the person may have edited it, or it is withheld."""
     if approval is not None and approval.passes:
-        edited = () if approval.arguments is None else (replace(tool_call, arguments=approval.arguments),)
+        edited = () if approval.arguments is None else (replace(call, arguments=approval.arguments),)
         return replace(verdict, message=None, instead=edited, approval=approval)
-    words = [verdict.message, _refusal(one_line(tool_call.name, _SHOWN_NAME), approval)]
-    return replace(verdict, message=" ".join(filter(None, words)), approval=approval)
+    words = [verdict.message, _refusal(one_line(call.name, _SHOWN_NAME), approval)]
+    return replace(verdict, message=" ".join(filter(None, words)), instead=(), approval=approval)
 
 
 def _refusal(name: str, approval: Approval | None) -> str:

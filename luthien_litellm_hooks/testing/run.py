@@ -12,7 +12,7 @@ from luthien_litellm_hooks.engine.composition import OnPolicyError, members_of
 from luthien_litellm_hooks.engine.executor import HOOK_TIMEOUT_S, PolicyExecutor
 from luthien_litellm_hooks.errors import PolicyBlockedError
 from luthien_litellm_hooks.policy.base import Policy
-from luthien_litellm_hooks.policy.context import PolicyContext, StreamingResponseContext
+from luthien_litellm_hooks.policy.context import PolicyContext, Question, StreamingResponseContext
 from luthien_litellm_hooks.policy.request import Answer, Request
 from luthien_litellm_hooks.recording.decision import Approval, Decision
 from luthien_litellm_hooks.recording.digest import action_digest
@@ -109,11 +109,10 @@ class _Person:
 
     approves: bool
 
-    async def ask(
-        self, ctx: StreamingResponseContext, call: ToolCall, reason: str | None, evidence: str | None
-    ) -> Approval:
-        digest = action_digest(call.name, call.arguments)
-        return Approval(digest, "approved" if self.approves else "denied", "test", by="a test")
+    async def ask(self, ctx: StreamingResponseContext, questions: Sequence[Question]) -> list[Approval]:
+        digests = [action_digest(question.call.name, question.call.arguments) for question in questions]
+        state = "approved" if self.approves else "denied"
+        return [Approval(digest, state, "test", by="a test") for digest in digests]
 
 
 async def _ask(executor: PolicyExecutor, context: PolicyContext) -> None:

@@ -400,6 +400,36 @@ def test_a_retry_attaches_to_the_open_question_and_a_client_may_leave() -> None:
     told(main)
 
 
+def test_a_client_that_leaves_before_all_calls_are_decided_loses_no_approval() -> None:
+    async def main() -> None:
+        desk = Desk()
+        calls = [Call("push", f'{{"branch": "{name}"}}', f"call_{name}") for name in "ab"]
+        leaving = asyncio.create_task(desk.answer(*calls))
+        first, second = await desk.asked(2)
+        await decide(desk.store, first.id, "approved", by="alice")
+        await asyncio.sleep(5)
+        leaving.cancel()
+        await asyncio.wait([leaving])
+        await decide(desk.store, second.id, "approved", by="alice")
+        assert len((await desk.answer(*calls)).calls) == 2
+        assert len((await desk.answer(*calls, full=True)).calls) == 0
+
+    told(main)
+
+
+def test_of_two_equal_calls_in_a_response_an_approval_is_for_one() -> None:
+    async def main() -> None:
+        desk = Desk(terms=Terms(hold_s=0))
+        equal = [CALL, Call("push", '{"branch": "main"}', "call_2")]
+        await desk.answer(*equal)
+        await desk.decide()
+        got = await desk.answer(*equal)
+        assert len(got.calls) == 1
+        assert sorted(one["approval"]["state"] for one in got.record["decisions"]) == ["approved", "pending"]
+
+    told(main)
+
+
 CHANGES: dict[str, Callable[[Desk], Any]] = {
     "one byte changed": lambda desk: Call("push", '{"branch": "maim"}', "call_1"),
     "another tool": lambda desk: Call("pull", '{"branch": "main"}', "call_1"),
