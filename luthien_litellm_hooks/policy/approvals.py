@@ -128,7 +128,7 @@ class Approvals:
         until = began + (terms.hold_s if ctx.is_streamed else terms.hold_full_s)
         asked = [_described(ctx, question, terms.valid_s) for question in questions]
         found = await asyncio.gather(*(self._decided_on(ctx, one, began, until) for one in asked))
-        return [await self._taken(ctx, *each) for each in zip(asked, found, strict=True)]
+        return [await self._taken(ctx, *each, began, until) for each in zip(asked, found, strict=True)]
 
     async def _decided_on(
         self, ctx: StreamingResponseContext, asked: AskedCall, began: float, until: float
@@ -167,13 +167,15 @@ class Approvals:
                 ctx.keepalive()
             entry = await self._latest(key)
 
-    async def _taken(self, ctx: StreamingResponseContext, asked: AskedCall, found: "_Found") -> Approval:
+    async def _taken(
+        self, ctx: StreamingResponseContext, asked: AskedCall, found: "_Found", began: float, until: float
+    ) -> Approval:
         """Returns the result of a question. An approval is taken: it does not count again."""
         try:
             while found.state == "approved":
                 if await self._put(found.call.model_copy(update={"state": "used"}), found.entry):
                     break
-                found = replace(await self._wait_for_decision(ctx, asked, 0), seconds=found.seconds)
+                found = await self._decided_on(ctx, asked, began, until)  # an equal call was first
         except StateError:
             found = _unavailable(ctx, asked)
         ctx.observability.record_metric(APPROVALS.name, 1, {"state": found.state})

@@ -520,6 +520,20 @@ def test_of_many_that_make_an_approved_call_at_once_one_passes() -> None:
     told(main)
 
 
+def test_equal_calls_that_wait_pass_with_an_approval_each() -> None:
+    async def main() -> None:
+        desk = Desk()
+        workers = [desk, Desk(store=desk.store)]
+        asking = [asyncio.create_task(worker.answer()) for worker in workers for _ in range(3)]
+        for number in range(6):
+            await desk.after(2)
+            await asyncio.sleep(2)
+            assert sum(one.done() for one in asking) == number + 1
+        assert all(len(one.result().calls) == 1 for one in asking)
+
+    told(main)
+
+
 # Nobody decided means no
 
 
