@@ -149,7 +149,8 @@ class Settings(Section):
     narrows it."""
     on_block: OnBlock = "notice"
     """Reply to a refused request, and to a full response that is ended: a normal response with the notice, or an HTTP
-    error. A stream that has begun always ends with the notice."""
+    error. A stream that has begun always ends with the notice. `retry` is `notice`, and asks the model once more if all
+    tool calls of a response were withheld."""
     block_status: Annotated[int, Field(ge=400, le=599)] = 403
     """HTTP status of `on_block: error`."""
     unjudged: Unjudged = "withhold"

@@ -19,6 +19,7 @@ from typing import Literal, Self, cast
 
 from pydantic import BaseModel
 
+from luthien_litellm_hooks.engine.again import Model, Second, SecondTry
 from luthien_litellm_hooks.engine.composition import (
     HOOK_TIMEOUT_S,
     Composition,
@@ -43,7 +44,7 @@ from luthien_litellm_hooks.engine.egress_queue import (
 )
 from luthien_litellm_hooks.engine.hook_call import HookDeadline, call_hook, failure_notice, is_cancelled, record_refusal
 from luthien_litellm_hooks.engine.parallel import ParallelStage
-from luthien_litellm_hooks.engine.pipeline import Pace, RunningStage, Stage, StageInput, no_chunks, relay
+from luthien_litellm_hooks.engine.pipeline import Pace, RunningStage, Stage, StageInput, no_chunks, relay, start_worker
 from luthien_litellm_hooks.engine.request_hooks import run_request_hooks
 from luthien_litellm_hooks.engine.sequencer import Sequencer, is_unchanged
 from luthien_litellm_hooks.engine.stage import PolicyStage, has_response_hook
@@ -63,7 +64,7 @@ PING_S = 10.0
 PING = EgressItem(None)
 """Item in place of an encoded one."""
 
-OnBlock = Literal["notice", "error"]
+OnBlock = Literal["notice", "error", "retry"]
 Unjudged = Literal["withhold", "pass"]
 
 
@@ -74,7 +75,8 @@ class PolicyExecutor:
     call, restarted by `keepalive()`. `on_policy_error` decides about a failing hook: `block` ends the response
     with a notice, `pass` forwards the rest of the response without the policy. In a composition each
     member has its own of both. `on_block` decides about an ended full response: it carries the notice, or
-    raises it as `PolicyBlockedError`. `unjudged` decides about a part of a response unknown to the adapter, where a
+    raises it as `PolicyBlockedError`. With `retry` the model is asked once more if all calls of a response were
+    withheld. `unjudged` decides about a part of a response unknown to the adapter, where a
     policy judges the response. A response larger than `limits.max_stream_bytes` ends with a notice. A policy
     fails if it holds more than there is memory for, or takes longer than `limits.max_hold_s` in one transaction.
     """
@@ -133,9 +135,9 @@ class PolicyExecutor:
         return result
 
     async def run(
-        self, stream: AsyncIterable[object], adapter: Adapter, ctx: PolicyContext
+        self, stream: AsyncIterable[object], adapter: Adapter, ctx: PolicyContext, model: Model | None = None
     ) -> AsyncGenerator[object, None]:
-        """Yields the client's stream for a provider's `stream`.
+        """Yields the client's stream for a provider's `stream`. With `on_block: retry` it may ask the `model` again.
 
         If a policy has answered the request (`ctx.answer`), the stream carries that answer alone. Raises the errors
         of the provider's stream, as the same objects, but never a policy's failure. Closing the generator closes the
@@ -149,19 +151,36 @@ class PolicyExecutor:
             cast(EchoingAdapter, adapter).is_long if hasattr(adapter, "is_long") else None,
         )
         running = self._start(stream, decoder, adapter, ctx, self.max_items, is_streamed=True)
-        queue, pace, pings = running[-1].queue, Pace(), _Pings(running, decoder, self.ping_s)
         sequencer = _sequencer(adapter, running, ctx.recorder.add_egress_chunk)
+        again = decoder.again = self._second_try(model, adapter, ctx, sequencer)
+        queue, pace = _Kept(running[-1].queue, again), Pace()
+        pings = _Pings(running, queue, decoder, self.ping_s)
         async with _Ending(running[-1], ctx, ctx.recorder.finalize_streaming, lambda: sequencer.has_finished):
             while (item := await pings.next_item()) is not None:
-                for encoded in _pinged(sequencer) if item is PING else _encoded(sequencer, item, queue, pace):
+                for encoded in _pinged(sequencer) if item is PING else _encoded(sequencer, item, queue.get_now, pace):
                     yield encoded
                 if pace.is_due:
                     await pace.give_turn()
+            if again is not None and again.is_due:
+                asking = start_worker(self._ask_again(again, is_streamed=True), ctx.transaction_id)
+                try:
+                    while not asking.done():
+                        await asyncio.wait([asking], timeout=self.ping_s or None)
+                        for encoded in () if asking.done() else _pinged(sequencer):
+                            yield encoded
+                finally:
+                    asking.cancel()
+                second = None if asking.cancelled() else asking.result()
+                for item in again.ending(second, adapter.cut_reasons):
+                    for encoded in _encoded(sequencer, item, _nothing, pace):
+                        yield encoded
             if sequencer.is_cut or ctx.answer is not None:
                 for encoded in _encoded_end(sequencer, adapter):
                     yield encoded
 
-    async def run_full(self, response: object, adapter: Adapter, ctx: PolicyContext) -> object:
+    async def run_full(
+        self, response: object, adapter: Adapter, ctx: PolicyContext, model: Model | None = None
+    ) -> object:
         """Returns the client's response for a provider's full `response`: the same object if nothing changed.
 
         Calls the same hooks as for a stream. Raises `PolicyBlockedError` if the response is ended and
@@ -169,13 +188,15 @@ class PolicyExecutor:
         """
         decoder = await _full_decoder(response, adapter, ctx.recorder, self.limits.max_stream_bytes)
         running = self._start(_one(response), decoder, adapter, ctx, sys.maxsize, is_streamed=False)
-        queue, pace = running[-1].queue, Pace()
-        sequencer, events = _sequencer(adapter, running), list[StreamEvent]()
+        sequencer = _sequencer(adapter, running)
+        again = decoder.again = self._second_try(model, adapter, ctx, sequencer)
         async with _Ending(running[-1], ctx, ctx.recorder.finalize_non_streaming):
-            while (item := await queue.get()) is not None:
-                if pace.step():
-                    await pace.give_turn()
-                events += sequencer.sequence(item)
+            events = await _sequenced(sequencer, _Kept(running[-1].queue, again))
+            if again is not None and again.is_due:
+                second = await self._ask_again(again, is_streamed=False)
+                events += [
+                    event for item in again.ending(second, adapter.cut_reasons) for event in sequencer.sequence(item)
+                ]
             notice = next((each.stage.notice for each in running if each.stage.notice is not None), None)
             if notice is not None and self.on_block == "error":
                 raise PolicyBlockedError(notice)
@@ -195,6 +216,26 @@ class PolicyExecutor:
             chunk = Chunk(tuple(events)) if delivered is final else adapter.decode_full(delivered)
             ctx.recorder.add_egress_chunk(chunk)
             return delivered
+
+    def _second_try(
+        self, model: Model | None, adapter: Adapter, ctx: PolicyContext, sequencer: Sequencer
+    ) -> SecondTry | None:
+        if model is None or self.on_block != "retry" or ctx.answer is not None:
+            return None
+        return SecondTry(model, ctx, sequencer, (adapter.stop_reason, *adapter.tool_reasons))
+
+    async def _ask_again(self, again: SecondTry, *, is_streamed: bool) -> Second | None:
+        async def judge(
+            response: object, adapter: Adapter, view: PolicyContext, recorder: TransactionRecorder
+        ) -> Sequence[StreamEvent] | None:
+            decoder = await _full_decoder(response, adapter, recorder, self.limits.max_stream_bytes)
+            running = self._start(_one(response), decoder, adapter, view, sys.maxsize, is_streamed=is_streamed)
+            sequencer = _sequencer(adapter, running)
+            async with _Ending(running[-1], view, recorder.finalize_non_streaming):
+                events = await _sequenced(sequencer, _Kept(running[-1].queue, None))
+            return None if sequencer.is_cut else events
+
+        return await again.response(self.on_request, judge, self.limits.max_hold_s)
 
     def _stages(self, ctx: PolicyContext) -> list[tuple[ConfiguredStage, list[PolicyContext]]]:
         """Returns the stages for this transaction, with their views of it."""
@@ -318,6 +359,8 @@ class RecordingDecoder:
         self._time = asyncio.get_running_loop().time
         self._received = 0
         self._counts_bytes = False
+        self.again: SecondTry | None = None
+        """Listener for a second call of the model."""
         self.latest: Chunk | None = None
         """Latest chunk."""
         self.latest_at = -math.inf
@@ -330,13 +373,19 @@ class RecordingDecoder:
             self._counts_bytes = True
             self._received += len(raw)
             is_long = is_long or len(raw) > _MANY_BYTES
-        if self._received > self._limit:
-            return self._record(())
-        return self._record(await off_loop(self._decode, raw) if is_long else self._decode(raw))
+        chunks: Sequence[Chunk] = ()
+        if self._received <= self._limit:
+            chunks = await off_loop(self._decode, raw) if is_long else self._decode(raw)
+        if self.again is not None:
+            self.again.note(raw, chunks)
+        return self._record(chunks)
 
     async def flush(self) -> Sequence[Chunk]:
         """Returns the remaining chunks at the end of the stream."""
-        return self._record(self._flush())
+        chunks = self._flush()
+        if self.again is not None:
+            self.again.note(None, chunks)
+        return self._record(chunks)
 
     def _record(self, chunks: Sequence[Chunk]) -> Sequence[Chunk]:
         for chunk in chunks:
@@ -352,20 +401,61 @@ class RecordingDecoder:
         return chunks
 
 
+class _Kept:
+    """Items of the last stage, but for those that a second try keeps back."""
+
+    def __init__(self, queue: EgressQueue, again: SecondTry | None) -> None:
+        self._queue = queue
+        self._again = again
+        self.is_ready = queue.is_ready
+
+    async def get(self) -> EgressItem | None:
+        """Returns the next item, or None at the end."""
+        while (item := await self._queue.get()) is not None and self._is_kept(item):
+            pass
+        return item
+
+    def get_now(self) -> EgressItem | None:
+        """Returns the next item, or None if the reader has to wait."""
+        while (item := self._queue.get_now()) is not None and self._is_kept(item):
+            pass
+        return item
+
+    def _is_kept(self, item: EgressItem) -> bool:
+        return self._again is not None and self._again.keeps(item)
+
+
+def _nothing() -> None:
+    return None
+
+
+async def _sequenced(sequencer: Sequencer, queue: _Kept) -> list[StreamEvent]:
+    """Returns the events of all items, as they may leave."""
+    events, pace = list[StreamEvent](), Pace()
+    while (item := await queue.get()) is not None:
+        if pace.step():
+            await pace.give_turn()
+        events += sequencer.sequence(item)
+    return events
+
+
 class _Pings:
     """Items of the last stage, and a `PING` whenever a policy has kept the client waiting for `every_s` seconds.
 
     A provider's own silence does not count: with no hook running, the provider must have sent something meanwhile.
     """
 
-    def __init__(self, running: Sequence[RunningStage], decoder: RecordingDecoder, every_s: float) -> None:
+    def __init__(
+        self, running: Sequence[RunningStage], queue: _Kept, decoder: RecordingDecoder, every_s: float
+    ) -> None:
         self._running = running
+        self._queue = queue
         self._decoder = decoder
         self._every_s = every_s
 
     async def next_item(self) -> EgressItem | None:
         """Returns the next item, `PING`, or None at the end."""
-        queue = self._running[-1].queue
+        queue = self._queue
         while self._every_s and not await queue.is_ready(self._every_s):
             has_input = asyncio.get_running_loop().time() - self._decoder.latest_at <= self._every_s
             if any(each.stage.keeps_reader_waiting(has_input=has_input) for each in self._running):
@@ -434,7 +524,9 @@ def _sequencer(
     )
 
 
-def _encoded(sequencer: Sequencer, item: EgressItem, queue: EgressQueue, pace: Pace) -> Iterator[object]:
+def _encoded(
+    sequencer: Sequencer, item: EgressItem, next_item: Callable[[], EgressItem | None], pace: Pace
+) -> Iterator[object]:
     """Encodes `item` and the items behind it, before the first leaves.
 
     Between two items a process does so much else: encoding each by itself takes several times as long. All bytes
@@ -446,7 +538,7 @@ def _encoded(sequencer: Sequencer, item: EgressItem, queue: EgressQueue, pace: P
         while following is not None:
             encoded += [*sequencer.encode(following)]  # the whole item, or nothing
             is_enough = pace.step() or (len(encoded) >= MAX_AHEAD and not isinstance(encoded[-1], bytes))
-            following = None if is_enough else queue.get_now()
+            following = None if is_enough else next_item()
     except Exception as error:
         yield from encoded
         raise _encoding_error() from error

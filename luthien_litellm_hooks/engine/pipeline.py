@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 import anyio
 
@@ -17,6 +17,7 @@ from luthien_litellm_hooks.telemetry.log_lines import logger
 from luthien_litellm_hooks.wire.format import Adapter
 
 Decode = Callable[[object], Awaitable[Sequence[Chunk]]]
+ResultT = TypeVar("ResultT")
 Flush = Callable[[], Awaitable[Sequence[Chunk]]]
 
 ENDING = (Finish, Usage, StreamEnd)
@@ -27,7 +28,7 @@ TURN_S = 0.01
 """Seconds of work before other tasks get a turn."""
 STEPS = 32
 """Steps between two looks at the time, because a look costs more than some steps do."""
-_workers: set[asyncio.Task[None]] = set()  # the event loop itself keeps only weak references
+_workers: set[asyncio.Task[Any]] = set()  # the event loop itself keeps only weak references
 
 
 async def no_chunks(_: object = None) -> Sequence[Chunk]:
@@ -147,7 +148,7 @@ class Pace:
         self.is_due, self._since = False, time.monotonic()
 
 
-def start_worker(work: Coroutine[None, None, None], transaction_id: str) -> asyncio.Task[None]:
+def start_worker(work: Coroutine[None, None, ResultT], transaction_id: str) -> asyncio.Task[ResultT]:
     """Runs `work` in a task, and refers to the task until it is done."""
     task = asyncio.create_task(work, name=f"luthien-{transaction_id}")
     _workers.add(task)

@@ -76,6 +76,11 @@ class Sequencer:
         """Each choice has left to its finish, and there is one."""
         return bool(self._choices) and not self._unfinished()
 
+    @property
+    def has_calls(self) -> bool:
+        """A call for the client to run has left."""
+        return any(choice.calls for choice in self._choices.values())
+
     def encode(self, item: EgressItem) -> Iterable[object]:
         """Returns the items of the client's stream for `item`, and closes `item`."""
         chunk = item.chunk

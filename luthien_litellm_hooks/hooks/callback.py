@@ -186,7 +186,7 @@ class LuthienCallback(RecordWriter):
     ) -> object:
         """Returns the client's full response."""
         self._require_request(data)
-        return await self._enforcement.on_response(_NAME, response)
+        return await self._enforcement.on_response(_NAME, response, data)
 
     def _require_request(self, data: dict[str, Any]) -> None:
         """Raises `UngovernedError` for a response whose request no policy has seen, unless its route is open."""

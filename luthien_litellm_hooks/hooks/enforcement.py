@@ -14,6 +14,7 @@ from luthien_litellm_hooks.engine.executor import PolicyExecutor, outcome_of
 from luthien_litellm_hooks.errors import LuthienError, PolicyBlockedError
 from luthien_litellm_hooks.hooks import governed, refused
 from luthien_litellm_hooks.hooks.active_policy import ActivePolicy, select
+from luthien_litellm_hooks.hooks.again import client_model, note_price
 from luthien_litellm_hooks.hooks.loggers import hide_texts, log_request
 from luthien_litellm_hooks.hooks.observers import Observers
 from luthien_litellm_hooks.hooks.provider import (
@@ -289,7 +290,8 @@ class Enforcement:
         is_redacted = safe_context is not None and governed_format(transaction.route).streams_events
         if transaction.log_entry is not None:
             response = ProviderStream(response, transaction.log_entry.recorder, request_data, user)
-        stream = transaction.in_force.executor.run(response, adapter, transaction.context)
+        model = client_model(transaction, request_data)
+        stream = transaction.in_force.executor.run(response, adapter, transaction.context, model)
         try:
             async for chunk in stream:
                 yield redactor.redact(chunk) if is_redacted else chunk
@@ -309,7 +311,7 @@ class Enforcement:
                 if transaction.log_entry is not None:
                     self._spend_logs.ensure_row(transaction.log_entry, request_data, user)
 
-    async def on_response(self, name: str, response: object) -> object:
+    async def on_response(self, name: str, response: object, data: dict[str, Any]) -> object:
         """Returns the client's full response. Raises a refusal, or `UngovernedError`."""
         transaction = _owned_by(name)
         if transaction is not None and transaction.route in IMAGES and transaction.context is not None:
@@ -321,7 +323,8 @@ class Enforcement:
         safe_context, redactor = transaction.error_context, ErrorRedactor(transaction.context.transaction_id)
         adapter = adapter_for(transaction.route, transaction.context.final_request)
         try:
-            answer = await transaction.in_force.executor.run_full(response, adapter, transaction.context)
+            model = client_model(transaction, data)
+            answer = await transaction.in_force.executor.run_full(response, adapter, transaction.context, model)
             return answer if safe_context is None else redactor.redact(answer)
         except PolicyBlockedError as blocked:
             raise refusal(transaction.in_force.block_status, blocked.message) from None
@@ -374,6 +377,7 @@ class Enforcement:
 
     async def on_log(self, kwargs: dict[str, Any]) -> None:
         """Writes the record before any logger gets the response."""
+        note_price(kwargs)
         transaction = logged_transaction(kwargs)
         if transaction is not None and transaction.log_entry is not None:
             if transaction.route == MCP_CALL:  # LiteLLM logs it after its result

@@ -118,7 +118,7 @@ class LuthienGuardrail(CustomGuardrail):
     ) -> object:
         """Returns the client's full response."""
         self._require_request()
-        return await self._enforcement.on_response(self._name, response)
+        return await self._enforcement.on_response(self._name, response, data)
 
     async def async_post_call_success_deployment_hook(
         self, request_data: dict[str, Any], response: object, call_type: object

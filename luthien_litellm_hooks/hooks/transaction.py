@@ -1,5 +1,6 @@
 """Transaction: the shared state of LiteLLM's hooks for one request, and the way to find it again."""
 
+import asyncio
 import uuid
 from collections.abc import Mapping
 from contextvars import ContextVar
@@ -57,6 +58,7 @@ class Transaction:
     all their policies.
 
     `account` is LiteLLM's metadata of the client's key, to charge it with the policies' own calls.
+    `asked_again` is LiteLLM's id of the second call to the model, and is set as LiteLLM knows its price.
     `is_provider_asked` is set when LiteLLM is about to call a provider, `is_streaming` when the client's stream begins.
     """
 
@@ -71,6 +73,7 @@ class Transaction:
     is_provider_asked: bool = False
     is_streaming: bool = False
     account: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    asked_again: tuple[str, asyncio.Event] | None = None
 
     def note_failure(self, kind: str, words: str) -> None:
         """Records the provider's failure."""

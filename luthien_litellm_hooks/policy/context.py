@@ -9,7 +9,7 @@ from luthien_litellm_hooks.errors import LimitExceededError, PolicyBlockedError
 from luthien_litellm_hooks.policy.limits import Budget, Readings, Spending
 from luthien_litellm_hooks.policy.notices import too_large_notice
 from luthien_litellm_hooks.policy.request import Answer, Request
-from luthien_litellm_hooks.recording.decision import Action, Approval, Decision, Identity, Spent
+from luthien_litellm_hooks.recording.decision import Action, Approval, AskedAgain, Decision, Identity, Spent
 from luthien_litellm_hooks.recording.recorder import NoOpTransactionRecorder, TransactionRecorder
 from luthien_litellm_hooks.stream.assembler import StreamState
 from luthien_litellm_hooks.stream.events import (
@@ -85,6 +85,8 @@ class PolicyContext:
         """True if the result is not delivered: the policy judges a response of before."""
         self.approvals: Asking | None = None
         """Way to ask a person, for the gate of tool calls; None if the proxy has none."""
+        self.asked_again: AskedAgain | None = None
+        """Second call of the model, after all tool calls were withheld; for the record."""
         self.engine_state: object = None
         """State of the engine, which alone knows its type; not for policies."""
         self.block: StreamBlock | None = None

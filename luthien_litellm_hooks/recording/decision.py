@@ -1,9 +1,9 @@
 """Decisions of policies, and the identity of the caller."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal, assert_never, get_args
+from typing import Any, Literal, assert_never, get_args
 
 from luthien_litellm_hooks.stream.events import StreamBlock
 
@@ -89,6 +89,25 @@ class Decision:
                 return False
             case _:
                 assert_never(self.action)
+
+
+@dataclass(slots=True, kw_only=True)
+class AskedAgain:
+    """Second call of the model, after a response whose tool calls were all withheld.
+
+    `decisions` are about the second response, `content` and `finish_reason` are the response as it came. `reason` is
+    that for a second response that was not delivered, and for none.
+    """
+
+    tools: Sequence[str]
+    """Tools of the withheld calls."""
+    result: Literal["delivered", "blocked", "failed"] = "failed"
+    reason: str | None = None
+    milliseconds: float = 0.0
+    spent: Spent = Spent()
+    decisions: Sequence[Decision] = ()
+    content: Sequence[Mapping[str, Any]] = ()
+    finish_reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

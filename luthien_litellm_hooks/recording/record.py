@@ -7,7 +7,7 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Protocol, cast
 
-from luthien_litellm_hooks.recording.decision import Approval, Decision, Identity, Spent
+from luthien_litellm_hooks.recording.decision import Approval, AskedAgain, Decision, Identity, Spent
 from luthien_litellm_hooks.recording.recorder import DefaultTransactionRecorder, Outcome, ResponseRecord
 from luthien_litellm_hooks.stream.events import ReasoningStreamBlock, StreamBlock, ToolCallStreamBlock
 from luthien_litellm_hooks.wire import FORMATS
@@ -40,6 +40,7 @@ class Judged(Protocol):
     transaction_id: str
     identity: Identity
     decisions: list[Decision]
+    asked_again: AskedAgain | None
 
     @property
     def spent(self) -> Spent:
@@ -112,6 +113,10 @@ def transaction_record(
     }
     if ctx.spent.calls:
         record["spent"] = _spent(ctx.spent)
+    if ctx.asked_again is not None:
+        record["asked_again"] = _asked_again(
+            ctx.asked_again, with_bodies=with_bodies, with_quotes=with_bodies and not is_hidden
+        )
     if observed is not None:
         record["observed"] = (
             observed
@@ -223,6 +228,22 @@ def _observed(one: ObservedPolicy, *, with_bodies: bool, with_quotes: bool) -> d
         fields |= _spent(one.spent)
     if with_bodies and one.is_response_changed:
         fields["answer"] = {"content": [*one.content], "finish_reason": one.finish_reason}
+    return fields
+
+
+def _asked_again(again: AskedAgain, *, with_bodies: bool, with_quotes: bool) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        "tools": [*again.tools],
+        "result": again.result,
+        "milliseconds": round(again.milliseconds, 3),
+        "decisions": [_decision(decision, with_bodies=with_quotes) for decision in again.decisions],
+    }
+    if again.reason is not None:
+        fields["reason"] = again.reason
+    if again.spent.calls:
+        fields |= _spent(again.spent)
+    if with_bodies and again.content:
+        fields["answer"] = {"content": [*again.content], "finish_reason": again.finish_reason}
     return fields
 
 

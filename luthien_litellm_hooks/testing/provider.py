@@ -19,6 +19,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from luthien_litellm_hooks.policy.request import turn_of
 from luthien_litellm_hooks.testing.answers import (
     JSON,
     PATIENCE_SECONDS,
@@ -73,10 +74,11 @@ class Log(list[_T]):
 
 class ScriptedProvider:
     """ASGI app with scripted responses by the name of a model, or by the request's header `x-answer`. It logs the
-    requests."""
+    requests. `next_answers` come before the others where the request ends with the result of a tool."""
 
     def __init__(self) -> None:
         self.answers: dict[str, Answer] = {}
+        self.next_answers: dict[str, Answer] = {}
         self.requests: Log[SeenRequest] = Log()
         self.disconnects: Log[SeenRequest] = Log()
         self._app = Starlette(
@@ -124,7 +126,8 @@ class ScriptedProvider:
         self.requests.append(seen)
         body = {**body, **request.path_params, **of_path}
         names = (seen.headers.get("x-answer", ""), body.get("model", ""))
-        answer = next((self.answers[name] for name in names if name in self.answers), None) or answer_to(body)
+        answers = {**self.answers, **self.next_answers} if turn_of(body) == "tool" else self.answers
+        answer = next((answers[name] for name in names if name in answers), None) or answer_to(body)
         if answer.status >= 400:
             for step in answer.steps:
                 if isinstance(step, Wait):

@@ -168,6 +168,27 @@ def json_copy(value: object) -> Any:
     return copy.deepcopy(value)  # LiteLLM puts its own objects there
 
 
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Words to the model about one of its tool calls, instead of a result."""
+
+    id: str | None
+    name: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NextTurn:
+    """Request after a response with tool calls, for a wire with such calls."""
+
+    call: str
+    """Name of LiteLLM's function for a full response."""
+    body: Callable[[Json, Sequence[object], Sequence[Refusal]], JsonObject | None]
+    """Returns the body of the request after that of a body, with the response as it came, and a refusal for each of
+    its calls, in their order. The response is the items of its stream, or one full response. None if there can be no
+    such request."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WireFormat:
     """One wire format: its routes in LiteLLM, its adapter, and its forms of requests and logs."""
@@ -214,6 +235,8 @@ class WireFormat:
     `mock_response`."""
     streaming_call_types: tuple[str, ...] = ()
     """Those of `call_types` that mean a stream, where the kind of call decides."""
+    next_turn: NextTurn | None = None
+    """The request after a response with tool calls; None on a wire without any."""
     tokens: Callable[[Json], tuple[int, int] | None] = lambda _: None
     """Returns the prompt's and the response's tokens of a full response, where LiteLLM cannot read them."""
 

@@ -1,6 +1,6 @@
 """Record of the wire of OpenAI's chat completions."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import cast
 
 from luthien_litellm_hooks.stream.events import ToolCall
@@ -10,6 +10,8 @@ from luthien_litellm_hooks.wire.format import (
     JsonObject,
     LogShape,
     NewResponse,
+    NextTurn,
+    Refusal,
     ResponseRules,
     WireFormat,
     of_choice,
@@ -32,6 +34,12 @@ def _adapter(new: NewResponse) -> Adapter:
     from luthien_litellm_hooks.wire.chat.adapter import ChatAdapter
 
     return ChatAdapter(lambda: ModelResponseStream(id=f"chatcmpl-{new.id}", model=new.model))
+
+
+def _next_body(body: Json, response: Sequence[object], refusals: Sequence[Refusal]) -> JsonObject | None:
+    from luthien_litellm_hooks.wire.chat.next_turn import next_body
+
+    return next_body(body, response, refusals)
 
 
 def _question(text: str, max_tokens: int) -> JsonObject:
@@ -157,5 +165,6 @@ FORMAT = WireFormat(
     ),
     logged_fields=("messages",),
     question=_question,
+    next_turn=NextTurn(call="acompletion", body=_next_body),
     makes_mock_streams=True,
 )

@@ -1,7 +1,7 @@
 """Record of the wire of Gemini's generateContent."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import cast
 
 from luthien_litellm_hooks.stream.events import ToolCall
@@ -11,6 +11,8 @@ from luthien_litellm_hooks.wire.format import (
     JsonObject,
     LogShape,
     NewResponse,
+    NextTurn,
+    Refusal,
     ResponseRules,
     WireFormat,
     arguments_of,
@@ -32,6 +34,12 @@ def _adapter(new: NewResponse) -> Adapter:
     from luthien_litellm_hooks.wire.gemini.adapter import GeminiAdapter
 
     return GeminiAdapter(template={"modelVersion": new.model, "responseId": str(new.id)})
+
+
+def _next_body(body: Json, response: Sequence[object], refusals: Sequence[Refusal]) -> JsonObject | None:
+    from luthien_litellm_hooks.wire.gemini.next_turn import next_body
+
+    return next_body(body, response, refusals)
 
 
 def _question(text: str, max_tokens: int) -> JsonObject:
@@ -146,6 +154,7 @@ FORMAT = WireFormat(
         other_fields=frozenset({"modelVersion", "responseId", "createTime", "usageMetadata"}),
     ),
     question=_question,
+    next_turn=NextTurn(call="agenerate_content", body=_next_body),
     makes_mock_streams=True,
     provider_reply=_provider_reply,
     tokens=_tokens,

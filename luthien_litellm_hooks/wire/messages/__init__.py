@@ -1,6 +1,6 @@
 """Record of the wire of Anthropic's messages."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import cast
 
 from luthien_litellm_hooks.stream.events import ToolCall
@@ -10,6 +10,8 @@ from luthien_litellm_hooks.wire.format import (
     JsonObject,
     LogShape,
     NewResponse,
+    NextTurn,
+    Refusal,
     ResponseRules,
     WireFormat,
     arguments_of,
@@ -29,6 +31,12 @@ def _adapter(new: NewResponse) -> Adapter:
     from luthien_litellm_hooks.wire.messages.adapter import MessagesAdapter
 
     return MessagesAdapter(model=new.model, id=f"msg_{new.id.hex}")
+
+
+def _next_body(body: Json, response: Sequence[object], refusals: Sequence[Refusal]) -> JsonObject | None:
+    from luthien_litellm_hooks.wire.messages.next_turn import next_body
+
+    return next_body(body, response, refusals)
 
 
 def _question(text: str, max_tokens: int) -> JsonObject:
@@ -140,4 +148,5 @@ FORMAT = WireFormat(
     ),
     logged_fields=("messages",),
     question=_question,
+    next_turn=NextTurn(call="aanthropic_messages", body=_next_body),
 )

@@ -1,6 +1,6 @@
 """Record of the wire of OpenAI's responses."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from luthien_litellm_hooks.stream.events import ToolCall
@@ -11,6 +11,8 @@ from luthien_litellm_hooks.wire.format import (
     JsonObject,
     LogShape,
     NewResponse,
+    NextTurn,
+    Refusal,
     ResponseRules,
     WireFormat,
 )
@@ -39,6 +41,12 @@ def _adapter(new: NewResponse) -> Adapter:
         return made.model_copy(update={"object": "response", "model": new.model})
 
     return ResponsesAdapter(empty)
+
+
+def _next_body(body: Json, response: Sequence[object], refusals: Sequence[Refusal]) -> JsonObject | None:
+    from luthien_litellm_hooks.wire.responses.next_turn import next_body
+
+    return next_body(body, response, refusals)
 
 
 def _question(text: str, max_tokens: int) -> JsonObject:
@@ -141,4 +149,5 @@ FORMAT = WireFormat(
     ),
     logged_fields=("input", "messages"),
     question=_question,
+    next_turn=NextTurn(call="aresponses", body=_next_body),
 )

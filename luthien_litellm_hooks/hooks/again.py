@@ -1,0 +1,106 @@
+"""Second call of the client's model through LiteLLM's router, paid by the client's key."""
+
+import asyncio
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, cast
+
+from litellm.proxy import proxy_server
+
+from luthien_litellm_hooks.engine.composition import run_of
+from luthien_litellm_hooks.hooks.request_data import keys_of, own_extra_body, write_request
+from luthien_litellm_hooks.hooks.routes import adapter_for, governed_format
+from luthien_litellm_hooks.hooks.spend_logs import SLOT
+from luthien_litellm_hooks.hooks.transaction import Transaction, current_transaction
+from luthien_litellm_hooks.policy.context import PolicyContext
+from luthien_litellm_hooks.policy.llm_client import CALL_MARK
+from luthien_litellm_hooks.policy.request import Request
+from luthien_litellm_hooks.recording.decision import AskedAgain, Spent
+from luthien_litellm_hooks.wire.format import Adapter, NextTurn, Refusal, json_copy
+
+AGAIN_TAG = "luthien:again"
+"""Tag of these calls in the spend logs."""
+_LITELLMS = frozenset({"headers", "provider_specific_header", "litellm_session_id", "litellm_trace_id", "user"})
+"""Fields that LiteLLM adds to a request: the forwarded headers, and whose request it is."""
+_NOT_AGAIN = frozenset(
+    {"stream", "stream_options", "mock_response"}
+    | {"fallbacks", "context_window_fallbacks", "content_policy_fallbacks"}
+)
+_NEVER_CACHED: Mapping[str, Any] = {"cache": {"no-cache": True, "no-store": True}}
+
+
+def client_model(transaction: Transaction, data: dict[str, Any]) -> "ClientModel | None":
+    """Returns the model to ask again after a response with nothing but withheld calls; None if there is none to ask.
+
+    `data` are LiteLLM's of the client's request.
+    """
+    context, turn = transaction.context, governed_format(transaction.route).next_turn
+    if transaction.in_force.executor.on_block != "retry" or context is None or turn is None:
+        return None
+    return ClientModel(transaction, context, turn, data) if transaction.immediate_answer is None else None
+
+
+class ClientModel:
+    """Model of one client's request, as LiteLLM's router chooses it for the same key."""
+
+    def __init__(self, transaction: Transaction, context: PolicyContext, turn: NextTurn, data: dict[str, Any]) -> None:
+        self._transaction = transaction
+        self._context = context
+        self._turn = turn
+        self._data = data
+
+    def next_request(self, request: Request, response: Sequence[object], refusals: Sequence[Refusal]) -> Request | None:
+        """Returns the client's next request, if it answered the response with `refusals`."""
+        body = self._turn.body(json_copy(dict(request.body)), response, refusals)
+        return None if body is None else replace(request, body=body)
+
+    async def respond(self, request: Request, again: AskedAgain) -> object:
+        """Returns the model's full response. It is not cached, and no log has its texts."""
+        call_id = str(uuid.uuid4())
+        priced = asyncio.Event()
+        run_of(self._context).pending_votes.append(priced)
+        self._transaction.asked_again = (call_id, priced)
+        try:
+            router = cast(Any, proxy_server).llm_router
+            return await getattr(router, self._turn.call)(**self._call(request), litellm_call_id=call_id)
+        except BaseException:
+            priced.set()
+            raise
+
+    def new_adapter(self) -> Adapter:
+        """Returns an adapter for that response."""
+        return adapter_for(self._transaction.route, self._context.final_request)
+
+    def _call(self, request: Request) -> dict[str, Any]:
+        """Returns LiteLLM's arguments: those of the client's call, with another body and account."""
+        call = dict(self._data)
+        own_extra_body(call)
+        write_request(call, request)
+        is_new_kind = "litellm_metadata" in call
+        clients: object = call.get("metadata")
+        call = {name: call[name] for name in (keys_of(call) | _LITELLMS & call.keys()) - _NOT_AGAIN}
+        if is_new_kind and clients is not None:
+            call["metadata"] = clients
+        call["litellm_metadata" if is_new_kind else "metadata"] = self._account()
+        return {**call, **_NEVER_CACHED}
+
+    def _account(self) -> dict[str, Any]:
+        mark = {"transaction_id": self._context.transaction_id, "policy": self._context.policy_name, "why": "on_block"}
+        return {**self._transaction.account, "tags": [AGAIN_TAG], SLOT: {CALL_MARK: mark}}
+
+
+def note_price(kwargs: Mapping[str, Any]) -> None:
+    """Notes the tokens and the price of a second call, as LiteLLM logs and charges it."""
+    transaction = current_transaction()
+    if transaction is None or transaction.asked_again is None or transaction.context is None:
+        return
+    call_id, priced = transaction.asked_again
+    again = transaction.context.asked_again
+    if kwargs.get("litellm_call_id") != call_id or again is None or priced.is_set():
+        return
+    logged = cast(Mapping[str, Any], kwargs.get("standard_logging_object") or {})
+    cost: float = kwargs.get("response_cost") or logged.get("response_cost") or 0.0
+    again.spent = Spent(1, logged.get("total_tokens") or 0, cost)
+    transaction.context.spending.add(again.spent)
+    priced.set()

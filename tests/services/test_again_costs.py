@@ -1,0 +1,65 @@
+"""The second call of `on_block: retry` on a real PostgreSQL: a row of its own, charged to the key that asked."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from luthien_litellm_hooks.testing.provider import ScriptedProvider
+from tests.proxy.test_proxy_again import MODELS, RETRY, script
+from tests.services.test_judge_costs import KEY_SPEND, mark_of, spent_of
+from tests.support.postgres import spend_logs
+from tests.support.prisma_client import prisma_environment
+from tests.support.proxy import Proxy, proxy_config, running_proxy
+
+PATHS: dict[str, tuple[str, Any]] = {
+    "chat": ("/v1/chat/completions", {"messages": [{"role": "user", "content": "x"}]}),
+    "messages": ("/v1/messages", {"max_tokens": 99, "messages": [{"role": "user", "content": "x"}]}),
+    "responses": ("/v1/responses", {"input": "x", "store": False}),
+    "gemini": ("", {"contents": [{"role": "user", "parts": [{"text": "x"}]}]}),
+}
+
+
+@pytest.fixture(scope="module")
+def proxy(
+    provider: ScriptedProvider, provider_url: str, postgres_url: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Proxy]:
+    environment = {**prisma_environment(postgres_url), "PROXY_BATCH_WRITE_AT": "1"}
+    config = proxy_config(provider_url, RETRY)
+    with running_proxy(config, tmp_path_factory.mktemp("proxy") / "p", environment) as proxy:
+        yield proxy
+
+
+def send(proxy: Proxy, key: str, route: str, stream: bool) -> None:
+    path, body = PATHS[route]
+    model = f"{route if route == 'gemini' else 'anthropic' if route == 'messages' else 'openai'}/{MODELS[route]}"
+    if route == "gemini":
+        path = f"/v1beta/models/{model}:" + ("streamGenerateContent?alt=sse" if stream else "generateContent")
+    else:
+        body = {**body, "model": model, "stream": stream}
+    response = proxy.http.post(path, json=body, headers={"Authorization": f"Bearer {key}"})
+    assert response.is_success, response.text
+    assert "read" in response.text
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("route", PATHS)
+def test_the_key_pays_for_both_calls(
+    proxy: Proxy, provider: ScriptedProvider, postgres_url: str, route: str, stream: bool
+) -> None:
+    script(provider)
+    key = proxy.virtual_key(key_alias=f"{route}-{stream}")
+    send(proxy, key, route, stream)
+    rows = spend_logs(postgres_url, key, 2)
+    records = [row["metadata"].get("spend_logs_metadata") or {} for row in rows]
+    [record] = [found["luthien"] for found in records if "luthien" in found]
+    [second] = [row for row in rows if "luthien:again" in row["request_tags"]]
+    assert (record["outcome"], record["asked_again"]["result"]) == ("blocked", "delivered")
+    assert second["spend"] > 0
+    assert record["asked_again"]["cost"] == pytest.approx(second["spend"])
+    assert record["spent"]["cost"] == pytest.approx(second["spend"])
+    spend = sum(row["spend"] for row in rows)
+    assert spend > second["spend"]
+    assert spent_of(postgres_url, KEY_SPEND, rows[0]["api_key"], spend) == pytest.approx(spend)
+    if route != "gemini":
+        assert mark_of(second) is not None
