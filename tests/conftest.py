@@ -91,6 +91,7 @@ def _own_answers(provider: ScriptedProvider) -> Generator[None]:
     """Ends the answers that a module gave to names of models, which another module may use for its own."""
     yield
     provider.answers.clear()
+    provider.next_answers.clear()
 
 
 @pytest.fixture(scope="session")
