@@ -27,7 +27,8 @@ _NOT_AGAIN = frozenset(
     {"stream", "stream_options", "mock_response"}
     | {"fallbacks", "context_window_fallbacks", "content_policy_fallbacks"}
 )
-_NEVER_CACHED: Mapping[str, Any] = {"cache": {"no-cache": True, "no-store": True}}
+_PRIVATE: Mapping[str, Any] = {"cache": {"no-cache": True, "no-store": True}, "turn_off_message_logging": True}
+"""Neither a cache nor a log gets what policies may withhold."""
 
 
 def client_model(transaction: Transaction, data: dict[str, Any]) -> "ClientModel | None":
@@ -83,7 +84,7 @@ class ClientModel:
         if is_new_kind and clients is not None:
             call["metadata"] = clients
         call["litellm_metadata" if is_new_kind else "metadata"] = self._account()
-        return {**call, **_NEVER_CACHED}
+        return {**call, **_PRIVATE}
 
     def _account(self) -> dict[str, Any]:
         mark = {"transaction_id": self._context.transaction_id, "policy": self._context.policy_name, "why": "on_block"}

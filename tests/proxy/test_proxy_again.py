@@ -1,7 +1,7 @@
 """`on_block: retry` at a real proxy: official clients get the model's next call in the same response."""
 
 import json
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -23,11 +23,12 @@ def ask(proxy: Proxy, route: str, stream: bool) -> Said:
     if route != "responses":
         return ROUTES[route](proxy, MODELS[route], stream, {})
     body: Any = {"model": f"openai/{MODELS[route]}", "input": "hello", "store": False}
+    responses = cast(Any, proxy.openai.responses)
     if stream:
-        with proxy.openai.responses.stream(**body) as events:
-            answer: Any = events.get_final_response()
+        with responses.stream(**body) as events:
+            answer = events.get_final_response()
     else:
-        answer = proxy.openai.responses.create(**body)
+        answer = responses.create(**body)
     calls = [item for item in answer.output if item.type == "function_call"]
     return Said(answer.output_text, tuple((call.name, json.loads(call.arguments)) for call in calls))
 
@@ -53,3 +54,18 @@ def test_a_client_gets_the_next_call(proxies: Proxies, provider: ScriptedProvide
     assert {name: value for name, value in second.body.items() if name not in names} == {
         name: value for name, value in first.body.items() if name not in names
     }
+
+
+@pytest.mark.parametrize("second", [FIRST, Answer(status=500), Answer(status=429)])
+@pytest.mark.parametrize("route", MODELS)
+def test_otherwise_a_client_gets_the_notice(
+    proxies: Proxies, provider: ScriptedProvider, route: str, second: Answer
+) -> None:
+    script(provider, second)
+    for stream in (False, True):
+        seen = len(provider.requests)
+        got = ask(proxies.get(RETRY), route, stream)
+        assert got.calls == ()
+        assert got.text.startswith("I tidy up.")
+        assert got.text.count("Not this one.") == 1
+        assert len(provider.requests) == seen + 2

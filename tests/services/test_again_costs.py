@@ -1,5 +1,6 @@
 """The second call of `on_block: retry` on a real PostgreSQL: a row of its own, charged to the key that asked."""
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -26,6 +27,7 @@ def proxy(
 ) -> Iterator[Proxy]:
     environment = {**prisma_environment(postgres_url), "PROXY_BATCH_WRITE_AT": "1"}
     config = proxy_config(provider_url, RETRY)
+    config["general_settings"] = {"store_prompts_in_spend_logs": True}
     with running_proxy(config, tmp_path_factory.mktemp("proxy") / "p", environment) as proxy:
         yield proxy
 
@@ -51,13 +53,15 @@ def test_the_key_pays_for_both_calls(
     key = proxy.virtual_key(key_alias=f"{route}-{stream}")
     send(proxy, key, route, stream)
     rows = spend_logs(postgres_url, key, 2)
-    records = [row["metadata"].get("spend_logs_metadata") or {} for row in rows]
+    records: list[Any] = [row["metadata"].get("spend_logs_metadata") or {} for row in rows]
     [record] = [found["luthien"] for found in records if "luthien" in found]
     [second] = [row for row in rows if "luthien:again" in row["request_tags"]]
     assert (record["outcome"], record["asked_again"]["result"]) == ("blocked", "delivered")
     assert second["spend"] > 0
     assert record["asked_again"]["cost"] == pytest.approx(second["spend"])
     assert record["spent"]["cost"] == pytest.approx(second["spend"])
+    shown = json.dumps(second, default=str)
+    assert [text for text in ("Then I read.", "I tidy up.", "Not this one.") if text in shown] == []
     spend = sum(row["spend"] for row in rows)
     assert spend > second["spend"]
     assert spent_of(postgres_url, KEY_SPEND, rows[0]["api_key"], spend) == pytest.approx(spend)

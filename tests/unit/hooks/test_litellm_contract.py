@@ -85,6 +85,13 @@ def _own_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     vars(luthien_litellm_hooks).pop("luthien", None)
 
 
+def test_litellms_router_has_the_functions_of_the_next_turn() -> None:
+    calls = {wire.name: wire.next_turn.call for wire in FORMATS if wire.next_turn is not None}
+    assert calls.keys() == {wire.name for wire in FORMATS} - {"completions"}
+    router = Router([])
+    assert [call for call in calls.values() if not callable(getattr(router, call, None))] == []
+
+
 @pytest.mark.usefixtures("_own_settings")
 def test_litellms_own_loader_gets_our_one_object_from_our_own_config() -> None:
     [entry] = yaml.safe_load(CONFIG.read_text())["litellm_settings"]["callbacks"]
