@@ -100,8 +100,13 @@ class SecondTry:
 
     def _is_blocked_by(self, item: EgressItem) -> bool:
         sequencer = self._sequencer
-        has_call = any(isinstance(event, ToolCallDelta) for event in item.events)
-        if item.notice is not None or has_call or sequencer.is_cut or sequencer.has_finished or sequencer.has_calls:
+        if (
+            item.notice is not None
+            or _has_call(item)
+            or sequencer.is_cut
+            or sequencer.has_finished
+            or sequencer.has_calls
+        ):
             return False
         return self._came.finish_reason in self._reasons and bool(self._refusals())
 
@@ -126,6 +131,8 @@ class SecondTry:
 
     async def response(self, judge_request: "JudgeRequest", judge: Judge, max_hold_s: float) -> Second | None:
         """Asks the model, and judges its response. Returns None if the response ends with its notice."""
+        if any(item.notice is not None or _has_call(item) for item in self._kept):
+            return None
         refusals = self._refusals()
         again = self._ctx.asked_again = AskedAgain(tools=[refusal.name for refusal in refusals])
         began = time.monotonic()
@@ -194,6 +201,10 @@ class SecondTry:
 
 JudgeRequest = Callable[[PolicyContext], Awaitable[object]]
 """Runs the request hooks; returns the provider's request, or something else if there is none."""
+
+
+def _has_call(item: EgressItem) -> bool:
+    return any(isinstance(event, ToolCallDelta) for event in item.events)
 
 
 def _is_undecided(decision: Decision) -> bool:
