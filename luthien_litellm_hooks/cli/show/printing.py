@@ -61,6 +61,7 @@ def print_transaction(console: Console, transaction: Transaction, record: Record
     last turns stand first."""
     console.print(_header(transaction, record))
     console.print(_decisions(record.decisions))
+    _print_asked_again(console, record)
     _print_observed(console, record)
     if record.is_closed:
         console.print(Text(_CLOSED, "yellow"))
@@ -68,6 +69,19 @@ def print_transaction(console: Console, transaction: Transaction, record: Record
         console.print(Text(HOW_TO_STORE, "yellow"))
     else:
         _print_bodies(console, record, is_full=is_full)
+
+
+def _print_asked_again(console: Console, record: Record) -> None:
+    """Prints what became of a second call of the model."""
+    again = record.asked_again
+    if again is None:
+        return
+    reason = f" ({again.reason})" if again.reason else ""
+    spent = f", {_spent(again.spent)}" if again.spent is not None else ""
+    words = f"{', '.join(again.tools)} was withheld: {again.result}{reason} after {again.milliseconds:,.0f} ms{spent}"
+    console.print(Text.assemble(("asked again ", "bold"), one_line(words)))
+    if again.decisions:
+        console.print(_decisions(again.decisions))
 
 
 def _print_observed(console: Console, record: Record) -> None:

@@ -56,7 +56,20 @@ class Approval(Stored):
     arguments: str | None = None
 
 
-class Decision(Stored):
+class _Priced(Stored):
+    """Something with model calls of its own. `cost` is in US dollars."""
+
+    calls: int = 0
+    tokens: int = 0
+    cost: float = 0.0
+
+    @property
+    def spent(self) -> "Spent | None":
+        """Model calls for it, if there were any."""
+        return Spent(calls=self.calls, tokens=self.tokens, cost=self.cost) if self.calls else None
+
+
+class Decision(_Priced):
     policy: str
     action: str
     block: Block | None = None
@@ -67,15 +80,7 @@ class Decision(Stored):
     is_vote: bool = False
     message: str | None = None
     evidence: str | None = None
-    calls: int = 0
-    tokens: int = 0
-    cost: float = 0.0
     approval: Approval | None = None
-
-    @property
-    def spent(self) -> "Spent | None":
-        """Model calls for this decision, if there were any."""
-        return Spent(calls=self.calls, tokens=self.tokens, cost=self.cost) if self.calls else None
 
 
 class Response(Stored):
@@ -141,6 +146,16 @@ class Observed(Stored):
     cost: float = 0.0
 
 
+class AskedAgain(_Priced):
+    """Second call of the model, after a response with withheld calls alone; `decisions` are about the second."""
+
+    tools: tuple[str, ...] = ()
+    result: str
+    reason: str | None = None
+    decisions: tuple[Decision, ...] = ()
+    milliseconds: float = 0.0
+
+
 class Record(Stored):
     """The plugin's record. `original` and `final` are None if the texts are not stored. `sealed` is the whole record,
     encrypted; None if the record is open. `observed` is a reason if no policy could observe. `path` is the client's; it
@@ -155,6 +170,7 @@ class Record(Stored):
     outcome: str | None = None
     decisions: tuple[Decision, ...] = ()
     observed: tuple[Observed, ...] | str | None = None
+    asked_again: AskedAgain | None = None
     changed: Changed = Changed()
     chunks: Chunks = Chunks()
     milliseconds: float | None = None

@@ -24,6 +24,7 @@ from luthien_litellm_hooks.cli.show.outline import (
 from luthien_litellm_hooks.cli.show.printing import diff_lines, print_diff, print_list, print_transaction
 from luthien_litellm_hooks.cli.show.spend_logs import Filter, best_matches
 from luthien_litellm_hooks.cli.show.transactions import (
+    AskedAgain,
     Record,
     Response,
     Transaction,
@@ -58,6 +59,20 @@ def console(*, has_colours: bool = False, width: int = WIDTH) -> Console:
 def written(on: Console) -> str:
     assert isinstance(on.file, io.StringIO)
     return on.file.getvalue()
+
+
+async def test_a_second_call_of_the_model_is_shown_with_what_became_of_it() -> None:
+    shown = await transaction(NoDeletes())
+    assert shown.record is not None
+    again = {"tools": ["Bash"], "result": "blocked", "reason": "no\x1b[2J", "milliseconds": 1203.4, "calls": 1}
+    decided = [one.model_dump() for one in shown.record.decisions]
+    fields = {**again, "tokens": 120, "cost": 0.0021, "decisions": decided}
+    record = shown.record.model_copy(update={"asked_again": AskedAgain.model_validate(fields)})
+    on = console()
+    print_transaction(on, shown, record, is_full=False)
+    words = r"Bash was withheld: blocked (no\x1b[2J) after 1,203 ms, 1 call, 120 tokens, $0.002100"
+    assert f"asked again {words}" in written(on)
+    assert written(on).count("it deletes a database") == 2
 
 
 def shown(of: Transaction, *, is_full: bool = False, width: int = WIDTH) -> str:
