@@ -94,6 +94,9 @@ class Run:
         self.answer = answer
         self.executor = PolicyExecutor(Serial([self._stage(*stage) for stage in stages]), **options)
         self.adapter = adapter_for(ROUTES[route].call_type, self.ctx.request)
+        self._ping = self.adapter.ping
+        self.adapter.ping = self._noted_ping
+        self._pings: list[object] = []
         self.delivered: list[Any] = []
         self.ending: BaseException | None = None
 
@@ -107,6 +110,17 @@ class Run:
         ]
         self.heard.append(Panel(policy.account for policy in (policies[:1] if strategy == "first" else policies)))
         return built[0] if len(built) == 1 else Parallel(built, strategy or "first")
+
+    def _noted_ping(self) -> list[object]:
+        made = list(self._ping())
+        self._pings += made
+        return made
+
+    def deliver(self, item: object) -> None:
+        """Takes an item as the client does. A ping says nothing, and may come between any two."""
+        if not any(item is ping for ping in self._pings):
+            self.delivered.append(item)
+            self.check_delivered()
 
     def items(self) -> list[object]:
         """What the provider has to say."""
@@ -259,8 +273,7 @@ class Streaming(RuleBasedStateMachine):
             assert isinstance(self.provider_error, asyncio.CancelledError)
             self.run.ending = self.provider_error
         elif (error := read.exception()) is None:
-            self.run.delivered.append(read.result())
-            self.run.check_delivered()
+            self.run.deliver(read.result())
         else:
             assert error is self.provider_error or isinstance(error, StopAsyncIteration | LuthienError), error
             self.run.ending = error

@@ -9,6 +9,7 @@ from typing import Any
 from litellm.types.llms.openai import ResponsesAPIResponse
 from openai.lib.streaming.chat import ChatCompletionStreamState
 from openai.types.chat import ChatCompletionChunk
+from pydantic import BaseModel
 from pydantic_core import PydanticSerializationError
 
 from luthien_litellm_hooks.testing.routes import RouteName
@@ -24,6 +25,8 @@ def text_of(item: Any) -> str:
         return item.decode(errors="replace")
     if isinstance(item, dict):
         return json.dumps(item)
+    if not isinstance(item, BaseModel):  # a provider's garbage
+        return repr(item)
     try:
         return item.model_dump_json(exclude_none=True, warnings=False)
     except PydanticSerializationError:  # a lone surrogate, or a list too deep: LiteLLM's own trouble
@@ -88,7 +91,7 @@ def check_gemini(items: Items) -> None:
 
 def _response_piece(item: Any) -> str:
     """Of a stream of this wire only deltas, and the heads of calls, bring something new."""
-    if isinstance(item, ResponsesAPIResponse):
+    if isinstance(item, ResponsesAPIResponse) or not isinstance(item, BaseModel):
         return text_of(item)
     if item.type.endswith(".delta"):
         return item.delta

@@ -191,7 +191,7 @@ def _unfit_delta(payload: JSON, index: int, type: str | None, raw: bytes) -> Str
     """Returns the event of a delta of unknown content. Raises `WireError` for one of another type than its block."""
     if type is not None and kind_of(type) == "unknown":
         return from_wire(BlockMarker(role="detail", kind="unknown", index=index), payload)
-    if payload["delta"]["type"] in _DELTAS:
+    if text_of(payload["delta"], "type") in _DELTAS:
         raise WireError("a block has a delta of another type")
     return from_wire(Unknown(kind="piece of a block"), raw)
 

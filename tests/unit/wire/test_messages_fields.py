@@ -548,6 +548,7 @@ UNKNOWN: dict[str, list[JSON]] = {
     "block": [start(1, NOVEL), delta(1, type="novelty_delta", words="novel words"), stop(1)],
     "fallback": [start(1, {"type": "fallback", "from": {"model": "novel words"}, "to": {"model": "b"}}), stop(1)],
     "delta": [delta(0, type="novelty_delta", words="novel words")],
+    "delta without a type": [delta(0, words="novel words")],
     "event": [{"type": "novelty", "words": "novel words"}],
     "delta of a result": [start(1, FOUND), text(1, "novel words"), stop(1)],
 }
