@@ -322,6 +322,11 @@ class Streaming(RuleBasedStateMachine):
             is_finished = self.run.recorder.egress.finish_reason is not None
             assert outcome == "client_disconnected" or (self.was_waiting and is_finished), outcome
             return
+        if outcome == "client_disconnected":
+            assert self.waited_s >= PUT_SECONDS, "no client lagged so far behind"
+            return
+        if self.is_faulty and self.run.recorder.egress.finish_reason is None:
+            return  # it breaks off, as the provider's does
         accounts = [policy.account for policy in self.run.policies]
         if self.run.ending is self.provider_error:
             # Nobody can tell a provider's own cancellation from the client's.

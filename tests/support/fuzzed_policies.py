@@ -128,11 +128,11 @@ class Account:
         """A chunk with these is let out: what is held of it, and what of it is yet to be judged."""
         self.out.update(mark for mark in marks if mark not in self.dropped)
 
-    def release_chunk(self, chunk: Chunk) -> None:
-        """What is let out of a call brings the head of the call along."""
-        choices = {event.choice for event in chunk.events if isinstance(event, ToolCallDelta)}
-        heads = [mark for block, head in self.heads.items() if block.choice in choices for mark in head]
-        self.release_marks([*marks_of(chunk), *heads])
+    def heads_of(self, chunk: Chunk | None) -> list[str]:
+        """The marks of the calls' heads that a piece brings along when it is let out."""
+        events = chunk.events if chunk is not None else ()
+        choices = {event.choice for event in events if isinstance(event, ToolCallDelta)}
+        return [mark for block, head in self.heads.items() if block.choice in choices for mark in head]
 
     def drop(self, block: StreamBlock) -> None:
         self.dropped.update(mark for piece in self.held.pop(block, ()) for mark in piece)
@@ -223,7 +223,9 @@ class Scripted(Policy):
 async def _pass(policy: Scripted, ctx: StreamingResponseContext) -> None:
     if ctx.block is None:
         seen = {mark for held in policy.account.held.values() for piece in held for mark in piece}
-        policy.account.release_marks([mark for mark in marks_of(get_last_ingress_chunk(ctx)) if mark not in seen])
+        chunk = get_last_ingress_chunk(ctx)
+        fresh = [mark for mark in marks_of(chunk) if mark not in seen]
+        policy.account.release_marks([*fresh, *policy.account.heads_of(chunk)])
     else:
         policy.account.release_last(ctx.block)
     await passthrough_last_chunk(ctx)
@@ -253,7 +255,7 @@ async def _release_first(policy: Scripted, ctx: StreamingResponseContext) -> Non
 async def _release_chunk(policy: Scripted, ctx: StreamingResponseContext) -> None:
     chunk = get_last_ingress_chunk(ctx)
     if chunk is not None:
-        policy.account.release_chunk(chunk)
+        policy.account.release_marks([*marks_of(chunk), *policy.account.heads_of(chunk)])
         await send_chunk(ctx, chunk)
 
 
