@@ -69,18 +69,25 @@ class Makings:
         return f"Z{kind}{9000 + self._count}z"
 
 
+class Piece(list[str]):
+    """The marks of one delta, and the chunk that it came in."""
+
+    chunk: Chunk | None = None
+
+
 class Account:
     """What one policy let out, held and dropped, by what it was told that its calls mean."""
 
     def __init__(self, hooks: frozenset[str], on_policy_error: OnPolicyError) -> None:
         self.hooks = hooks
         self.on_policy_error: OnPolicyError = on_policy_error
-        self.held: dict[StreamBlock, list[list[str]]] = {}
+        self.held: dict[StreamBlock, list[Piece]] = {}
+        self.passed: Chunk | None = None  # the latest that was let out, with what of it is yet to be judged
         self.heads: dict[StreamBlock, list[str]] = {}
         self.out: set[str] = set()
         self.made: set[str] = set()
         self.dropped: set[str] = set()
-        self.fresh: list[str] | None = None
+        self.fresh: Piece | None = None
         self.has_spoken = False
         self.has_timed_out = False
         self.has_ended_answer = False
@@ -94,14 +101,17 @@ class Account:
             return True
         return mark not in self.dropped and (self.is_left_out or DELTA_HOOKS[mark[1]] not in self.hooks)
 
-    def take(self, block: StreamBlock, delta: str) -> None:
+    def take(self, block: StreamBlock, delta: str, chunk: Chunk | None) -> None:
         """A piece came."""
-        piece = marks_in(delta)
+        piece = Piece(marks_in(delta))
+        piece.chunk = chunk
         if isinstance(block, ToolCallStreamBlock):
             self.heads[block] = marks_in(f"{block.name} {block.id}")
-            piece = [*self.heads[block], *piece]
+            piece[:0] = self.heads[block]
         self.fresh = piece
         self.held.setdefault(block, []).append(piece)
+        if chunk is not None and chunk is self.passed:
+            self.release_last(block)
 
     def let(self, block: StreamBlock, pieces: Sequence[Sequence[str]]) -> None:
         if pieces:
@@ -125,8 +135,16 @@ class Account:
             self.let(block, [held.pop()])
 
     def release_marks(self, marks: Sequence[str]) -> None:
-        """A chunk with these is let out: what is held of it, and what of it is yet to be judged."""
+        """These are let out, unless they are gone."""
         self.out.update(mark for mark in marks if mark not in self.dropped)
+
+    def release_chunk(self, chunk: Chunk) -> None:
+        """A chunk is let out: what is held of it, and what of it is yet to be judged."""
+        for block, pieces in self.held.items():
+            self.let(block, [piece for piece in pieces if piece.chunk is chunk])
+            pieces[:] = [piece for piece in pieces if piece.chunk is not chunk]
+        self.release_marks([*marks_of(chunk), *self.heads_of(chunk)])
+        self.passed = chunk
 
     def heads_of(self, chunk: Chunk | None) -> list[str]:
         """The marks of the calls' heads that a piece brings along when it is let out."""
@@ -176,7 +194,7 @@ class Scripted(Policy):
         account, block = self.account, ctx.block
         account.fresh, account.has_spoken = None, False
         if block is not None and ctx.delta is not None:
-            account.take(block, ctx.delta)
+            account.take(block, ctx.delta, get_last_ingress_chunk(ctx))
         try:
             for action in self._next(hook):
                 if account.has_timed_out and action in WAITING:
@@ -226,6 +244,7 @@ async def _pass(policy: Scripted, ctx: StreamingResponseContext) -> None:
         chunk = get_last_ingress_chunk(ctx)
         fresh = [mark for mark in marks_of(chunk) if mark not in seen]
         policy.account.release_marks([*fresh, *policy.account.heads_of(chunk)])
+        policy.account.passed = chunk
     else:
         policy.account.release_last(ctx.block)
     await passthrough_last_chunk(ctx)
@@ -255,7 +274,7 @@ async def _release_first(policy: Scripted, ctx: StreamingResponseContext) -> Non
 async def _release_chunk(policy: Scripted, ctx: StreamingResponseContext) -> None:
     chunk = get_last_ingress_chunk(ctx)
     if chunk is not None:
-        policy.account.release_marks([*marks_of(chunk), *policy.account.heads_of(chunk)])
+        policy.account.release_chunk(chunk)
         await send_chunk(ctx, chunk)
 
 
