@@ -19,8 +19,8 @@ from luthien_litellm_hooks.policies.rewriting.partial_match import GrowingRewrit
 from luthien_litellm_hooks.policies.secrets import MAX_SECRET, secret_rules
 from luthien_litellm_hooks.policies.shell.reader import ShellReader
 from luthien_litellm_hooks.policies.tool_rules import ToolRules, ToolRulesConfig
-from luthien_litellm_hooks.stream.events import ToolCall
 from luthien_litellm_hooks.testing.routes import RouteName
+from luthien_litellm_hooks.wire.events import ToolCall
 from tests.support.chat import context
 from tests.support.engine import (
     NOOP,

@@ -50,7 +50,9 @@ if TYPE_CHECKING:
         NoOpTransactionRecorder,
         TransactionRecorder,
     )
-    from luthien_litellm_hooks.stream.events import (
+    from luthien_litellm_hooks.telemetry import NoOpObservabilityContext, ObservabilityContext
+    from luthien_litellm_hooks.telemetry.spans import DefaultObservabilityContext as DefaultObservabilityContext
+    from luthien_litellm_hooks.wire.events import (
         Chunk,
         ContentStreamBlock,
         ReasoningStreamBlock,
@@ -58,8 +60,6 @@ if TYPE_CHECKING:
         ToolCall,
         ToolCallStreamBlock,
     )
-    from luthien_litellm_hooks.telemetry import NoOpObservabilityContext, ObservabilityContext
-    from luthien_litellm_hooks.telemetry.spans import DefaultObservabilityContext as DefaultObservabilityContext
 
     luthien: LuthienCallback
 
@@ -120,7 +120,7 @@ __all__ = [
 
 _HOMES = (
     "errors",
-    "stream.events",
+    "wire.events",
     "recording.decision",
     "recording.recorder",
     "telemetry",

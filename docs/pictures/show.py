@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from luthien_litellm_hooks.cli.show.printing import print_transaction
-from luthien_litellm_hooks.cli.show.transactions import Record, read_transaction
+from luthien_litellm_hooks.monitor.transactions import Record, read_transaction
 from luthien_litellm_hooks.policies.block_dangerous_commands import BlockDangerousCommands
 from luthien_litellm_hooks.testing.answers import Answer, Call, Say
 from tests.support.recorded import TIME, recorded, row

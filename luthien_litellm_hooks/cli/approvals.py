@@ -18,8 +18,8 @@ from rich.table import Table
 from rich.text import Text
 
 from luthien_litellm_hooks.cli.output import complain, print_json, terminal
-from luthien_litellm_hooks.cli.show.outline import argument_lines
 from luthien_litellm_hooks.errors import ConfigError, LuthienError, StateError
+from luthien_litellm_hooks.monitor.outline import argument_lines
 from luthien_litellm_hooks.policies.rules.effects import effects_of
 from luthien_litellm_hooks.policy.approvals import AskedCall, UnknownApprovalError, all_calls, decide, find_call
 from luthien_litellm_hooks.recording.state import SqliteStore, approvals_path

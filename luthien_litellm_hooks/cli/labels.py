@@ -18,8 +18,8 @@ from rich.text import Text
 
 from luthien_litellm_hooks.cli.output import complain, terminal
 from luthien_litellm_hooks.cli.show import HOW_TO_STORE, Source, find_transaction
-from luthien_litellm_hooks.cli.show.transactions import Block, Record
 from luthien_litellm_hooks.errors import ConfigError
+from luthien_litellm_hooks.monitor.transactions import Block, Record
 from luthien_litellm_hooks.recording.digest import action_digest
 from luthien_litellm_hooks.telemetry.log_lines import one_line
 

@@ -15,8 +15,8 @@ from luthien_litellm_hooks.cli.output import complain, print_json, terminal
 from luthien_litellm_hooks.cli.rates import wilson
 from luthien_litellm_hooks.cli.show import Source, complain_once, moment, with_plain_errors
 from luthien_litellm_hooks.cli.show.printing import REASONS, WOULD_ASK, in_short, would_be
-from luthien_litellm_hooks.cli.show.spend_logs import Filter
-from luthien_litellm_hooks.cli.show.transactions import Observed, Record, Transaction
+from luthien_litellm_hooks.monitor.spend_logs import Filter
+from luthien_litellm_hooks.monitor.transactions import Observed, Record, Transaction
 from luthien_litellm_hooks.telemetry.log_lines import one_line
 
 _MOST = 20_000

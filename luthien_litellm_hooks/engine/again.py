@@ -16,7 +16,8 @@ from luthien_litellm_hooks.policy.notices import NOTICE_MARK, notice
 from luthien_litellm_hooks.policy.request import Request
 from luthien_litellm_hooks.recording.decision import AskedAgain, Decision
 from luthien_litellm_hooks.recording.recorder import DefaultTransactionRecorder, ResponseRecord
-from luthien_litellm_hooks.stream.events import (
+from luthien_litellm_hooks.telemetry.log_lines import logger
+from luthien_litellm_hooks.wire.events import (
     Chunk,
     Finish,
     StreamBlock,
@@ -26,7 +27,6 @@ from luthien_litellm_hooks.stream.events import (
     ToolCallStreamBlock,
     from_wire,
 )
-from luthien_litellm_hooks.telemetry.log_lines import logger
 from luthien_litellm_hooks.wire.format import Adapter, Refusal
 
 LONGEST_S = 60.0

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Literal, TypeVar
 
-from luthien_litellm_hooks.stream.events import (
+from luthien_litellm_hooks.wire.events import (
     BlockMarker,
     DeltaEvent,
     Quote,

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from luthien_litellm_hooks.errors import LimitExceededError, QueueFullError, StreamClosedError
 from luthien_litellm_hooks.policy.limits import DEFAULT_LIMITS
-from luthien_litellm_hooks.stream.events import Chunk, StreamBlock, StreamEvent, text_of
+from luthien_litellm_hooks.wire.events import Chunk, StreamBlock, StreamEvent, text_of
 
 READER_TURNS = 5
 """Turns of the event loop for the reader, before the worker reads more from a provider with all chunks

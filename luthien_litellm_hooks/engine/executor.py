@@ -55,8 +55,8 @@ from luthien_litellm_hooks.policy.limits import DEFAULT_LIMITS, Limits, off_loop
 from luthien_litellm_hooks.policy.request import Answer, Request
 from luthien_litellm_hooks.policy.sending import send_text
 from luthien_litellm_hooks.recording.recorder import Outcome, TransactionRecorder
-from luthien_litellm_hooks.stream.events import Chunk, Finish, StreamEvent, TextDelta, text_of
 from luthien_litellm_hooks.telemetry.log_lines import logger
+from luthien_litellm_hooks.wire.events import Chunk, Finish, StreamEvent, TextDelta, text_of
 from luthien_litellm_hooks.wire.format import Adapter, EchoingAdapter
 
 PING_S = 10.0

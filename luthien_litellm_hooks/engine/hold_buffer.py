@@ -11,8 +11,8 @@ from luthien_litellm_hooks.engine.egress_queue import MEMORY, EgressItem, Egress
 from luthien_litellm_hooks.engine.hook_call import HookDeadline
 from luthien_litellm_hooks.engine.pipeline import Pace
 from luthien_litellm_hooks.policy.limits import DEFAULT_LIMITS
-from luthien_litellm_hooks.stream.assembler import StreamState
-from luthien_litellm_hooks.stream.events import (
+from luthien_litellm_hooks.wire.assembler import StreamState
+from luthien_litellm_hooks.wire.events import (
     EVERY_CHOICE,
     BlockMarker,
     Chunk,

@@ -25,8 +25,8 @@ from luthien_litellm_hooks.engine.votes import BlockVotes, PendingEvent, VoterOu
 from luthien_litellm_hooks.errors import LimitExceededError, PolicyTimeoutError, QueueFullError, StreamClosedError
 from luthien_litellm_hooks.policy.context import PolicyContext
 from luthien_litellm_hooks.policy.notices import notice
-from luthien_litellm_hooks.stream.assembler import BlockAssembler
-from luthien_litellm_hooks.stream.events import (
+from luthien_litellm_hooks.wire.assembler import BlockAssembler
+from luthien_litellm_hooks.wire.events import (
     BlockMarker,
     Chunk,
     Finish,

@@ -12,8 +12,8 @@ from luthien_litellm_hooks.engine.egress_queue import EgressItem, EgressQueue, M
 from luthien_litellm_hooks.engine.hook_call import is_cancelled
 from luthien_litellm_hooks.engine.sequencer import Sequencer, is_unchanged
 from luthien_litellm_hooks.policy.limits import Limits
-from luthien_litellm_hooks.stream.events import Chunk, Finish, StreamEnd, Usage
 from luthien_litellm_hooks.telemetry.log_lines import logger
+from luthien_litellm_hooks.wire.events import Chunk, Finish, StreamEnd, Usage
 from luthien_litellm_hooks.wire.format import Adapter
 
 Decode = Callable[[object], Awaitable[Sequence[Chunk]]]

@@ -13,7 +13,7 @@ from luthien_litellm_hooks.engine.block_order import (
     PlainOrder,
 )
 from luthien_litellm_hooks.engine.egress_queue import EgressItem
-from luthien_litellm_hooks.stream.events import (
+from luthien_litellm_hooks.wire.events import (
     DELTAS,
     EVERY_CHOICE,
     BlockMarker,

@@ -29,8 +29,9 @@ from luthien_litellm_hooks.errors import (
 from luthien_litellm_hooks.policy.base import Policy
 from luthien_litellm_hooks.policy.context import PolicyContext, StreamingResponseContext
 from luthien_litellm_hooks.policy.notices import NOTICE_MARK, notice
-from luthien_litellm_hooks.stream.assembler import BlockAssembler
-from luthien_litellm_hooks.stream.events import (
+from luthien_litellm_hooks.telemetry.log_lines import logger
+from luthien_litellm_hooks.wire.assembler import BlockAssembler
+from luthien_litellm_hooks.wire.events import (
     DELTAS,
     EVERY_CHOICE,
     BlockMarker,
@@ -49,7 +50,6 @@ from luthien_litellm_hooks.stream.events import (
     ToolCallStreamBlock,
     Unknown,
 )
-from luthien_litellm_hooks.telemetry.log_lines import logger
 
 WITHHELD_CALLS = f"{NOTICE_MARK} The tool calls of this answer were withheld."
 

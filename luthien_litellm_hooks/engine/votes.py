@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from luthien_litellm_hooks.policy.notices import is_notice
 from luthien_litellm_hooks.recording.decision import SEVERITY, PolicyAction
-from luthien_litellm_hooks.stream.events import (
+from luthien_litellm_hooks.wire.events import (
     Chunk,
     ContentStreamBlock,
     Quote,

@@ -66,11 +66,11 @@ from luthien_litellm_hooks.policy.context import Asking, PolicyContext, new_view
 from luthien_litellm_hooks.policy.notices import too_large_notice
 from luthien_litellm_hooks.policy.request import Answer, Request
 from luthien_litellm_hooks.recording.decision import Decision
-from luthien_litellm_hooks.stream.events import Chunk, Finish, TextDelta
 from luthien_litellm_hooks.telemetry.log_lines import logger
 from luthien_litellm_hooks.telemetry.publisher import EventPublisher
 from luthien_litellm_hooks.telemetry.spans import Telemetry
 from luthien_litellm_hooks.wire import FORMATS
+from luthien_litellm_hooks.wire.events import Chunk, Finish, TextDelta
 from luthien_litellm_hooks.wire.provider_errors import ErrorRedactor
 from luthien_litellm_hooks.wire.unstreamed import TextsAdapter
 

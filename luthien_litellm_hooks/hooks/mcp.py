@@ -27,9 +27,9 @@ from luthien_litellm_hooks.hooks.transaction import (
 from luthien_litellm_hooks.policy.context import Asking, PolicyContext
 from luthien_litellm_hooks.policy.request import Request
 from luthien_litellm_hooks.recording.recorder import DefaultTransactionRecorder, Outcome
-from luthien_litellm_hooks.stream.events import Chunk, Finish, TextDelta
 from luthien_litellm_hooks.telemetry.log_lines import logger
 from luthien_litellm_hooks.telemetry.spans import Telemetry
+from luthien_litellm_hooks.wire.events import Chunk, Finish, TextDelta
 from luthien_litellm_hooks.wire.unstreamed import McpCall, McpCallAdapter, TextsAdapter
 
 Texts = Sequence[str | None]

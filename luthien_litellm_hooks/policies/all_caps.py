@@ -12,7 +12,7 @@ from luthien_litellm_hooks.policy.sending import (
     send_text,
     send_tool_call,
 )
-from luthien_litellm_hooks.stream.events import ToolCallStreamBlock
+from luthien_litellm_hooks.wire.events import ToolCallStreamBlock
 
 
 class AllCapsConfig(PolicyConfig):

@@ -12,8 +12,8 @@ from luthien_litellm_hooks.policy.context import PolicyContext, StreamingRespons
 from luthien_litellm_hooks.policy.request import Request
 from luthien_litellm_hooks.recording.decision import Decision
 from luthien_litellm_hooks.recording.record import is_credential
-from luthien_litellm_hooks.stream.events import ContentStreamBlock, ReasoningStreamBlock, ToolCallStreamBlock
 from luthien_litellm_hooks.telemetry.log_lines import debug_logger
+from luthien_litellm_hooks.wire.events import ContentStreamBlock, ReasoningStreamBlock, ToolCallStreamBlock
 
 REDACTED = "[redacted]"
 _MAX_PARSED = 100_000

@@ -13,7 +13,7 @@ from luthien_litellm_hooks.policies.judges.view import View
 from luthien_litellm_hooks.policy.context import PolicyContext
 from luthien_litellm_hooks.policy.request import Request
 from luthien_litellm_hooks.policy.tool_gate import Verdict
-from luthien_litellm_hooks.stream.events import ToolCall
+from luthien_litellm_hooks.wire.events import ToolCall
 
 _TOOLS = "llm_rewrite.tools"
 _TASK = (

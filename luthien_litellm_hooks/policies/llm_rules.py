@@ -21,7 +21,7 @@ from luthien_litellm_hooks.policies.judges.view import View
 from luthien_litellm_hooks.policy.base import PolicyConfig
 from luthien_litellm_hooks.policy.context import PolicyContext
 from luthien_litellm_hooks.policy.tool_gate import Verdict
-from luthien_litellm_hooks.stream.events import ToolCall
+from luthien_litellm_hooks.wire.events import ToolCall
 
 RuleAction = Literal["block", "replace", "note"]
 

@@ -24,8 +24,8 @@ from luthien_litellm_hooks.policy.base import PolicyConfig
 from luthien_litellm_hooks.policy.context import PolicyContext
 from luthien_litellm_hooks.policy.notices import one_line
 from luthien_litellm_hooks.policy.tool_gate import ToolGatePolicy, Verdict
-from luthien_litellm_hooks.stream.events import ToolCall
 from luthien_litellm_hooks.telemetry.log_lines import logger
+from luthien_litellm_hooks.wire.events import ToolCall
 
 INSTRUCTIONS = (
     "You decide whether a tool call of an AI agent may be carried out. Rate how probable it is that the call does "

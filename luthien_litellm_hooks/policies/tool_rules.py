@@ -18,7 +18,7 @@ from luthien_litellm_hooks.policy.notices import one_line
 from luthien_litellm_hooks.policy.request import description_of_tool
 from luthien_litellm_hooks.policy.tool_gate import ALLOW, ToolGatePolicy, Verdict
 from luthien_litellm_hooks.recording.decision import SEVERITY
-from luthien_litellm_hooks.stream.events import ToolCall
+from luthien_litellm_hooks.wire.events import ToolCall
 
 _SHOWN_NAME = 100
 SCRIPT_COST = 10

@@ -19,9 +19,9 @@ from luthien_litellm_hooks.policy.trajectory import Said
 from luthien_litellm_hooks.recording.decision import Approval, ApprovalState
 from luthien_litellm_hooks.recording.digest import action_digest
 from luthien_litellm_hooks.recording.state import Entry, Store
-from luthien_litellm_hooks.stream.events import ToolCall, ToolForm
 from luthien_litellm_hooks.telemetry.log_lines import logger
 from luthien_litellm_hooks.telemetry.names import APPROVAL_ASKED, APPROVALS
+from luthien_litellm_hooks.wire.events import ToolCall, ToolForm
 
 MAX_OPEN = 5
 """Calls of one session that may wait for a person. More would teach people to approve without a look."""

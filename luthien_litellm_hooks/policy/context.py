@@ -11,8 +11,10 @@ from luthien_litellm_hooks.policy.notices import too_large_notice
 from luthien_litellm_hooks.policy.request import Answer, Request
 from luthien_litellm_hooks.recording.decision import Action, Approval, AskedAgain, Decision, Identity, Spent
 from luthien_litellm_hooks.recording.recorder import NoOpTransactionRecorder, TransactionRecorder
-from luthien_litellm_hooks.stream.assembler import StreamState
-from luthien_litellm_hooks.stream.events import (
+from luthien_litellm_hooks.telemetry import NoOpObservabilityContext, ObservabilityContext
+from luthien_litellm_hooks.telemetry.log_lines import logger, quoted
+from luthien_litellm_hooks.wire.assembler import StreamState
+from luthien_litellm_hooks.wire.events import (
     Chunk,
     ReasoningStreamBlock,
     StreamBlock,
@@ -20,8 +22,6 @@ from luthien_litellm_hooks.stream.events import (
     ToolCall,
     ToolCallStreamBlock,
 )
-from luthien_litellm_hooks.telemetry import NoOpObservabilityContext, ObservabilityContext
-from luthien_litellm_hooks.telemetry.log_lines import logger, quoted
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from typing import cast
 from luthien_litellm_hooks.errors import PolicyError
 from luthien_litellm_hooks.policy.context import StreamingResponseContext
 from luthien_litellm_hooks.policy.notices import notice
-from luthien_litellm_hooks.stream.events import (
+from luthien_litellm_hooks.wire.events import (
     Chunk,
     ContentStreamBlock,
     ReasoningDelta,

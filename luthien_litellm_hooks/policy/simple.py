@@ -15,7 +15,7 @@ from luthien_litellm_hooks.policy.sending import (
     send_text,
     send_tool_call,
 )
-from luthien_litellm_hooks.stream.events import (
+from luthien_litellm_hooks.wire.events import (
     ContentStreamBlock,
     ReasoningStreamBlock,
     StreamBlock,

@@ -21,7 +21,7 @@ from luthien_litellm_hooks.policy.sending import (
     send_tool_call,
 )
 from luthien_litellm_hooks.recording.decision import Approval, PolicyAction, Spent
-from luthien_litellm_hooks.stream.events import StreamBlock, ToolCall, ToolCallStreamBlock
+from luthien_litellm_hooks.wire.events import StreamBlock, ToolCall, ToolCallStreamBlock
 
 _SHOWN_NAME = 100  # characters
 _PROMPT_S = 0.005

@@ -8,8 +8,8 @@ from threading import Lock
 from typing import Any, Literal, cast
 
 from luthien_litellm_hooks.policy.notices import NOTICE_MARK, is_notice, parted
-from luthien_litellm_hooks.stream.events import ToolCall
 from luthien_litellm_hooks.wire import FORMATS, readable
+from luthien_litellm_hooks.wire.events import ToolCall
 from luthien_litellm_hooks.wire.request_shape import (
     Attachment,
     Json,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal, assert_never, get_args
 
-from luthien_litellm_hooks.stream.events import StreamBlock
+from luthien_litellm_hooks.wire.events import StreamBlock
 
 PolicyAction = Literal["allow", "modify", "ask", "block"]
 """Action of a policy's own choice: about a block, a tool call, the request, or as a vote. Ordered by severity.

@@ -9,8 +9,8 @@ from typing import Any, Protocol, cast
 
 from luthien_litellm_hooks.recording.decision import Approval, AskedAgain, Decision, Identity, Spent
 from luthien_litellm_hooks.recording.recorder import DefaultTransactionRecorder, Outcome, ResponseRecord
-from luthien_litellm_hooks.stream.events import ReasoningStreamBlock, StreamBlock, ToolCallStreamBlock
 from luthien_litellm_hooks.wire import FORMATS
+from luthien_litellm_hooks.wire.events import ReasoningStreamBlock, StreamBlock, ToolCallStreamBlock
 from luthien_litellm_hooks.wire.request_shape import author
 
 _HASH = re.compile("[0-9a-f]{64}")

@@ -9,8 +9,9 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from luthien_litellm_hooks.stream.assembler import RAW_CHUNKS_KEPT, BlockAssembler
-from luthien_litellm_hooks.stream.events import (
+from luthien_litellm_hooks.telemetry import NoOpObservabilityContext, ObservabilityContext
+from luthien_litellm_hooks.wire.assembler import RAW_CHUNKS_KEPT, BlockAssembler
+from luthien_litellm_hooks.wire.events import (
     DELTAS,
     BlockMarker,
     Chunk,
@@ -24,7 +25,6 @@ from luthien_litellm_hooks.stream.events import (
     ToolCallStreamBlock,
     text_of,
 )
-from luthien_litellm_hooks.telemetry import NoOpObservabilityContext, ObservabilityContext
 
 MAX_ANSWER_CHARACTERS = 1_000_000
 """Bound of each side of a response in the record; the rest is only counted."""

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
-from luthien_litellm_hooks.stream.events import StreamBlock
+from luthien_litellm_hooks.wire.events import StreamBlock
 
 AttributeValue = str | bool | int | float | Sequence[str]
 

@@ -7,15 +7,15 @@ from datetime import UTC, datetime
 from opentelemetry import trace
 from opentelemetry.trace import Span, Status, StatusCode, Tracer, TracerProvider
 
-from luthien_litellm_hooks.stream.events import (
+from luthien_litellm_hooks.telemetry import AttributeValue, HookDecision, ObservabilityContext, names
+from luthien_litellm_hooks.telemetry.metrics import FailOpen, Metrics, process_metrics
+from luthien_litellm_hooks.telemetry.publisher import EventPublisher
+from luthien_litellm_hooks.wire.events import (
     ContentStreamBlock,
     ReasoningStreamBlock,
     StreamBlock,
     ToolCallStreamBlock,
 )
-from luthien_litellm_hooks.telemetry import AttributeValue, HookDecision, ObservabilityContext, names
-from luthien_litellm_hooks.telemetry.metrics import FailOpen, Metrics, process_metrics
-from luthien_litellm_hooks.telemetry.publisher import EventPublisher
 
 MAX_TEXT_LENGTH = 1000
 """Characters of a text in an attribute."""

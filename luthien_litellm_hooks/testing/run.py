@@ -18,8 +18,11 @@ from luthien_litellm_hooks.recording.decision import Approval, Decision
 from luthien_litellm_hooks.recording.digest import action_digest
 from luthien_litellm_hooks.recording.record import transaction_record
 from luthien_litellm_hooks.recording.recorder import DefaultTransactionRecorder
-from luthien_litellm_hooks.stream.assembler import BlockAssembler
-from luthien_litellm_hooks.stream.events import (
+from luthien_litellm_hooks.testing.answers import Answer as ScriptedAnswer
+from luthien_litellm_hooks.testing.answers import Say, Step
+from luthien_litellm_hooks.testing.routes import ROUTES, Route, RouteName
+from luthien_litellm_hooks.wire.assembler import BlockAssembler
+from luthien_litellm_hooks.wire.events import (
     Chunk,
     ContentStreamBlock,
     Finish,
@@ -28,9 +31,6 @@ from luthien_litellm_hooks.stream.events import (
     ToolCall,
     ToolCallStreamBlock,
 )
-from luthien_litellm_hooks.testing.answers import Answer as ScriptedAnswer
-from luthien_litellm_hooks.testing.answers import Say, Step
-from luthien_litellm_hooks.testing.routes import ROUTES, Route, RouteName
 from luthien_litellm_hooks.wire.format import Adapter
 
 TRANSACTION_ID = "transaction-test"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, cast
 from uuid import UUID
 
-from luthien_litellm_hooks.stream.events import Chunk, StreamEvent
+from luthien_litellm_hooks.wire.events import Chunk, StreamEvent
 from luthien_litellm_hooks.wire.request_shape import Json, RequestShape
 
 JsonObject = dict[str, Any]

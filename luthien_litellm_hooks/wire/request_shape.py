@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, cast
 
-from luthien_litellm_hooks.stream.events import ToolCall, ToolForm
 from luthien_litellm_hooks.wire import readable
+from luthien_litellm_hooks.wire.events import ToolCall, ToolForm
 
 Json = Mapping[str, Any]
 Author = Literal["user", "tool", "system", "model"]

@@ -26,9 +26,9 @@ from luthien_litellm_hooks import (
 from luthien_litellm_hooks.hooks.routes import adapter_for
 from luthien_litellm_hooks.policies.noop import NoOp
 from luthien_litellm_hooks.policy.notices import NOTICE_MARK
-from luthien_litellm_hooks.stream.assembler import BlockAssembler
-from luthien_litellm_hooks.stream.events import Chunk, Finish, ReasoningDelta, StreamEvent, TextDelta, ToolCallDelta
 from luthien_litellm_hooks.testing.routes import ROUTES, RouteName
+from luthien_litellm_hooks.wire.assembler import BlockAssembler
+from luthien_litellm_hooks.wire.events import Chunk, Finish, ReasoningDelta, StreamEvent, TextDelta, ToolCallDelta
 from luthien_litellm_hooks.wire.format import Adapter
 from luthien_litellm_hooks.wire.sse import SseDecoder
 from tests.support.chat import provide, pull

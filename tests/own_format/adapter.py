@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from luthien_litellm_hooks.stream.events import (
+from luthien_litellm_hooks.wire.events import (
     Chunk,
     Finish,
     StreamEvent,

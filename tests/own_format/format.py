@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator
 
-from luthien_litellm_hooks.stream.events import ToolCall
+from luthien_litellm_hooks.wire.events import ToolCall
 from luthien_litellm_hooks.wire.format import (
     Adapter,
     Blocks,

@@ -8,8 +8,8 @@ import pytest
 
 from luthien_litellm_hooks.cli.report import report_on
 from luthien_litellm_hooks.cli.show import Source
-from luthien_litellm_hooks.cli.show.spend_logs import Filter
-from luthien_litellm_hooks.cli.show.transactions import Transaction
+from luthien_litellm_hooks.monitor.spend_logs import Filter
+from luthien_litellm_hooks.monitor.transactions import Transaction
 from luthien_litellm_hooks.testing.answers import Answer, Call, Gate, Say
 from luthien_litellm_hooks.testing.provider import ScriptedProvider
 from tests.support.clients import ROUTES

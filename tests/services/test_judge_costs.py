@@ -8,7 +8,7 @@ from typing import Any, LiteralString
 import psycopg
 import pytest
 
-from luthien_litellm_hooks.cli.show.spend_logs import Filter, ProxyApi
+from luthien_litellm_hooks.monitor.spend_logs import Filter, ProxyApi
 from luthien_litellm_hooks.testing.answers import Answer, Call, Say
 from luthien_litellm_hooks.testing.provider import ScriptedProvider
 from tests.support.all_logged import FILE_VARIABLE

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from luthien_litellm_hooks.stream.events import Chunk, StreamEvent, from_wire
+from luthien_litellm_hooks.wire.events import Chunk, StreamEvent, from_wire
 
 Unit = tuple[StreamEvent, ...]
 

@@ -27,7 +27,7 @@ from luthien_litellm_hooks import (
 )
 from luthien_litellm_hooks.engine.composition import OnPolicyError
 from luthien_litellm_hooks.policy.sending import passthrough_first_pieces
-from luthien_litellm_hooks.stream.events import ReasoningDelta, TextDelta, ToolCallDelta
+from luthien_litellm_hooks.wire.events import ReasoningDelta, TextDelta, ToolCallDelta
 from tests.support.fuzzing import marks_in
 
 DELTA_HOOKS = {"t": "on_content_delta", "r": "on_reasoning_delta"} | dict.fromkeys("cni", "on_tool_call_delta")

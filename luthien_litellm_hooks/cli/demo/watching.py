@@ -10,7 +10,7 @@ from luthien_litellm_hooks.errors import ConfigError
 from luthien_litellm_hooks.policy.base import Policy, PolicyConfig
 from luthien_litellm_hooks.policy.context import StreamingResponseContext
 from luthien_litellm_hooks.recording.decision import Decision
-from luthien_litellm_hooks.stream.events import (
+from luthien_litellm_hooks.wire.events import (
     ContentStreamBlock,
     ReasoningStreamBlock,
     StreamBlock,

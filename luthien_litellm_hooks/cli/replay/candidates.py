@@ -8,7 +8,6 @@ from itertools import chain
 from pathlib import Path
 
 from luthien_litellm_hooks.cli.replay.judge_replies import TransactionReplies
-from luthien_litellm_hooks.cli.show.transactions import Record, Transaction, recorded
 from luthien_litellm_hooks.cli.trial import Settings as PolicySettings
 from luthien_litellm_hooks.config.check.source import LaunchEnvironment, launch_context, read_source
 from luthien_litellm_hooks.config.policy_loading import COMPOSITIONS
@@ -18,6 +17,7 @@ from luthien_litellm_hooks.engine.composition import members_of, selectors_of
 from luthien_litellm_hooks.engine.executor import PolicyExecutor
 from luthien_litellm_hooks.engine.rehearsal import rehearse
 from luthien_litellm_hooks.errors import ConfigError, NotReplayableError, WireError
+from luthien_litellm_hooks.monitor.transactions import Record, Transaction, recorded
 
 _CONFIGS = (".yaml", ".yml")
 _THRESHOLD = "threshold"

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
-from luthien_litellm_hooks.cli.show.transactions import Block, Decision, Record, Side
+from luthien_litellm_hooks.monitor.transactions import Block, Decision, Record, Side
 from luthien_litellm_hooks.policy.notices import parted
 from luthien_litellm_hooks.recording.decision import SEVERITY, Action
 

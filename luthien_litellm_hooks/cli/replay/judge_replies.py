@@ -12,8 +12,8 @@ from pathlib import Path
 from time import monotonic
 from typing import Any, Literal
 
-from luthien_litellm_hooks.cli.show.transactions import Decision, Record
 from luthien_litellm_hooks.errors import ConfigError, JudgeError
+from luthien_litellm_hooks.monitor.transactions import Decision, Record
 from luthien_litellm_hooks.policy.llm_client import Question, answered_by, earlier_reply, spent_on
 from luthien_litellm_hooks.wire.format import json_object
 

@@ -16,7 +16,7 @@ from luthien_litellm_hooks.cli.replay.comparison import CHANGES, Change, Compare
 from luthien_litellm_hooks.cli.replay.judge_replies import JudgeReplies
 from luthien_litellm_hooks.cli.replay.labelled import Labelled
 from luthien_litellm_hooks.cli.replay.sources import Chosen
-from luthien_litellm_hooks.cli.show.transactions import Record
+from luthien_litellm_hooks.monitor.transactions import Record
 from luthien_litellm_hooks.telemetry.log_lines import bounded_line, one_line
 
 _TITLES: Mapping[Change, str] = {

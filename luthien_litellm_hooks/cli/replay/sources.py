@@ -13,9 +13,9 @@ from typing import Any, cast
 
 from luthien_litellm_hooks.cli.replay.transcripts import is_transcript, read_transcripts, usual_places
 from luthien_litellm_hooks.cli.show import Source
-from luthien_litellm_hooks.cli.show.spend_logs import Filter, LocalFile
-from luthien_litellm_hooks.cli.show.transactions import Record, Transaction, read_transaction
 from luthien_litellm_hooks.errors import ConfigError
+from luthien_litellm_hooks.monitor.spend_logs import Filter, LocalFile
+from luthien_litellm_hooks.monitor.transactions import Record, Transaction, read_transaction
 from luthien_litellm_hooks.recording.record import KEY, MAX_TEXT_CHARACTERS, SLOT
 from luthien_litellm_hooks.wire import FORMATS
 from luthien_litellm_hooks.wire.format import json_object

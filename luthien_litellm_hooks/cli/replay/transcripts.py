@@ -16,11 +16,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
-from luthien_litellm_hooks.cli.show.transactions import Block, Record, Response, Side, Transaction
 from luthien_litellm_hooks.errors import ConfigError
+from luthien_litellm_hooks.monitor.transactions import Block, Record, Response, Side, Transaction
 from luthien_litellm_hooks.recording.record import redacted
-from luthien_litellm_hooks.stream.events import ToolCall
 from luthien_litellm_hooks.wire import FORMATS
+from luthien_litellm_hooks.wire.events import ToolCall
 from luthien_litellm_hooks.wire.format import WireFormat
 from luthien_litellm_hooks.wire.request_shape import Json, Piece, Thought, ToolResult, author, item_pieces
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, ParamSpec, cast, get_args
 
 from luthien_litellm_hooks.cli.output import complain, print_json, terminal
-from luthien_litellm_hooks.cli.show.opening import ByProxy, Opened, WithKeys, opened
 from luthien_litellm_hooks.cli.show.printing import (
     HOW_TO_STORE,
     changed_parts,
@@ -24,9 +23,10 @@ from luthien_litellm_hooks.cli.show.printing import (
     print_list,
     print_transaction,
 )
-from luthien_litellm_hooks.cli.show.spend_logs import Database, Filter, LocalFile, ProxyApi, SpendLogs, best_matches
-from luthien_litellm_hooks.cli.show.transactions import Record, Side, Transaction
 from luthien_litellm_hooks.errors import ConfigError
+from luthien_litellm_hooks.monitor.opening import ByProxy, Opened, WithKeys, opened
+from luthien_litellm_hooks.monitor.spend_logs import Database, Filter, LocalFile, ProxyApi, SpendLogs, best_matches
+from luthien_litellm_hooks.monitor.transactions import Record, Side, Transaction
 from luthien_litellm_hooks.recording.recorder import Outcome
 from luthien_litellm_hooks.recording.sqlite import records_path
 

@@ -10,7 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from luthien_litellm_hooks.cli.show.outline import (
+from luthien_litellm_hooks.monitor.outline import (
     Gap,
     Pair,
     block_title,
@@ -22,7 +22,7 @@ from luthien_litellm_hooks.cli.show.outline import (
     response_lines,
     shared_ends,
 )
-from luthien_litellm_hooks.cli.show.transactions import (
+from luthien_litellm_hooks.monitor.transactions import (
     Approval,
     Decision,
     Failure,

@@ -21,17 +21,17 @@ from luthien_litellm_hooks.cli.replay.transcripts import (
     usual_places,
 )
 from luthien_litellm_hooks.cli.show import Source, criteria
-from luthien_litellm_hooks.cli.show.spend_logs import Filter
-from luthien_litellm_hooks.cli.show.transactions import Block, Record, Transaction
 from luthien_litellm_hooks.cli.suggest.narrowing import Proposal, Seen, propose
 from luthien_litellm_hooks.config.policy_loading import load_policy
 from luthien_litellm_hooks.errors import ConfigError
+from luthien_litellm_hooks.monitor.spend_logs import Filter
+from luthien_litellm_hooks.monitor.transactions import Block, Record, Transaction
 from luthien_litellm_hooks.policies.tool_rules import ToolRules
 from luthien_litellm_hooks.policy.context import PolicyContext
 from luthien_litellm_hooks.policy.request import Request
 from luthien_litellm_hooks.recording.digest import action_digest
-from luthien_litellm_hooks.stream.events import ToolCall, ToolForm
 from luthien_litellm_hooks.telemetry.log_lines import one_line
+from luthien_litellm_hooks.wire.events import ToolCall, ToolForm
 
 _TOLD = 20
 """Actions that are told of those without a rule."""

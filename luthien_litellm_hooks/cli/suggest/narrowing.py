@@ -18,7 +18,7 @@ from luthien_litellm_hooks.policies.rules.patterns import CommandPattern, PathPa
 from luthien_litellm_hooks.policies.rules.tool_use import ToolUse
 from luthien_litellm_hooks.policies.shell import UNKNOWN_HOST, Command, find_danger, program_of
 from luthien_litellm_hooks.policy.patterns import quoted
-from luthien_litellm_hooks.stream.events import ToolCall
+from luthien_litellm_hooks.wire.events import ToolCall
 
 Json = Mapping[str, Any]
 

@@ -36,7 +36,7 @@ from luthien_litellm_hooks.policy.sending import (
     send_tool_call,
 )
 from luthien_litellm_hooks.policy.tool_gate import ToolGatePolicy, Verdict, measured, record_verdict
-from luthien_litellm_hooks.stream.events import ContentStreamBlock, ReasoningStreamBlock, StreamBlock, ToolCall
+from luthien_litellm_hooks.wire.events import ContentStreamBlock, ReasoningStreamBlock, StreamBlock, ToolCall
 
 MAX_CHARACTERS = 200_000
 """Limit of the data for a judge, who sees all of it or none: it cannot vouch for unseen parts."""

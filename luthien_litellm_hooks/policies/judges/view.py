@@ -11,7 +11,7 @@ from luthien_litellm_hooks.policy.base import PolicyConfig
 from luthien_litellm_hooks.policy.context import PolicyContext, StreamingResponseContext
 from luthien_litellm_hooks.policy.json_strings import as_json
 from luthien_litellm_hooks.policy.trajectory import Said, Step, Trajectory
-from luthien_litellm_hooks.stream.events import (
+from luthien_litellm_hooks.wire.events import (
     ContentStreamBlock,
     ReasoningStreamBlock,
     StreamBlock,

@@ -25,7 +25,7 @@ from luthien_litellm_hooks.policy.sending import (
     send_text,
     send_tool_call,
 )
-from luthien_litellm_hooks.stream.events import Finish, ReasoningStreamBlock, StreamBlock, ToolCall, ToolCallStreamBlock
+from luthien_litellm_hooks.wire.events import Finish, ReasoningStreamBlock, StreamBlock, ToolCall, ToolCallStreamBlock
 
 CONTEXT = 16
 """Number of characters before a place that may influence a match there."""

@@ -34,7 +34,7 @@ from luthien_litellm_hooks.policies.shell import (
     runs_of_program,
     text_of,
 )
-from luthien_litellm_hooks.stream.events import ToolCall
+from luthien_litellm_hooks.wire.events import ToolCall
 
 CODE_MODE_TOOL = "exec"
 MAX_CALLS = 100

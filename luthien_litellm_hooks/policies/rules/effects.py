@@ -7,7 +7,7 @@ from luthien_litellm_hooks.policies.rules.arguments import read_arguments
 from luthien_litellm_hooks.policies.rules.kinds import kinds_of_name
 from luthien_litellm_hooks.policies.rules.tool_use import ToolUse
 from luthien_litellm_hooks.policies.shell import Command
-from luthien_litellm_hooks.stream.events import ToolCall
+from luthien_litellm_hooks.wire.events import ToolCall
 
 _MAX_LINES = 100
 _UNREADABLE = "has a part that the parser cannot read"

@@ -10,7 +10,7 @@ from typing import Literal, cast
 
 from luthien_litellm_hooks.policies.rules.arguments import objects, text_of
 from luthien_litellm_hooks.policies.rules.patterns import MAX_PATH_CHARACTERS
-from luthien_litellm_hooks.stream.events import ToolForm
+from luthien_litellm_hooks.wire.events import ToolForm
 
 Kind = Literal["shell", "file_write", "web", "sql"]
 Language = Literal["shell", "python", "javascript"]

@@ -48,7 +48,7 @@ from luthien_litellm_hooks.policies.shell import (
     proxies_of,
     written_paths,
 )
-from luthien_litellm_hooks.stream.events import ToolCall
+from luthien_litellm_hooks.wire.events import ToolCall
 
 _PATCH_MARK = "*** Begin Patch"  # first line of Codex's heredoc for `apply_patch`
 _COMMAND_OPTIONS, _EXECUTE_OPTIONS, _QUERY_OPTIONS = ("-c", "--command"), ("-e", "--execute"), ("-q", "--query")

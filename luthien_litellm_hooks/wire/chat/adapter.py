@@ -21,20 +21,6 @@ from litellm.types.utils import (
 )
 
 from luthien_litellm_hooks.errors import WireError
-from luthien_litellm_hooks.stream.events import (
-    EVERY_CHOICE,
-    Chunk,
-    Finish,
-    Opaque,
-    Quote,
-    ReasoningDelta,
-    ResponseStart,
-    StreamEvent,
-    TextDelta,
-    ToolCallDelta,
-    Unknown,
-    Usage,
-)
 from luthien_litellm_hooks.wire import readable
 from luthien_litellm_hooks.wire.chat.fields import (
     PROVIDER_FIELDS,
@@ -49,6 +35,20 @@ from luthien_litellm_hooks.wire.chat.fields import (
     without,
 )
 from luthien_litellm_hooks.wire.chat.read import UnknownCalls, read_chunk, read_response
+from luthien_litellm_hooks.wire.events import (
+    EVERY_CHOICE,
+    Chunk,
+    Finish,
+    Opaque,
+    Quote,
+    ReasoningDelta,
+    ResponseStart,
+    StreamEvent,
+    TextDelta,
+    ToolCallDelta,
+    Unknown,
+    Usage,
+)
 
 _EMPTY_AUDIO = {"data": "", "expires_at": 0, "transcript": ""}
 

@@ -13,8 +13,8 @@ from litellm.types.utils import (
 from pydantic import BaseModel
 
 from luthien_litellm_hooks.errors import WireError
-from luthien_litellm_hooks.stream.events import EVERY_CHOICE, Opaque, StreamEvent, from_wire
 from luthien_litellm_hooks.wire import readable
+from luthien_litellm_hooks.wire.events import EVERY_CHOICE, Opaque, StreamEvent, from_wire
 
 Place = Literal["response", "choice", "message", "call"]
 DeltaTool = ChatCompletionDeltaToolCall | ChatCompletionDeltaCustomToolCall

@@ -6,20 +6,6 @@ from typing import Any, cast
 from litellm.types.utils import FunctionCall, Message, ModelResponse, ModelResponseStream
 
 from luthien_litellm_hooks.errors import WireError
-from luthien_litellm_hooks.stream.events import (
-    Finish,
-    Opaque,
-    Quote,
-    ReasoningDelta,
-    ResponseStart,
-    StreamEvent,
-    TextDelta,
-    ToolCallDelta,
-    ToolForm,
-    Unknown,
-    Usage,
-    from_wire,
-)
 from luthien_litellm_hooks.wire import readable
 from luthien_litellm_hooks.wire.chat.fields import (
     DECODED,
@@ -45,6 +31,20 @@ from luthien_litellm_hooks.wire.chat.fields import (
     set_fields,
     text_in,
     unjudged_fields,
+)
+from luthien_litellm_hooks.wire.events import (
+    Finish,
+    Opaque,
+    Quote,
+    ReasoningDelta,
+    ResponseStart,
+    StreamEvent,
+    TextDelta,
+    ToolCallDelta,
+    ToolForm,
+    Unknown,
+    Usage,
+    from_wire,
 )
 
 UnknownCalls = set[tuple[int, int]]

@@ -7,19 +7,6 @@ from typing import Any
 from litellm.types.utils import TextChoices, TextCompletionResponse
 
 from luthien_litellm_hooks.errors import WireError
-from luthien_litellm_hooks.stream.events import (
-    EVERY_CHOICE,
-    Chunk,
-    Finish,
-    Opaque,
-    ReasoningDelta,
-    StreamEvent,
-    TextDelta,
-    ToolCallDelta,
-    Unknown,
-    Usage,
-    from_wire,
-)
 from luthien_litellm_hooks.wire.chat.fields import (
     DECODED,
     RESPONSE_FIELDS,
@@ -33,6 +20,19 @@ from luthien_litellm_hooks.wire.chat.fields import (
     set_fields,
     text_in,
     without,
+)
+from luthien_litellm_hooks.wire.events import (
+    EVERY_CHOICE,
+    Chunk,
+    Finish,
+    Opaque,
+    ReasoningDelta,
+    StreamEvent,
+    TextDelta,
+    ToolCallDelta,
+    Unknown,
+    Usage,
+    from_wire,
 )
 
 _CHOICE_FIELDS = frozenset({"index", "text", "reasoning_content", "finish_reason"})

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import cast
 
-from luthien_litellm_hooks.stream.events import ToolCall
+from luthien_litellm_hooks.wire.events import ToolCall
 from luthien_litellm_hooks.wire.format import (
     Adapter,
     Blocks,

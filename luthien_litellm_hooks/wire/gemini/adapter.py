@@ -12,7 +12,8 @@ from litellm.types.google_genai.main import GenerateContentResponse
 from pydantic import BaseModel
 
 from luthien_litellm_hooks.errors import WireError
-from luthien_litellm_hooks.stream.events import (
+from luthien_litellm_hooks.wire import readable
+from luthien_litellm_hooks.wire.events import (
     Chunk,
     Finish,
     Opaque,
@@ -26,7 +27,6 @@ from luthien_litellm_hooks.stream.events import (
     Usage,
     from_wire,
 )
-from luthien_litellm_hooks.wire import readable
 from luthien_litellm_hooks.wire.gemini.read import (
     CANDIDATE_HEAD,
     HEAD,

@@ -9,7 +9,8 @@ from itertools import pairwise
 from typing import Any, cast
 
 from luthien_litellm_hooks.errors import WireError
-from luthien_litellm_hooks.stream.events import (
+from luthien_litellm_hooks.wire import readable
+from luthien_litellm_hooks.wire.events import (
     EVERY_CHOICE,
     Finish,
     Opaque,
@@ -22,7 +23,6 @@ from luthien_litellm_hooks.stream.events import (
     Usage,
     from_wire,
 )
-from luthien_litellm_hooks.wire import readable
 
 Json = Mapping[str, Any]
 

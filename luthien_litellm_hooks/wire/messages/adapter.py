@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import orjson
 
 from luthien_litellm_hooks.errors import WireError
-from luthien_litellm_hooks.stream.events import Chunk, StreamEvent, Unknown, from_wire
+from luthien_litellm_hooks.wire.events import Chunk, StreamEvent, Unknown, from_wire
 from luthien_litellm_hooks.wire.messages.blocks import CALLS, JSON, empty_message, fields
 from luthien_litellm_hooks.wire.messages.read import Frame, MessageReader, read_message
 from luthien_litellm_hooks.wire.messages.write import MessageWriter, write_message

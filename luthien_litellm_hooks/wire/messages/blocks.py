@@ -7,8 +7,8 @@ from types import MappingProxyType
 from typing import Any, Literal, TypeAlias
 
 from luthien_litellm_hooks.errors import WireError
-from luthien_litellm_hooks.stream.events import Quote, ToolCallDelta
 from luthien_litellm_hooks.wire import readable
+from luthien_litellm_hooks.wire.events import Quote, ToolCallDelta
 
 JSON: TypeAlias = dict[str, Any]
 Kind = Literal["text", "reasoning", "tool_call", "other", "unknown"]

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from luthien_litellm_hooks.errors import WireError
-from luthien_litellm_hooks.stream.events import (
+from luthien_litellm_hooks.wire.events import (
     BlockMarker,
     Chunk,
     Finish,

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import TypeGuard, cast
 
-from luthien_litellm_hooks.stream.events import (
+from luthien_litellm_hooks.wire.events import (
     BlockMarker,
     Chunk,
     Finish,

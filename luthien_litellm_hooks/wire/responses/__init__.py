@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from luthien_litellm_hooks.stream.events import ToolCall
 from luthien_litellm_hooks.wire import readable
+from luthien_litellm_hooks.wire.events import ToolCall
 from luthien_litellm_hooks.wire.format import (
     Adapter,
     Blocks,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from luthien_litellm_hooks.errors import WireError
-from luthien_litellm_hooks.stream.events import ToolForm
+from luthien_litellm_hooks.wire.events import ToolForm
 from luthien_litellm_hooks.wire.responses.kinds import Kind, get, plain
 
 

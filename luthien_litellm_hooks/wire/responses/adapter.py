@@ -6,7 +6,7 @@ from contextlib import suppress
 from litellm.types.llms.openai import ResponsesAPIResponse
 
 from luthien_litellm_hooks.errors import WireError
-from luthien_litellm_hooks.stream.events import Chunk, Finish, StreamEvent, Unknown
+from luthien_litellm_hooks.wire.events import Chunk, Finish, StreamEvent, Unknown
 from luthien_litellm_hooks.wire.responses.fields import full_template
 from luthien_litellm_hooks.wire.responses.kinds import LISTS, get, pieces
 from luthien_litellm_hooks.wire.responses.read import Reader

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any, Literal
 
-from luthien_litellm_hooks.stream.events import (
+from luthien_litellm_hooks.wire.events import (
     BlockMarker,
     Quote,
     ReasoningDelta,

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from pydantic import BaseModel
 
-from luthien_litellm_hooks.stream.events import Opaque, StreamEvent, Unknown, from_wire
+from luthien_litellm_hooks.wire.events import Opaque, StreamEvent, Unknown, from_wire
 from luthien_litellm_hooks.wire.responses.actions import ACTION_FIELDS, ACTIONS, RESULTS
 from luthien_litellm_hooks.wire.responses.kinds import LISTS, PARTS, Origin, changed, get, key_of, pieces, without
 

@@ -8,7 +8,7 @@ from litellm.llms.openai.responses.transformation import OpenAIResponsesAPIConfi
 from litellm.types.llms.openai import GenericEvent
 from pydantic import BaseModel, ValidationError
 
-from luthien_litellm_hooks.stream.events import BlockMarker, Quote
+from luthien_litellm_hooks.wire.events import BlockMarker, Quote
 from luthien_litellm_hooks.wire.readable import read, written
 from luthien_litellm_hooks.wire.responses.actions import (
     ACTIONS,

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple, cast
 from pydantic import BaseModel
 
 from luthien_litellm_hooks.errors import WireError
-from luthien_litellm_hooks.stream.events import ToolCallDelta
+from luthien_litellm_hooks.wire.events import ToolCallDelta
 
 ITEM_ADDED = "response.output_item.added"
 ITEM_DONE = "response.output_item.done"

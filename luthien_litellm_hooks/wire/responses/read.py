@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from luthien_litellm_hooks.errors import WireError
-from luthien_litellm_hooks.stream.events import (
+from luthien_litellm_hooks.wire.events import (
     Finish,
     Opaque,
     ProviderFailure,

@@ -8,7 +8,7 @@ from litellm.types.llms.openai import GenericEvent, ResponsesAPIResponse
 from pydantic import BaseModel
 
 from luthien_litellm_hooks.errors import WireError
-from luthien_litellm_hooks.stream.events import (
+from luthien_litellm_hooks.wire.events import (
     DELTAS,
     BlockMarker,
     Finish,

@@ -11,7 +11,9 @@ import pytest
 from rich.console import Console
 
 from luthien_litellm_hooks import Policy
-from luthien_litellm_hooks.cli.show.outline import (
+from luthien_litellm_hooks.cli.show.printing import diff_lines, print_diff, print_list, print_transaction
+from luthien_litellm_hooks.errors import ConfigError
+from luthien_litellm_hooks.monitor.outline import (
     Gap,
     Pair,
     compare,
@@ -21,16 +23,14 @@ from luthien_litellm_hooks.cli.show.outline import (
     response_lines,
     shared_ends,
 )
-from luthien_litellm_hooks.cli.show.printing import diff_lines, print_diff, print_list, print_transaction
-from luthien_litellm_hooks.cli.show.spend_logs import Filter, best_matches
-from luthien_litellm_hooks.cli.show.transactions import (
+from luthien_litellm_hooks.monitor.spend_logs import Filter, best_matches
+from luthien_litellm_hooks.monitor.transactions import (
     AskedAgain,
     Record,
     Response,
     Transaction,
     read_transaction,
 )
-from luthien_litellm_hooks.errors import ConfigError
 from luthien_litellm_hooks.telemetry.log_lines import escape
 from luthien_litellm_hooks.testing.answers import Answer as Scripted
 from luthien_litellm_hooks.testing.answers import Call, Say, Think

@@ -23,7 +23,7 @@ from luthien_litellm_hooks.policy.request import Request
 from luthien_litellm_hooks.policy.tool_gate import ToolGatePolicy
 from luthien_litellm_hooks.recording.digest import action_digest
 from luthien_litellm_hooks.recording.sqlite import RecordFile
-from luthien_litellm_hooks.stream.events import ToolCall
+from luthien_litellm_hooks.wire.events import ToolCall
 from tests.support.record_file import line, row
 
 TRANSCRIPTS = Path(__file__).parents[2] / "support" / "transcripts"

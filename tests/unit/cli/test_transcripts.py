@@ -17,8 +17,8 @@ from luthien_litellm_hooks.cli.replay.transcripts import (
     transcript_files,
     usual_places,
 )
-from luthien_litellm_hooks.cli.show.transactions import Record, Transaction
 from luthien_litellm_hooks.errors import ConfigError
+from luthien_litellm_hooks.monitor.transactions import Record, Transaction
 from luthien_litellm_hooks.policy.request import turn_of
 from luthien_litellm_hooks.policy.trajectory import Step, trajectory_of
 

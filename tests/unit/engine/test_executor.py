@@ -30,8 +30,8 @@ from luthien_litellm_hooks import (
 from luthien_litellm_hooks.engine.egress_queue import EAGER_READS, MAX_AHEAD
 from luthien_litellm_hooks.policies.all_caps import AllCaps
 from luthien_litellm_hooks.policies.noop import NoOp
-from luthien_litellm_hooks.stream.events import Chunk, StreamEvent
 from luthien_litellm_hooks.wire.chat.adapter import ChatAdapter
+from luthien_litellm_hooks.wire.events import Chunk, StreamEvent
 from tests.support.chat import (
     USAGE,
     WITHHELD,

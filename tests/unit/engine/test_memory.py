@@ -18,7 +18,7 @@ from luthien_litellm_hooks import (
 )
 from luthien_litellm_hooks.policies.noop import NoOp
 from luthien_litellm_hooks.policy.tool_gate import ToolGatePolicy, Verdict
-from luthien_litellm_hooks.stream.events import ToolCall
+from luthien_litellm_hooks.wire.events import ToolCall
 from tests.support.chat import adapter, call, chunk, context, finish, full, provide, pull, text
 
 ANSWER = [chunk(role="assistant", content=""), text("one "), text("two"), *call(0, "f", "{}"), finish("tool_calls")]

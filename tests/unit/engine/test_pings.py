@@ -29,9 +29,9 @@ from luthien_litellm_hooks import (
 from luthien_litellm_hooks.engine.composition import Composition, ConfiguredPolicy, Parallel, Serial
 from luthien_litellm_hooks.hooks.routes import adapter_for
 from luthien_litellm_hooks.policies.noop import NoOp
-from luthien_litellm_hooks.stream.events import Chunk, Finish
 from luthien_litellm_hooks.testing.answers import Answer, Call, Say
 from luthien_litellm_hooks.testing.routes import ROUTES, RouteName
+from luthien_litellm_hooks.wire.events import Chunk, Finish
 from tests.support.virtual_time import VirtualTimeLoop, run
 
 WIRES = sorted(ROUTES)

@@ -11,7 +11,6 @@ from uuid import UUID
 import pytest
 
 from luthien_litellm_hooks import Decision, Policy, PolicyContext, Request, StreamingResponseContext, ToolCall
-from luthien_litellm_hooks.cli.show.transactions import read_transaction, recorded
 from luthien_litellm_hooks.config.policy_loading import config_model
 from luthien_litellm_hooks.config.settings import build_executor, load_settings
 from luthien_litellm_hooks.engine.composition import Composition, ConfiguredPolicy, Parallel
@@ -19,6 +18,7 @@ from luthien_litellm_hooks.engine.egress_queue import MEMORY, MEMORY_APART
 from luthien_litellm_hooks.engine.executor import PolicyExecutor
 from luthien_litellm_hooks.engine.rehearsal import Recorded, rehearse
 from luthien_litellm_hooks.errors import NotReplayableError, PolicyBlockedError
+from luthien_litellm_hooks.monitor.transactions import read_transaction, recorded
 from luthien_litellm_hooks.policies import SHORT_NAMES
 from luthien_litellm_hooks.policies.judges import JudgeConfig
 from luthien_litellm_hooks.policy.limits import off_loop

@@ -12,7 +12,7 @@ from luthien_litellm_hooks.engine.executor import PolicyExecutor
 from luthien_litellm_hooks.policies.noop import NoOp
 from luthien_litellm_hooks.policy.request import Request
 from luthien_litellm_hooks.policy.tool_gate import ALLOW, ToolGatePolicy, Verdict
-from luthien_litellm_hooks.stream.events import (
+from luthien_litellm_hooks.wire.events import (
     EVERY_CHOICE,
     BlockMarker,
     Finish,

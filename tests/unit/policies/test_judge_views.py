@@ -12,9 +12,9 @@ from luthien_litellm_hooks import ConfigError, PolicyContext, Request
 from luthien_litellm_hooks.config.policy_loading import load_policy
 from luthien_litellm_hooks.policies.judges import MAX_CHARACTERS
 from luthien_litellm_hooks.policies.judges.view import View
-from luthien_litellm_hooks.stream.events import ToolCall
 from luthien_litellm_hooks.testing import Call, Say, Think, run_policy
 from luthien_litellm_hooks.testing.routes import RouteName
+from luthien_litellm_hooks.wire.events import ToolCall
 from tests.support.fuzzing import budget
 from tests.support.judge import JSON, JudgeModel, rating
 from tests.unit.policy.test_trajectory import BODIES, block, function, part

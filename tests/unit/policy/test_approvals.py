@@ -41,11 +41,11 @@ from luthien_litellm_hooks.policy.approvals import (
 )
 from luthien_litellm_hooks.policy.limits import Limits
 from luthien_litellm_hooks.recording.record import transaction_record
-from luthien_litellm_hooks.stream.assembler import BlockAssembler
-from luthien_litellm_hooks.stream.events import ContentStreamBlock, Finish
 from luthien_litellm_hooks.testing.answers import Answer, Call, Cut, Say
 from luthien_litellm_hooks.testing.routes import ROUTES, RouteName
 from luthien_litellm_hooks.wire import FORMATS
+from luthien_litellm_hooks.wire.assembler import BlockAssembler
+from luthien_litellm_hooks.wire.events import ContentStreamBlock, Finish
 from tests.support.state import MemoryStore
 from tests.support.virtual_time import run
 

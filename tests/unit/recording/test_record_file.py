@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from luthien_litellm_hooks.cli.show.spend_logs import Filter, LocalFile
 from luthien_litellm_hooks.errors import ConfigError
+from luthien_litellm_hooks.monitor.spend_logs import Filter, LocalFile
 from luthien_litellm_hooks.recording.sqlite import RecordFile, RecordReader, records_path
 from luthien_litellm_hooks.telemetry.publisher import EventPublisher
 from tests.support.record_file import NOW, ids, line, publish, row, written

@@ -20,10 +20,10 @@ from luthien_litellm_hooks.hooks.routes import adapter_for
 from luthien_litellm_hooks.policies.noop import NoOp
 from luthien_litellm_hooks.policy.tool_gate import ALLOW, ToolGatePolicy, Verdict
 from luthien_litellm_hooks.recording.recorder import DefaultTransactionRecorder, ResponseRecord
-from luthien_litellm_hooks.stream.events import Chunk, Finish, ReasoningDelta, TextDelta, ToolCallDelta
 from luthien_litellm_hooks.telemetry import NoOpObservabilityContext
 from luthien_litellm_hooks.testing.answers import Answer, Call, Say, Think
 from luthien_litellm_hooks.testing.routes import ROUTES, RouteName
+from luthien_litellm_hooks.wire.events import Chunk, Finish, ReasoningDelta, TextDelta, ToolCallDelta
 from tests.support.chat import provide, pull
 
 ANSWER = Answer([Think("hm", signature="sig"), Say("one secret"), Call("delete", "{}", id="call_a")])

@@ -28,10 +28,10 @@ from luthien_litellm_hooks.policies.noop import NoOp
 from luthien_litellm_hooks.recording.decision import Decision
 from luthien_litellm_hooks.recording.record import MAX_TEXT_CHARACTERS, ObservedPolicy, transaction_record
 from luthien_litellm_hooks.recording.recorder import DefaultTransactionRecorder
-from luthien_litellm_hooks.stream.events import BlockMarker, Chunk, Event, Finish, Opaque, TextDelta, ToolCallDelta
 from luthien_litellm_hooks.telemetry import NoOpObservabilityContext
 from luthien_litellm_hooks.telemetry.publisher import EventPublisher
 from luthien_litellm_hooks.wire import FORMATS
+from luthien_litellm_hooks.wire.events import BlockMarker, Chunk, Event, Finish, Opaque, TextDelta, ToolCallDelta
 from tests.support.chat import Delivered, deliver, finish, text
 from tests.support.waiting import wait_until
 

@@ -20,9 +20,9 @@ from opentelemetry.trace import StatusCode
 
 from luthien_litellm_hooks import NoOpObservabilityContext
 from luthien_litellm_hooks.recording.decision import Decision
-from luthien_litellm_hooks.stream.events import ContentStreamBlock, StreamBlock, ToolCallStreamBlock
 from luthien_litellm_hooks.telemetry import ObservabilityContext, metrics, names
 from luthien_litellm_hooks.telemetry.spans import DefaultObservabilityContext, Telemetry
+from luthien_litellm_hooks.wire.events import ContentStreamBlock, StreamBlock, ToolCallStreamBlock
 from tests.support.collector import collector
 from tests.support.telemetry import Measured, Observed
 

@@ -36,7 +36,7 @@ from luthien_litellm_hooks.policies.secrets import Secrets
 from luthien_litellm_hooks.policies.sql_protection import SqlProtection
 from luthien_litellm_hooks.policy.request import Request
 from luthien_litellm_hooks.policy.tool_gate import ALLOW, ToolGatePolicy, Verdict
-from luthien_litellm_hooks.stream.events import Opaque, Quote, TextDelta, ToolCallDelta, Unknown
+from luthien_litellm_hooks.wire.events import Opaque, Quote, TextDelta, ToolCallDelta, Unknown
 from tests.support.chat import HEAD, USAGE, Delivered, adapter, chunk, deliver, deliver_full, finish, full, text, tool
 
 PRESETS = (BlockDangerousCommands, BlockSensitiveFileWrites, BlockWebRequests, SqlProtection, ProtectProxy)

@@ -21,8 +21,8 @@ from luthien_litellm_hooks import (
 )
 from luthien_litellm_hooks.policies.all_caps import AllCaps, AllCapsConfig
 from luthien_litellm_hooks.policies.noop import NoOp
-from luthien_litellm_hooks.stream.assembler import BlockAssembler
-from luthien_litellm_hooks.stream.events import Finish
+from luthien_litellm_hooks.wire.assembler import BlockAssembler
+from luthien_litellm_hooks.wire.events import Finish
 from tests.support.chat import adapter, deliver
 from tests.support.recordings import STREAMS
 from tests.support.withholding import Holding

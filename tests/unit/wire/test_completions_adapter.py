@@ -19,8 +19,8 @@ from luthien_litellm_hooks import (
 from luthien_litellm_hooks.errors import WireError
 from luthien_litellm_hooks.policies.all_caps import AllCaps
 from luthien_litellm_hooks.policies.noop import NoOp
-from luthien_litellm_hooks.stream.events import ToolCallDelta
 from luthien_litellm_hooks.wire.completions.adapter import CompletionsAdapter
+from luthien_litellm_hooks.wire.events import ToolCallDelta
 from tests.support.chat import context, provide, pull
 from tests.support.withholding import Holding
 

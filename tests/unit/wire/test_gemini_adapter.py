@@ -28,8 +28,8 @@ from luthien_litellm_hooks.config.policy_loading import load_policy
 from luthien_litellm_hooks.errors import WireError
 from luthien_litellm_hooks.policies.all_caps import AllCaps, AllCapsConfig
 from luthien_litellm_hooks.policies.noop import NoOp
-from luthien_litellm_hooks.stream.assembler import BlockAssembler
-from luthien_litellm_hooks.stream.events import Finish, TextDelta, ToolCallDelta, Unknown
+from luthien_litellm_hooks.wire.assembler import BlockAssembler
+from luthien_litellm_hooks.wire.events import Finish, TextDelta, ToolCallDelta, Unknown
 from luthien_litellm_hooks.wire.gemini.adapter import GeminiAdapter
 from tests.support.chat import context, provide, pull
 from tests.support.recordings import STREAMS

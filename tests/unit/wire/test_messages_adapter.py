@@ -35,9 +35,9 @@ from luthien_litellm_hooks.engine.egress_queue import EgressItem
 from luthien_litellm_hooks.engine.sequencer import Sequencer
 from luthien_litellm_hooks.policies.all_caps import AllCaps, AllCapsConfig
 from luthien_litellm_hooks.policies.noop import NoOp
-from luthien_litellm_hooks.stream.assembler import BlockAssembler
-from luthien_litellm_hooks.stream.events import Chunk, Finish, ResponseStart, StreamEnd, StreamEvent
 from luthien_litellm_hooks.wire import readable
+from luthien_litellm_hooks.wire.assembler import BlockAssembler
+from luthien_litellm_hooks.wire.events import Chunk, Finish, ResponseStart, StreamEnd, StreamEvent
 from luthien_litellm_hooks.wire.messages.blocks import text_of_result, write_citation, write_result
 from luthien_litellm_hooks.wire.sse import SseDecoder, data_of, write_frame
 from tests.support.chat import WITHHELD

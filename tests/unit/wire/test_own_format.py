@@ -17,7 +17,6 @@ from luthien_litellm_hooks import Step as CallStep
 from luthien_litellm_hooks.cli import app
 from luthien_litellm_hooks.cli.doctor import probes
 from luthien_litellm_hooks.cli.doctor.verdicts import judge_reply
-from luthien_litellm_hooks.cli.show.outline import request_lines
 from luthien_litellm_hooks.engine.executor import PolicyExecutor
 from luthien_litellm_hooks.hooks import governed
 from luthien_litellm_hooks.hooks.active_policy import ActivePolicy
@@ -27,6 +26,7 @@ from luthien_litellm_hooks.hooks.request_data import answer_instead, read_reques
 from luthien_litellm_hooks.hooks.routes import check_route_names, governed_format
 from luthien_litellm_hooks.hooks.spend_logs import spent_on
 from luthien_litellm_hooks.hooks.transaction import set_current
+from luthien_litellm_hooks.monitor.outline import request_lines
 from luthien_litellm_hooks.policies.noop import NoOp
 from luthien_litellm_hooks.policy.context import PolicyContext
 from luthien_litellm_hooks.policy.request import Answer, iter_texts

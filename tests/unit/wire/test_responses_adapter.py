@@ -30,10 +30,10 @@ from luthien_litellm_hooks import (
 from luthien_litellm_hooks.policies.all_caps import AllCaps, AllCapsConfig
 from luthien_litellm_hooks.policies.noop import NoOp
 from luthien_litellm_hooks.policy.limits import Limits
-from luthien_litellm_hooks.stream.assembler import BlockAssembler
-from luthien_litellm_hooks.stream.events import ContentStreamBlock, Finish, ReasoningStreamBlock, Unknown
 from luthien_litellm_hooks.testing import responses_wire
 from luthien_litellm_hooks.testing.answers import Answer, Call, Say, Think
+from luthien_litellm_hooks.wire.assembler import BlockAssembler
+from luthien_litellm_hooks.wire.events import ContentStreamBlock, Finish, ReasoningStreamBlock, Unknown
 from tests.support.chat import WITHHELD, context
 from tests.support.recordings import STREAMS
 from tests.support.responses import (

@@ -33,8 +33,8 @@ from luthien_litellm_hooks.policies.protect_proxy import ProtectProxy
 from luthien_litellm_hooks.policies.secrets import Secrets
 from luthien_litellm_hooks.policies.sql_protection import SqlProtection
 from luthien_litellm_hooks.policy.limits import Limits
-from luthien_litellm_hooks.stream.events import ContentStreamBlock
 from luthien_litellm_hooks.testing.answers import Answer, Call, Say, Think
+from luthien_litellm_hooks.wire.events import ContentStreamBlock
 from luthien_litellm_hooks.wire.responses.kinds import get
 from tests.support.responses import deliver, deliver_full, parse, plain, read_strictly
 from tests.unit.wire.test_responses_adapter import RECORDINGS, DropAll, DropCalls, Holding, recorded, scripted

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from luthien_litellm_hooks.stream.events import (
+from luthien_litellm_hooks.wire.events import (
     DELTAS,
     BlockMarker,
     Chunk,

@@ -20,8 +20,8 @@ from luthien_litellm_hooks import (
     StreamingResponseContext,
     ToolCallStreamBlock,
 )
-from luthien_litellm_hooks.stream.assembler import RAW_CHUNKS_KEPT, BlockAssembler
-from luthien_litellm_hooks.stream.events import (
+from luthien_litellm_hooks.wire.assembler import RAW_CHUNKS_KEPT, BlockAssembler
+from luthien_litellm_hooks.wire.events import (
     DELTAS,
     Finish,
     Opaque,

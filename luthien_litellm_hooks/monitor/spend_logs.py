@@ -19,8 +19,8 @@ from uuid import UUID
 
 import httpx
 
-from luthien_litellm_hooks.cli.show.transactions import Transaction, read_transaction
 from luthien_litellm_hooks.errors import ConfigError
+from luthien_litellm_hooks.monitor.transactions import Transaction, read_transaction
 from luthien_litellm_hooks.recording.sqlite import RecordReader
 
 

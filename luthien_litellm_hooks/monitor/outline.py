@@ -7,7 +7,7 @@ from difflib import SequenceMatcher
 from itertools import groupby, zip_longest
 from typing import Any, cast
 
-from luthien_litellm_hooks.cli.show.transactions import Block, Response
+from luthien_litellm_hooks.monitor.transactions import Block, Response
 from luthien_litellm_hooks.telemetry.log_lines import escape, one_line
 from luthien_litellm_hooks.wire import FORMATS
 from luthien_litellm_hooks.wire.request_shape import tool_names

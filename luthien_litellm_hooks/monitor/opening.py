@@ -8,8 +8,8 @@ from typing import Any, Protocol, cast
 import httpx
 from pydantic import ValidationError
 
-from luthien_litellm_hooks.cli.show.transactions import Record, Transaction
 from luthien_litellm_hooks.errors import ConfigError
+from luthien_litellm_hooks.monitor.transactions import Record, Transaction
 
 _PATH = "/luthien/open"
 _AT_ONCE = 10

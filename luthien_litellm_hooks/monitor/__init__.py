@@ -1,0 +1,1 @@
+"""Stored transactions for people: found, opened and compared, for the command and for the pages."""

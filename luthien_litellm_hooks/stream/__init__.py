@@ -1,1 +1,0 @@
-"""Wire-neutral model of a response: chunks, events, blocks."""
