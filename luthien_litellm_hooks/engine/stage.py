@@ -236,6 +236,7 @@ class PolicyStage:
             for block in self._assembler.finish():
                 await self._complete(block)
             await self._call("on_stream_complete")
+            self._buffer.drop_all()  # nobody decides about the rest now, and the finish must fit what leaves
             for choice in {block.choice for block in self._state.blocks}:
                 await self._replace_withheld_calls(choice)
             await self._forward_repeats(EVERY_CHOICE)

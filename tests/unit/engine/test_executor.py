@@ -27,9 +27,13 @@ from luthien_litellm_hooks import (
     send_text,
     send_tool_call,
 )
+from luthien_litellm_hooks.engine.composition import ConfiguredPolicy, Serial
 from luthien_litellm_hooks.engine.egress_queue import EAGER_READS, MAX_AHEAD
 from luthien_litellm_hooks.policies.all_caps import AllCaps
 from luthien_litellm_hooks.policies.noop import NoOp
+from luthien_litellm_hooks.recording.recorder import DefaultTransactionRecorder
+from luthien_litellm_hooks.testing.answers import Answer, Call, Say
+from luthien_litellm_hooks.testing.routes import ROUTES
 from luthien_litellm_hooks.wire.chat.adapter import ChatAdapter
 from luthien_litellm_hooks.wire.events import Chunk, StreamEvent
 from tests.support.chat import (
@@ -50,6 +54,7 @@ from tests.support.chat import (
     think,
     tool,
 )
+from tests.support.fuzzed_wires import CLIENTS
 
 NOTICE = "a policy check failed (transaction transaction-1)"
 
@@ -237,6 +242,33 @@ async def test_what_nobody_lets_out_is_never_delivered() -> None:
     assert delivered.finish_reasons == ["stop"], "no call was delivered, so the agent must not wait for one"
     text_alone = Delivered.of(await deliver(Hold(), [text("t"), finish()]))
     assert (text_alone.text, text_alone.finish_reasons) == ("", ["stop"])
+
+
+class HoldsCalls(Policy):
+    """Holds the calls alone, and decides about none."""
+
+    async def on_tool_call_delta(self, ctx: StreamingResponseContext) -> None:
+        """Says nothing."""
+
+
+@pytest.mark.parametrize("max_items", [1, 2, 10_000])
+@pytest.mark.parametrize(
+    "policies",
+    [[HoldsCalls()], [HoldsCalls(), AllCaps()], [AllCaps(), HoldsCalls()]],
+    ids=["alone", "first", "last"],
+)
+@pytest.mark.parametrize("route", ["chat", "messages", "responses", "gemini"])
+async def test_no_answer_finishes_for_a_call_that_nobody_decided_about(
+    route: str, policies: Sequence[Policy], max_items: int
+) -> None:
+    members = [ConfiguredPolicy(policy, type(policy).__name__) for policy in policies]
+    ctx = PolicyContext("t", Request({"model": "m"}), recorder=DefaultTransactionRecorder())
+    stream = ROUTES[route].stream(Answer([Say("one"), Call("f", "{}")]), {"model": "m"})
+    executor = PolicyExecutor(Serial(members), max_items=max_items)
+    items = await pull(executor.run(stream, ROUTES[route].adapter(ctx.request), ctx))
+    CLIENTS[route].check(items)
+    assert ctx.recorder.egress.finish_reason == ROUTES[route].adapter(ctx.request).stop_reason
+    assert [block["type"] for block in ctx.recorder.egress.content()] == ["text"]
 
 
 async def test_what_is_held_can_be_let_out_by_a_later_hook_exactly_once() -> None:
