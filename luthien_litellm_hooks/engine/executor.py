@@ -148,7 +148,7 @@ class PolicyExecutor:
             adapter.flush,
             ctx.recorder,
             self.limits.max_stream_bytes,
-            cast(EchoingAdapter, adapter).is_long if hasattr(adapter, "is_long") else None,
+            cast(EchoingAdapter, adapter).is_long if adapter.rules.blocks_overlap else None,
         )
         running = self._start(stream, decoder, adapter, ctx, self.max_items, is_streamed=True)
         sequencer = _sequencer(adapter, running, ctx.recorder.add_egress_chunk)
@@ -171,7 +171,7 @@ class PolicyExecutor:
                 finally:
                     asking.cancel()
                 second = None if asking.cancelled() else asking.result()
-                for item in again.ending(second, adapter.cut_reasons):
+                for item in again.ending(second, adapter.rules.cut_reasons):
                     for encoded in _encoded(sequencer, item, _nothing, pace):
                         yield encoded
             if sequencer.is_cut or ctx.answer is not None:
@@ -195,7 +195,9 @@ class PolicyExecutor:
             if again is not None and again.is_due:
                 second = await self._ask_again(again, is_streamed=False)
                 events += [
-                    event for item in again.ending(second, adapter.cut_reasons) for event in sequencer.sequence(item)
+                    event
+                    for item in again.ending(second, adapter.rules.cut_reasons)
+                    for event in sequencer.sequence(item)
                 ]
             notice = next((each.stage.notice for each in running if each.stage.notice is not None), None)
             if notice is not None and self.on_block == "error":
@@ -222,7 +224,7 @@ class PolicyExecutor:
     ) -> SecondTry | None:
         if model is None or self.on_block != "retry" or ctx.answer is not None:
             return None
-        return SecondTry(model, ctx, sequencer, (adapter.stop_reason, *adapter.tool_reasons))
+        return SecondTry(model, ctx, sequencer, (adapter.rules.stop_reason, *adapter.rules.tool_reasons))
 
     async def _ask_again(self, again: SecondTry, *, is_streamed: bool) -> Second | None:
         async def judge(
@@ -260,10 +262,8 @@ class PolicyExecutor:
             stream,
             decoder.decode,
             decoder.flush,
-            adapter.marks_blocks,
-            adapter.has_text_after_calls,
+            adapter.rules,
             self.unjudged == "pass",
-            adapter.cut_reasons,
             max_items,
             None,
             self.limits,
@@ -319,7 +319,7 @@ class PolicyExecutor:
             notice = failure_notice(ctx)
         if self.on_block == "error":
             raise PolicyBlockedError(notice)
-        return adapter.encode_full(response, [TextDelta(text=notice), Finish(reason=adapter.stop_reason)])
+        return adapter.encode_full(response, [TextDelta(text=notice), Finish(reason=adapter.rules.stop_reason)])
 
 
 class FixedResponse(Policy):

@@ -25,6 +25,7 @@ from luthien_litellm_hooks.wire.events import (
     ToolCallStreamBlock,
     from_wire,
 )
+from luthien_litellm_hooks.wire.format import ResponseRules
 
 Held = tuple[Chunk, StreamEvent]
 
@@ -378,8 +379,7 @@ class StageControl:
     state: StreamState
     buffer: HoldBuffer
     deadline: HookDeadline
-    has_text_after_calls: bool
-    cut_reasons: tuple[str, ...] = ()
+    rules: ResponseRules
     is_streamed: bool = True
     is_over: bool = False
     """All of the response has come."""
@@ -389,9 +389,13 @@ class StageControl:
     """A hook forwarded the current chunk as a whole, before its events were judged."""
 
     @property
+    def has_text_after_calls(self) -> bool:
+        return self.rules.has_text_after_calls
+
+    @property
     def is_cut_off(self) -> bool:
         reason = self.state.finish_reason
-        return self.is_over if reason is None else reason in self.cut_reasons
+        return self.is_over if reason is None else reason in self.rules.cut_reasons
 
     def keepalive(self) -> None:
         self.deadline.keepalive()

@@ -74,7 +74,7 @@ class ParallelStage:
             for number, (member, context) in enumerate(zip(parallel.members, contexts, strict=True))
         ]
         self._counted = range(len(parallel.voters))
-        self._assembler = BlockAssembler(marks_blocks=source.marks_blocks)
+        self._assembler = BlockAssembler(marks_blocks=source.rules.marks_blocks)
         self._pending: dict[int, PendingEvent] = {}
         self._endings: list[PendingEvent] = []  # pending events that end a response
         self._votes: dict[StreamBlock, BlockVotes] = {}
@@ -337,7 +337,8 @@ class Voter:
         self.is_closed = False
         self._parallel = parallel
         self._ctx = ctx
-        own = replace(source, stream=self._items(), decode=_unpack, flush=no_chunks, has_text_after_calls=False)
+        rules = replace(source.rules, has_text_after_calls=False)
+        own = replace(source, stream=self._items(), decode=_unpack, flush=no_chunks, rules=rules)
         self.stage = PolicyStage(member, ctx, self, own, on_drop=self._on_drop)
 
     def start(self) -> asyncio.Task[None]:

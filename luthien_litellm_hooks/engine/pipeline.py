@@ -14,7 +14,7 @@ from luthien_litellm_hooks.engine.sequencer import Sequencer, is_unchanged
 from luthien_litellm_hooks.policy.limits import Limits
 from luthien_litellm_hooks.telemetry.log_lines import logger
 from luthien_litellm_hooks.wire.events import Chunk, Finish, StreamEnd, Usage
-from luthien_litellm_hooks.wire.format import Adapter
+from luthien_litellm_hooks.wire.format import Adapter, ResponseRules
 
 Decode = Callable[[object], Awaitable[Sequence[Chunk]]]
 ResultT = TypeVar("ResultT")
@@ -38,16 +38,14 @@ async def no_chunks(_: object = None) -> Sequence[Chunk]:
 
 @dataclass(frozen=True, slots=True)
 class StageInput:
-    """Input of a stage: a stream, how to decode it, the facts of its wire, the limits, and the memory that held events
+    """Input of a stage: a stream, how to decode it, the rules of its wire, the limits, and the memory that held events
     count in."""
 
     stream: AsyncIterable[object]
     decode: Decode
     flush: Flush
-    marks_blocks: bool
-    has_text_after_calls: bool
+    rules: ResponseRules
     passes_unknown: bool
-    cut_reasons: tuple[str, ...]
     max_items: int
     put_timeout_s: float | None
     limits: Limits

@@ -58,10 +58,10 @@ class Sequencer:
         self._on_leave = on_leave
         self._is_untouched = is_untouched
         self._is_judged = is_judged
-        # `isinstance` with a protocol takes as long as the rest of the work for a response before its first chunk.
-        self._echoing = cast(EchoingAdapter, adapter) if hasattr(adapter, "encode_unchanged") else None
+        rules = self._rules = adapter.rules
+        self._echoing = cast(EchoingAdapter, adapter) if rules.blocks_overlap else None
         self._order: BlockOrder = (
-            OverlappingOrder() if self._echoing else MarkedOrder() if adapter.marks_blocks else PlainOrder()
+            OverlappingOrder() if rules.blocks_overlap else MarkedOrder() if rules.marks_blocks else PlainOrder()
         )
         self._choices: dict[int, ChoiceState] = {}
         self._latest: _BlockKey | None = None  # of the event that left last
@@ -144,7 +144,7 @@ class Sequencer:
         if self._has_failed:
             return []
         owed = list(self._owed_finishes())
-        owed += self._in_order(StreamEnd(), None) if self._adapter.marks_blocks else ()
+        owed += self._in_order(StreamEnd(), None) if self._rules.marks_blocks else ()
         self._note(Chunk(tuple(owed)))
         return owed
 
@@ -160,7 +160,7 @@ class Sequencer:
             return
         self._has_failed = self._has_failed or isinstance(event, ProviderFailure)
         choice = self._choice(event.choice)
-        choice.has_started = choice.has_started or not (isinstance(event, Opaque) and self._adapter.marks_blocks)
+        choice.has_started = choice.has_started or not (isinstance(event, Opaque) and self._rules.marks_blocks)
         if isinstance(event, Finish):
             choice.finish_reason = event.reason
             choice.open.clear()
@@ -188,15 +188,15 @@ class Sequencer:
             yield from self._finish(choice, event)
         elif not isinstance(event, ResponseStart):
             # Some providers, early Gemini models among them, send a finish with each chunk.
-            is_providers_own = event.source is not None and not self.is_cut and not self._adapter.marks_blocks
+            is_providers_own = event.source is not None and not self.is_cut and not self._rules.marks_blocks
             if choice.finish_reason is None or is_providers_own:
                 yield from self._order.sequence(choice, event, block)
 
     def _start(self, choice: ChoiceState, event: StreamEvent) -> Iterator[StreamEvent]:
-        if self._adapter.marks_blocks and isinstance(event, Opaque):
+        if self._rules.marks_blocks and isinstance(event, Opaque):
             return  # a ping may come before the start
         if isinstance(event, ResponseStart):
-            if not (self._adapter.marks_blocks and choice.has_started):
+            if not (self._rules.marks_blocks and choice.has_started):
                 yield event
         elif not choice.has_started and event.source is None:
             yield ResponseStart(choice=event.choice)
@@ -213,16 +213,16 @@ class Sequencer:
 
     def _fitting_reason(self, choice: ChoiceState, reason: str) -> str:
         """Returns a reason to fit the delivered calls of a choice."""
-        if reason in self._adapter.tool_reasons and (self.is_cut or not choice.calls):
-            return self._adapter.stop_reason
-        if reason == self._adapter.stop_reason and choice.has_made_call and not self.is_cut:
-            return self._adapter.tool_reasons[0]
+        if reason in self._rules.tool_reasons and (self.is_cut or not choice.calls):
+            return self._rules.stop_reason
+        if reason == self._rules.stop_reason and choice.has_made_call and not self.is_cut:
+            return self._rules.tool_reasons[0]
         return reason
 
     def _owed_finishes(self) -> Iterator[StreamEvent]:
         for number in self._unfinished() if self._choices else [0]:
             choice = self._choice(number)
-            reason = self._adapter.tool_reasons[0] if choice.calls else self._adapter.stop_reason
+            reason = self._rules.tool_reasons[0] if choice.calls else self._rules.stop_reason
             yield from self._in_order(Finish(choice=number, reason=reason), None)
 
     def _unfinished(self) -> list[int]:

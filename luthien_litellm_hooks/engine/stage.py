@@ -100,7 +100,7 @@ class PolicyStage:
         self._queue = queue
         self._source = source
         self._deadline = HookDeadline(member.timeout_s, clock_of(transaction), source.limits.max_hold_s)
-        self._assembler = BlockAssembler(marks_blocks=source.marks_blocks)
+        self._assembler = BlockAssembler(marks_blocks=source.rules.marks_blocks)
         self._state = self._assembler.state
         self._buffer = HoldBuffer(
             queue,
@@ -108,14 +108,13 @@ class PolicyStage:
             on_drop,
             source.limits.max_held_bytes,
             source.memory,
-            has_text_after_calls=source.has_text_after_calls,
+            has_text_after_calls=source.rules.has_text_after_calls,
         )
         self._control = StageControl(
             self._state,
             self._buffer,
             self._deadline,
-            source.has_text_after_calls,
-            source.cut_reasons,
+            source.rules,
             source.is_streamed,
         )
         self._ctx = StreamingResponseContext(transaction, self._control)

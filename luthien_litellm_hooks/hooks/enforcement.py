@@ -269,7 +269,7 @@ class Enforcement:
         try:
             answer_instead(data, answer, transaction.route)
         except ModifyResponseException:  # LiteLLM writes its row before it answers
-            reason = adapter_for(transaction.route, context.request).stop_reason
+            reason = governed_format(transaction.route).rules.stop_reason
             context.recorder.add_egress_chunk(Chunk((TextDelta(text=answer.text), Finish(reason=reason))))
             await context.recorder.finalize_non_streaming(outcome_of(context, None))
             raise

@@ -101,7 +101,7 @@ async def govern_call(
         final, has_failed = replace(call, notice=_UNCHECKED), True
     await entry.recorder.record_request(_request(call), _request(final))
     if final.notice is not None:
-        notice = (TextDelta(text=final.notice), Finish(reason=McpCallAdapter.stop_reason))
+        notice = (TextDelta(text=final.notice), Finish(reason=McpCallAdapter.rules.stop_reason))
         entry.recorder.add_egress_chunk(Chunk(notice))
         outcome = "policy_error" if has_failed else outcome_of(entry.context, None)
         await entry.recorder.finalize_non_streaming(outcome)

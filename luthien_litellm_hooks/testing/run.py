@@ -167,7 +167,7 @@ def _outcome(
         [reader.decode_full(chunks[0])] if is_full else [chunk for item in chunks for chunk in reader.decode(item)]
     )
     decoded += reader.flush()
-    blocks = _blocks(decoded, marks_blocks=reader.marks_blocks)
+    blocks = _blocks(decoded, marks_blocks=reader.rules.marks_blocks)
     events = [event for chunk in decoded for event in chunk.events if event.choice == 0]
     return Outcome(
         text="".join(b.content for b in blocks if isinstance(b, ContentStreamBlock) and not b.is_quoted),

@@ -23,17 +23,20 @@ Blocks = Sequence[Json]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResponseRules:
-    """Rules for any response on a wire. Its adapter has the same attributes, with their meaning.
-
-    If `blocks_overlap`, it is an `EchoingAdapter`.
-    """
+    """Rules for any response on a wire."""
 
     blocks_overlap: bool = False
+    """Any number of blocks may be open, and later units repeat earlier ones: the adapter is an `EchoingAdapter`."""
     marks_blocks: bool
+    """The wire numbers all blocks, and marks where each begins and ends."""
     has_text_after_calls: bool
+    """A client may send back a response with text after a call; some providers refuse it."""
     stop_reason: str
+    """Finish reason of a response that ended naturally and calls no tool."""
     tool_reasons: tuple[str, ...]
+    """Finish reasons of a response that calls tools; the first is the usual one."""
     cut_reasons: tuple[str, ...]
+    """Finish reasons of a response that a token limit has cut off."""
 
 
 class Adapter(Protocol):
@@ -44,28 +47,8 @@ class Adapter(Protocol):
     """
 
     @property
-    def marks_blocks(self) -> bool:
-        """True if the wire numbers all blocks, and marks where each begins and ends."""
-        ...
-
-    @property
-    def has_text_after_calls(self) -> bool:
-        """True if a client may send back a response with text after a call; some providers refuse it."""
-        ...
-
-    @property
-    def stop_reason(self) -> str:
-        """Finish reason of a response that ended naturally and calls no tool."""
-        ...
-
-    @property
-    def tool_reasons(self) -> tuple[str, ...]:
-        """Finish reasons of a response that calls tools; the first is the usual one."""
-        ...
-
-    @property
-    def cut_reasons(self) -> tuple[str, ...]:
-        """Finish reasons of a response that a token limit has cut off."""
+    def rules(self) -> ResponseRules:
+        """The rules of the wire."""
         ...
 
     def decode(self, raw: object) -> Sequence[Chunk]:
@@ -100,9 +83,9 @@ class Adapter(Protocol):
 
 
 class EchoingAdapter(Adapter, Protocol):
-    """Adapter of a wire with overlapping blocks and later units that repeat earlier ones.
+    """Adapter of a wire with overlapping blocks.
 
-    To repeat them truthfully it must get all that is sent, unchanged chunks too.
+    To repeat earlier units truthfully it must get all that is sent, unchanged chunks too.
     """
 
     def encode_unchanged(self, chunk: Chunk, *, as_came: bool) -> Iterable[object]:
@@ -204,7 +187,7 @@ class WireFormat:
     adapter: Callable[[NewResponse], Adapter]
     """Returns a new adapter, for one response."""
     rules: ResponseRules
-    """Rules of the adapter, for readers without LiteLLM: some adapters import it."""
+    """Those of its adapters, for readers without LiteLLM: some adapters import it."""
     request: RequestShape
     recognises: Callable[[Json], bool]
     """Tells whether a JSON object is a full response, or a unit of a stream, on this wire."""

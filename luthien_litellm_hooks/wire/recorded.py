@@ -32,11 +32,7 @@ class RecordedAdapter:
     """Adapter of one recorded response, under the rules of its wire. It encodes nothing."""
 
     def __init__(self, rules: ResponseRules, finish_reason: str | None) -> None:
-        self.marks_blocks = rules.marks_blocks
-        self.has_text_after_calls = rules.has_text_after_calls
-        self.stop_reason = rules.stop_reason
-        self.tool_reasons = rules.tool_reasons
-        self.cut_reasons = rules.cut_reasons
+        self.rules = rules
         self._finish_reason = finish_reason
         self._count = 0
         self._calls: dict[int, int] = {}  # their number, by choice
@@ -58,7 +54,7 @@ class RecordedAdapter:
             return ()
         events: list[StreamEvent] = [] if self._latest else [ResponseStart()]
         events += [Finish(choice=choice, reason=self._finish_reason) for choice in self._latest or (0,)]
-        events += [StreamEnd()] if self.marks_blocks else ()
+        events += [StreamEnd()] if self.rules.marks_blocks else ()
         return (_chunk(events, self._finish_reason),)
 
     def encode(self, events: Sequence[StreamEvent], of: Chunk | None) -> Iterable[object]:
@@ -74,7 +70,7 @@ class RecordedAdapter:
         raise WireError("a recorded response is a stream of blocks")
 
     def _read(self, block: Block, choice: int) -> Iterator[StreamEvent]:
-        index = self._count if self.marks_blocks else None
+        index = self._count if self.rules.marks_blocks else None
         kind: object = block["type"]
         if kind == "tool_call":
             yield self._call(block, choice, index)
@@ -113,7 +109,7 @@ class RecordedAdapter:
     def _marker(
         self, role: Literal["begin", "end"], kind: Literal["text", "reasoning", "tool_call"], choice: int
     ) -> Iterator[StreamEvent]:
-        if self.marks_blocks:
+        if self.rules.marks_blocks:
             yield BlockMarker(choice=choice, role=role, kind=kind, index=self._count)
 
 

@@ -15,6 +15,7 @@ from luthien_litellm_hooks.wire.events import (
     ToolCallDelta,
     from_wire,
 )
+from luthien_litellm_hooks.wire.format import ResponseRules
 
 MCP = "mcp"
 """Name of MCP calls in records, spans and metrics. They have no wire format: no model responds to them."""
@@ -39,10 +40,6 @@ class McpCall:
 class _Unstreamed:
     """The streamed half of an adapter for a value without a stream."""
 
-    has_text_after_calls = False
-    tool_reasons = ("call",)
-    cut_reasons = ()
-
     def decode(self, raw: object) -> Sequence[Chunk]:
         raise WireError(f"{type(self).__name__} has no stream")
 
@@ -59,8 +56,13 @@ class _Unstreamed:
 class McpCallAdapter(_Unstreamed):
     """Adapter of an `McpCall`: a response with one tool call. If the policy drops it, its text is the notice."""
 
-    marks_blocks = False
-    stop_reason = "refused"
+    rules = ResponseRules(
+        marks_blocks=False,
+        has_text_after_calls=False,
+        stop_reason="refused",
+        tool_reasons=("call",),
+        cut_reasons=(),
+    )
 
     def decode_full(self, response: object) -> Chunk:
         if not isinstance(response, McpCall):
@@ -86,8 +88,13 @@ class TextsAdapter(_Unstreamed):
     A withheld text becomes None. Further text of the policy is appended to the list.
     """
 
-    marks_blocks = True
-    stop_reason = "texts"
+    rules = ResponseRules(
+        marks_blocks=True,
+        has_text_after_calls=False,
+        stop_reason="texts",
+        tool_reasons=(),
+        cut_reasons=(),
+    )
 
     def decode_full(self, response: object) -> Chunk:
         texts = cast(Texts, response)

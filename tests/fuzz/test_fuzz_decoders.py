@@ -103,7 +103,7 @@ def test_no_byte_of_a_stream_is_lost_or_repeated(random: Random, route: RouteNam
 @budget(40)
 @given(random=RANDOMS)
 def test_an_adapter_fails_with_no_other_error_than_its_own(route: RouteName, random: Random) -> None:
-    assembler = BlockAssembler(marks_blocks=adapter(route).marks_blocks)
+    assembler = BlockAssembler(marks_blocks=adapter(route).rules.marks_blocks)
     for chunk in decoded(route, came(random, route)):
         assert chunk.events or route == "responses"
         try:

@@ -13,14 +13,17 @@ from luthien_litellm_hooks.wire.events import (
     Unknown,
     from_wire,
 )
+from luthien_litellm_hooks.wire.format import ResponseRules
 
 
 class LinesAdapter:
-    marks_blocks = False
-    has_text_after_calls = True
-    stop_reason = "end"
-    tool_reasons = ("calls",)
-    cut_reasons = ("cut",)
+    rules = ResponseRules(
+        marks_blocks=False,
+        has_text_after_calls=True,
+        stop_reason="end",
+        tool_reasons=("calls",),
+        cut_reasons=("cut",),
+    )
 
     def __init__(self) -> None:
         self._begun = b""

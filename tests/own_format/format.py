@@ -10,7 +10,6 @@ from luthien_litellm_hooks.wire.format import (
     JsonObject,
     LogShape,
     NewResponse,
-    ResponseRules,
     WireFormat,
     json_object,
 )
@@ -57,13 +56,7 @@ FORMAT = WireFormat(
     streaming_call_types=("alines",),
     paths=("/v1/lines",),
     adapter=_adapter,
-    rules=ResponseRules(
-        marks_blocks=False,
-        has_text_after_calls=True,
-        stop_reason="end",
-        tool_reasons=("calls",),
-        cut_reasons=("cut",),
-    ),
+    rules=LinesAdapter.rules,
     request=RequestShape(
         texts={"turns": "user", "stage": "system"},
         conversation=("turns",),

@@ -11,6 +11,7 @@ from luthien_litellm_hooks import Policy, PolicyContext, PolicyExecutor, Request
 from luthien_litellm_hooks.engine.composition import Composition
 from luthien_litellm_hooks.engine.stage import WITHHELD_CALLS
 from luthien_litellm_hooks.policy.notices import notice
+from luthien_litellm_hooks.wire import FORMATS
 from luthien_litellm_hooks.wire.chat.adapter import ChatAdapter
 
 TRANSACTION_ID = "transaction-1"
@@ -100,7 +101,7 @@ async def provide(items: Iterable[Any]) -> AsyncIterator[Any]:
 
 
 def adapter() -> ChatAdapter:
-    return ChatAdapter(lambda: ModelResponseStream(id="chatcmpl-own", model="own"))
+    return ChatAdapter(FORMATS["chat"].rules, lambda: ModelResponseStream(id="chatcmpl-own", model="own"))
 
 
 def context(**body: Any) -> PolicyContext:

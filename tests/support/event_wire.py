@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from luthien_litellm_hooks.wire.events import Chunk, StreamEvent, from_wire
+from luthien_litellm_hooks.wire.format import ResponseRules
 
 Unit = tuple[StreamEvent, ...]
 
@@ -12,11 +13,13 @@ Unit = tuple[StreamEvent, ...]
 class EventWire:
     """Its adapter, so that a test can group events as it likes."""
 
-    marks_blocks = False
-    has_text_after_calls = True
-    stop_reason = "stop"
-    tool_reasons = ("tool_calls",)
-    cut_reasons = ()
+    rules = ResponseRules(
+        marks_blocks=False,
+        has_text_after_calls=True,
+        stop_reason="stop",
+        tool_reasons=("tool_calls",),
+        cut_reasons=(),
+    )
 
     def decode(self, raw: Any) -> Sequence[Chunk]:
         return (Chunk.from_wire(raw, tuple(from_wire(replace(event), source=raw) for event in raw)),)

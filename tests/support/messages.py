@@ -11,6 +11,7 @@ from anthropic.lib.streaming._messages import accumulate_event
 
 from luthien_litellm_hooks import Policy, PolicyContext, PolicyExecutor
 from luthien_litellm_hooks.engine.composition import Composition
+from luthien_litellm_hooks.wire import FORMATS
 from luthien_litellm_hooks.wire.messages.adapter import MessagesAdapter
 from tests.support.chat import context, provide, pull
 
@@ -18,7 +19,7 @@ JSON = dict[str, Any]
 
 
 def adapter() -> MessagesAdapter:
-    return MessagesAdapter(model="own", id="msg_own")
+    return MessagesAdapter(FORMATS["messages"].rules, model="own", id="msg_own")
 
 
 # What a provider sends

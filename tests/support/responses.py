@@ -13,6 +13,7 @@ from openai.lib.streaming.responses._responses import ResponseStreamState
 from openai.types.responses import Response, ResponseStreamEvent
 
 from luthien_litellm_hooks import Policy, PolicyContext, PolicyExecutor
+from luthien_litellm_hooks.wire import FORMATS
 from luthien_litellm_hooks.wire.responses.adapter import ResponsesAdapter
 from tests.support.chat import context, provide, pull
 
@@ -43,7 +44,9 @@ def parse(payload: dict[str, Any]) -> Any:
 
 
 def adapter() -> ResponsesAdapter:
-    return ResponsesAdapter(lambda: ResponsesAPIResponse(id="resp_own", created_at=1, model="own", output=[]))
+    return ResponsesAdapter(
+        FORMATS["responses"].rules, lambda: ResponsesAPIResponse(id="resp_own", created_at=1, model="own", output=[])
+    )
 
 
 def plain(unit: Any) -> dict[str, Any]:

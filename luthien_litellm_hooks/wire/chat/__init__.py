@@ -27,13 +27,21 @@ from luthien_litellm_hooks.wire.request_shape import (
     tool_result,
 )
 
+_RULES = ResponseRules(
+    marks_blocks=False,
+    has_text_after_calls=True,
+    stop_reason="stop",
+    tool_reasons=("tool_calls", "function_call"),
+    cut_reasons=("length",),
+)
+
 
 def _adapter(new: NewResponse) -> Adapter:
     from litellm.types.utils import ModelResponseStream
 
     from luthien_litellm_hooks.wire.chat.adapter import ChatAdapter
 
-    return ChatAdapter(lambda: ModelResponseStream(id=f"chatcmpl-{new.id}", model=new.model))
+    return ChatAdapter(_RULES, lambda: ModelResponseStream(id=f"chatcmpl-{new.id}", model=new.model))
 
 
 def _next_body(body: Json, response: Sequence[object], refusals: Sequence[Refusal]) -> JsonObject | None:
@@ -130,13 +138,7 @@ FORMAT = WireFormat(
         *("/engines/{model}/chat/completions", "/openai/deployments/{model}/chat/completions"),
     ),
     adapter=_adapter,
-    rules=ResponseRules(
-        marks_blocks=False,
-        has_text_after_calls=True,
-        stop_reason="stop",
-        tool_reasons=("tool_calls", "function_call"),
-        cut_reasons=("length",),
-    ),
+    rules=_RULES,
     request=RequestShape(
         texts={"litellm_system_prompt": "system", "messages": "user", **_ADDED_TEXTS},
         conversation=("messages",),

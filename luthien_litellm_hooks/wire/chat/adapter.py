@@ -49,6 +49,7 @@ from luthien_litellm_hooks.wire.events import (
     Unknown,
     Usage,
 )
+from luthien_litellm_hooks.wire.format import ResponseRules
 
 _EMPTY_AUDIO = {"data": "", "expires_at": 0, "transcript": ""}
 
@@ -59,13 +60,8 @@ class ChatAdapter:
     `template` makes a chunk to copy if the provider has not sent one. Few responses need it.
     """
 
-    marks_blocks = False
-    has_text_after_calls = True
-    stop_reason = "stop"
-    tool_reasons = ("tool_calls", "function_call")
-    cut_reasons = ("length",)
-
-    def __init__(self, template: Callable[[], ModelResponseStream]) -> None:
+    def __init__(self, rules: ResponseRules, template: Callable[[], ModelResponseStream]) -> None:
+        self.rules = rules
         self._make_template = template
         self._latest: ModelResponseStream | None = None
         self._unknown_calls: UnknownCalls = set()

@@ -14,13 +14,21 @@ from luthien_litellm_hooks.wire.format import (
 )
 from luthien_litellm_hooks.wire.request_shape import Json, RequestShape
 
+_RULES = ResponseRules(
+    marks_blocks=False,
+    has_text_after_calls=False,
+    stop_reason="stop",
+    tool_reasons=("stop",),
+    cut_reasons=("length",),
+)
+
 
 def _adapter(new: NewResponse) -> Adapter:
     from litellm.types.utils import TextCompletionResponse
 
     from luthien_litellm_hooks.wire.completions.adapter import CompletionsAdapter
 
-    return CompletionsAdapter(template=TextCompletionResponse(id=f"cmpl-{new.id}", model=new.model))
+    return CompletionsAdapter(_RULES, template=TextCompletionResponse(id=f"cmpl-{new.id}", model=new.model))
 
 
 def _question(text: str, max_tokens: int) -> JsonObject:
@@ -49,13 +57,7 @@ FORMAT = WireFormat(
         *("/engines/{model}/completions", "/openai/deployments/{model}/completions"),
     ),
     adapter=_adapter,
-    rules=ResponseRules(
-        marks_blocks=False,
-        has_text_after_calls=False,
-        stop_reason="stop",
-        tool_reasons=("stop",),
-        cut_reasons=("length",),
-    ),
+    rules=_RULES,
     request=RequestShape(
         texts={"prompt": "user", "suffix": "user", "stop": "system"},
         conversation=("prompt",),

@@ -34,6 +34,7 @@ from luthien_litellm_hooks.wire.events import (
     Usage,
     from_wire,
 )
+from luthien_litellm_hooks.wire.format import ResponseRules
 
 _CHOICE_FIELDS = frozenset({"index", "text", "reasoning_content", "finish_reason"})
 
@@ -44,13 +45,8 @@ class CompletionsAdapter:
     `template` is the chunk to copy until the provider has sent one.
     """
 
-    marks_blocks = False
-    has_text_after_calls = False
-    stop_reason = "stop"
-    tool_reasons = ("stop",)
-    cut_reasons = ("length",)
-
-    def __init__(self, template: TextCompletionResponse) -> None:
+    def __init__(self, rules: ResponseRules, template: TextCompletionResponse) -> None:
+        self.rules = rules
         self._template = template
 
     def decode(self, raw: object) -> Sequence[Chunk]:

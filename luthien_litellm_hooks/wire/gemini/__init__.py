@@ -29,11 +29,19 @@ from luthien_litellm_hooks.wire.request_shape import (
     tool_result,
 )
 
+_RULES = ResponseRules(
+    marks_blocks=False,
+    has_text_after_calls=False,
+    stop_reason="STOP",
+    tool_reasons=("STOP",),
+    cut_reasons=("MAX_TOKENS",),
+)
+
 
 def _adapter(new: NewResponse) -> Adapter:
     from luthien_litellm_hooks.wire.gemini.adapter import GeminiAdapter
 
-    return GeminiAdapter(template={"modelVersion": new.model, "responseId": str(new.id)})
+    return GeminiAdapter(_RULES, template={"modelVersion": new.model, "responseId": str(new.id)})
 
 
 def _next_body(body: Json, response: Sequence[object], refusals: Sequence[Refusal]) -> JsonObject | None:
@@ -114,13 +122,7 @@ FORMAT = WireFormat(
     stream_paths=("/v1beta/models/{model}:streamGenerateContent", "/models/{model}:streamGenerateContent"),
     stream_query="alt=sse",
     adapter=_adapter,
-    rules=ResponseRules(
-        marks_blocks=False,
-        has_text_after_calls=False,
-        stop_reason="STOP",
-        tool_reasons=("STOP",),
-        cut_reasons=("MAX_TOKENS",),
-    ),
+    rules=_RULES,
     request=RequestShape(
         texts={
             **dict.fromkeys(("systemInstruction", "system_instruction"), "system"),

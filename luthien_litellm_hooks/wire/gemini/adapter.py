@@ -27,6 +27,7 @@ from luthien_litellm_hooks.wire.events import (
     Usage,
     from_wire,
 )
+from luthien_litellm_hooks.wire.format import ResponseRules
 from luthien_litellm_hooks.wire.gemini.read import (
     CANDIDATE_HEAD,
     HEAD,
@@ -46,13 +47,8 @@ class GeminiAdapter:
     `template` is the payload whose head new frames get until the provider has sent one.
     """
 
-    marks_blocks = False
-    has_text_after_calls = False
-    stop_reason = "STOP"
-    tool_reasons = ("STOP",)
-    cut_reasons = ("MAX_TOKENS",)
-
-    def __init__(self, template: Json) -> None:
+    def __init__(self, rules: ResponseRules, template: Json) -> None:
+        self.rules = rules
         self._template = template
         self._decoder = SseDecoder()
         self._reader = Reader()

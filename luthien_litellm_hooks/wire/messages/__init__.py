@@ -26,11 +26,19 @@ from luthien_litellm_hooks.wire.request_shape import (
     tool_result,
 )
 
+_RULES = ResponseRules(
+    marks_blocks=True,
+    has_text_after_calls=False,
+    stop_reason="end_turn",
+    tool_reasons=("tool_use",),
+    cut_reasons=("max_tokens", "model_context_window_exceeded"),
+)
+
 
 def _adapter(new: NewResponse) -> Adapter:
     from luthien_litellm_hooks.wire.messages.adapter import MessagesAdapter
 
-    return MessagesAdapter(model=new.model, id=f"msg_{new.id.hex}")
+    return MessagesAdapter(_RULES, model=new.model, id=f"msg_{new.id.hex}")
 
 
 def _next_body(body: Json, response: Sequence[object], refusals: Sequence[Refusal]) -> JsonObject | None:
@@ -108,13 +116,7 @@ FORMAT = WireFormat(
     call_types=("anthropic_messages", "aanthropic_messages"),
     paths=("/v1/messages",),
     adapter=_adapter,
-    rules=ResponseRules(
-        marks_blocks=True,
-        has_text_after_calls=False,
-        stop_reason="end_turn",
-        tool_reasons=("tool_use",),
-        cut_reasons=("max_tokens", "model_context_window_exceeded"),
-    ),
+    rules=_RULES,
     request=RequestShape(
         texts={
             "system": "system",

@@ -8,6 +8,7 @@ import orjson
 
 from luthien_litellm_hooks.errors import WireError
 from luthien_litellm_hooks.wire.events import Chunk, StreamEvent, Unknown, from_wire
+from luthien_litellm_hooks.wire.format import ResponseRules
 from luthien_litellm_hooks.wire.messages.blocks import CALLS, JSON, empty_message, fields
 from luthien_litellm_hooks.wire.messages.read import Frame, MessageReader, read_message
 from luthien_litellm_hooks.wire.messages.write import MessageWriter, write_message
@@ -27,13 +28,8 @@ class MessagesAdapter:
     `model` and `id` go into a response that begins before the provider has sent anything.
     """
 
-    marks_blocks = True
-    has_text_after_calls = False
-    stop_reason = "end_turn"
-    tool_reasons = ("tool_use",)
-    cut_reasons = ("max_tokens", "model_context_window_exceeded")
-
-    def __init__(self, model: str, id: str) -> None:
+    def __init__(self, rules: ResponseRules, model: str, id: str) -> None:
+        self.rules = rules
         self._empty = empty_message(model, id)
         self._decoder = SseDecoder()
         self._order = _FrameOrder()

@@ -30,6 +30,15 @@ from luthien_litellm_hooks.wire.responses import actions
 if TYPE_CHECKING:
     from litellm.types.llms.openai import ResponsesAPIResponse
 
+_RULES = ResponseRules(
+    blocks_overlap=True,
+    marks_blocks=True,
+    has_text_after_calls=True,
+    stop_reason="completed",
+    tool_reasons=("completed",),
+    cut_reasons=("incomplete",),
+)
+
 
 def _adapter(new: NewResponse) -> Adapter:
     from litellm.types.llms.openai import ResponsesAPIResponse
@@ -40,7 +49,7 @@ def _adapter(new: NewResponse) -> Adapter:
         made = ResponsesAPIResponse(id=f"resp_{new.id.hex}", created_at=new.created, output=[])
         return made.model_copy(update={"object": "response", "model": new.model})
 
-    return ResponsesAdapter(empty)
+    return ResponsesAdapter(_RULES, empty)
 
 
 def _next_body(body: Json, response: Sequence[object], refusals: Sequence[Refusal]) -> JsonObject | None:
@@ -108,14 +117,7 @@ FORMAT = WireFormat(
     call_types=("aresponses", "responses"),
     paths=("/v1/responses", "/responses", "/openai/v1/responses", "/cursor/chat/completions"),
     adapter=_adapter,
-    rules=ResponseRules(
-        blocks_overlap=True,
-        marks_blocks=True,
-        has_text_after_calls=True,
-        stop_reason="completed",
-        tool_reasons=("completed",),
-        cut_reasons=("incomplete",),
-    ),
+    rules=_RULES,
     request=RequestShape(
         texts={"instructions": "system", "input": "user"},
         conversation=("input",),

@@ -7,6 +7,7 @@ from litellm.types.llms.openai import ResponsesAPIResponse
 
 from luthien_litellm_hooks.errors import WireError
 from luthien_litellm_hooks.wire.events import Chunk, Finish, StreamEvent, Unknown
+from luthien_litellm_hooks.wire.format import ResponseRules
 from luthien_litellm_hooks.wire.responses.fields import full_template
 from luthien_litellm_hooks.wire.responses.kinds import LISTS, get, pieces
 from luthien_litellm_hooks.wire.responses.read import Reader
@@ -21,13 +22,8 @@ class ResponsesAdapter:
     `template` makes a response to copy if the provider has not sent one. Few responses need it.
     """
 
-    marks_blocks = True
-    has_text_after_calls = True
-    stop_reason = "completed"
-    tool_reasons = ("completed",)
-    cut_reasons = ("incomplete",)
-
-    def __init__(self, template: Callable[[], ResponsesAPIResponse]) -> None:
+    def __init__(self, rules: ResponseRules, template: Callable[[], ResponsesAPIResponse]) -> None:
+        self.rules = rules
         self._make_template = template
         self._reader = Reader()
         self._writer = Writer(self._template)
@@ -82,7 +78,7 @@ class ResponsesAdapter:
         writer.write_changed(events)
         changes: dict[str, object] = {}
         reason = next((event.reason for event in events if isinstance(event, Finish)), None)
-        if reason == self.stop_reason and template.status != reason:
+        if reason == self.rules.stop_reason and template.status != reason:
             changes = {"status": reason, "incomplete_details": None, "error": None}
         return writer.response(template.model_copy(update=changes))
 

@@ -34,6 +34,7 @@ from luthien_litellm_hooks.policies.noop import NoOp
 from luthien_litellm_hooks.recording.recorder import DefaultTransactionRecorder
 from luthien_litellm_hooks.testing.answers import Answer, Call, Say
 from luthien_litellm_hooks.testing.routes import ROUTES
+from luthien_litellm_hooks.wire import FORMATS
 from luthien_litellm_hooks.wire.chat.adapter import ChatAdapter
 from luthien_litellm_hooks.wire.events import Chunk, StreamEvent
 from tests.support.chat import (
@@ -267,7 +268,7 @@ async def test_no_answer_finishes_for_a_call_that_nobody_decided_about(
     executor = PolicyExecutor(Serial(members), max_items=max_items)
     items = await pull(executor.run(stream, ROUTES[route].adapter(ctx.request), ctx))
     CLIENTS[route].check(items)
-    assert ctx.recorder.egress.finish_reason == ROUTES[route].adapter(ctx.request).stop_reason
+    assert ctx.recorder.egress.finish_reason == FORMATS[route].rules.stop_reason
     assert [block["type"] for block in ctx.recorder.egress.content()] == ["text"]
 
 

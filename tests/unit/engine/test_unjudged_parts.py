@@ -31,13 +31,11 @@ STOP = Finish(reason="stop")
 
 
 class Framing(EventWire):
-    marks_blocks = True
-    has_text_after_calls = False
-    cut_reasons = ("max_tokens",)
+    rules = replace(EventWire.rules, marks_blocks=True, has_text_after_calls=False, cut_reasons=("max_tokens",))
 
 
 class Cutting(EventWire):
-    cut_reasons = ("length",)
+    rules = replace(EventWire.rules, cut_reasons=("length",))
 
 
 async def left(

@@ -126,7 +126,7 @@ class Desk:
         reader = adapter_for(route.call_type, request)
         chunks = [reader.decode_full(items[0])] if full else [each for item in items for each in reader.decode(item)]
         chunks += reader.flush()
-        assembler = BlockAssembler(marks_blocks=reader.marks_blocks)
+        assembler = BlockAssembler(marks_blocks=reader.rules.marks_blocks)
         for chunk in chunks:
             assembler.begin(chunk)
             for event in chunk.events:

@@ -19,6 +19,7 @@ from luthien_litellm_hooks import (
 from luthien_litellm_hooks.errors import WireError
 from luthien_litellm_hooks.policies.all_caps import AllCaps
 from luthien_litellm_hooks.policies.noop import NoOp
+from luthien_litellm_hooks.wire import FORMATS
 from luthien_litellm_hooks.wire.completions.adapter import CompletionsAdapter
 from luthien_litellm_hooks.wire.events import ToolCallDelta
 from tests.support.chat import context, provide, pull
@@ -29,7 +30,7 @@ USAGE = {"prompt_tokens": 3, "completion_tokens": 5, "total_tokens": 8}
 
 
 def adapter() -> CompletionsAdapter:
-    return CompletionsAdapter(template=TextCompletionResponse(id="cmpl-own", model="own"))
+    return CompletionsAdapter(FORMATS["completions"].rules, template=TextCompletionResponse(id="cmpl-own", model="own"))
 
 
 def chunk(text: str | None = None, finish: str | None = None, index: int = 0, **more: Any) -> TextCompletionResponse:

@@ -28,6 +28,7 @@ from luthien_litellm_hooks.config.policy_loading import load_policy
 from luthien_litellm_hooks.errors import WireError
 from luthien_litellm_hooks.policies.all_caps import AllCaps, AllCapsConfig
 from luthien_litellm_hooks.policies.noop import NoOp
+from luthien_litellm_hooks.wire import FORMATS
 from luthien_litellm_hooks.wire.assembler import BlockAssembler
 from luthien_litellm_hooks.wire.events import Finish, TextDelta, ToolCallDelta, Unknown
 from luthien_litellm_hooks.wire.gemini.adapter import GeminiAdapter
@@ -48,7 +49,7 @@ each_recording = pytest.mark.parametrize(
 
 
 def adapter() -> GeminiAdapter:
-    return GeminiAdapter(template={"modelVersion": "own", "responseId": "own-id"})
+    return GeminiAdapter(FORMATS["gemini"].rules, template={"modelVersion": "own", "responseId": "own-id"})
 
 
 def payload(*parts: dict[str, Any], finish: str | None = None, index: int = 0, **more: Any) -> dict[str, Any]:
