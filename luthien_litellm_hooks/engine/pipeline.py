@@ -66,7 +66,7 @@ class Stage(Protocol):
 
     @property
     def judges(self) -> bool:
-        """A policy of the stage has a hook for the blocks of a response."""
+        """The stage may change or delay the blocks of a response."""
         ...
 
     def keeps_reader_waiting(self, *, has_input: bool) -> bool:

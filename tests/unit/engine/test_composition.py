@@ -53,6 +53,7 @@ from tests.support.chat import (
     think,
     tool,
 )
+from tests.support.fuzzed_wires import CLIENTS
 
 ANSWER = [
     chunk(role="assistant", content=""),
@@ -401,6 +402,15 @@ async def test_a_block_is_not_delivered_twice_when_an_objection_comes_late() -> 
 
     got = await delivered(parallel("any_blocks", NoOp(), ChangesTheLast()), [text("one "), text("secret"), finish()])
     assert got.text == "one ***"
+
+
+@pytest.mark.parametrize("route", ["chat", "messages", "responses", "gemini"])
+async def test_members_without_a_hook_for_calls_let_text_before_them_in_a_legal_order(route: RouteName) -> None:
+    panel = Parallel([ConfiguredPolicy(NoOp(), "noop"), ConfiguredPolicy(Policy(), "none")])
+    ctx = PolicyContext("t", Request({"model": "m"}), recorder=DefaultTransactionRecorder())
+    stream = ROUTES[route].stream(ScriptedAnswer([Call("read", "{}"), Say("one")]), {"model": "m"})
+    CLIENTS[route].check(await pull(PolicyExecutor(panel).run(stream, ROUTES[route].adapter(ctx.request), ctx)))
+    assert {block["type"] for block in ctx.recorder.egress.content()} == {"text", "tool_call"}
 
 
 async def test_calls_withheld_by_different_policies_leave_a_notice() -> None:
