@@ -168,35 +168,44 @@ class JsonLinesSink:
     """Sink that appends to a file, or to standard output for the path `-`. Each line is one write, so that lines of
     several workers do not mix.
 
-    The file is opened for each batch: it may be rotated, or be writable again after its disk was full. Only the proxy's
-    user may read a new file, since reasons are the operator's.
+    The file is opened for each batch: it may be rotated, or be writable again after its disk was full. An incomplete
+    last line, from a full disk or a process that was killed, gets its end first. Only the proxy's user may read a new
+    file, since reasons are the operator's.
     """
 
     def __init__(self, path: str) -> None:
         self.name = "stdout" if path == STDOUT else "jsonl"
         self._path = path
-        self._is_torn = False
-        """Flag: the last line is incomplete, as on a full disk, so the next write begins a new line."""
 
     def write(self, lines: Sequence[str]) -> int:
         is_stdout = self._path == STDOUT
         target = 1 if is_stdout else self._path
         with open(target, "ab", buffering=0, closefd=not is_stdout, opener=None if is_stdout else _private) as file:
+            start = "\n" if _is_torn("/dev/stdout" if is_stdout else self._path) else ""
             for count, line in enumerate(lines):
                 try:
-                    self._write_line(file.write, line)
+                    _write_whole(file.write, f"{line}\n" if count else f"{start}{line}\n")
                 except OSError:
                     if count == 0:
                         raise
                     return count
         return len(lines)
 
-    def _write_line(self, write: Callable[[bytes], int | None], line: str) -> None:
-        whole = f"{chr(10) if self._is_torn else ''}{line}\n".encode()
-        written = write(whole) or 0
-        self._is_torn = self._is_torn if written == 0 else written < len(whole)
-        if written < len(whole):
-            raise OSError("a line was not, or not fully, written")
+
+def _is_torn(path: str) -> bool:
+    """Tells whether the last line of a file has no end."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(-1, os.SEEK_END)
+            return file.read(1) not in (b"\n", b"")
+    except OSError:  # an empty file, a pipe, or one that the proxy may not read
+        return False
+
+
+def _write_whole(write: Callable[[bytes], int | None], text: str) -> None:
+    whole = text.encode()
+    if (write(whole) or 0) < len(whole):
+        raise OSError("a line was not, or not fully, written")
 
 
 def _private(path: str, flags: int) -> int:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import stat
 import subprocess
 import sysconfig
@@ -264,3 +265,24 @@ assert sink.write(lines[1:]) == 1
 """
     subprocess.run([Path(sysconfig.get_path("scripts")) / "python", "-c", script], check=True)
     assert path.read_text() == "[1, 1, 1, 1]\n[2, 2, \n[2, 2, 2, 2]\n"
+
+
+@pytest.mark.parametrize(("left", "start"), [("", ""), ("[1]\n", "[1]\n"), ("[1", "[1\n")])
+def test_the_first_event_after_a_restart_has_a_line_of_its_own(tmp_path: Path, left: str, start: str) -> None:
+    path = tmp_path / "events.jsonl"
+    path.write_text(left)
+    sink = JsonLinesSink(str(path))
+    assert sink.write(["[2]", "[3]"]) == 2
+    assert sink.write(["[4]"]) == 1
+    assert path.read_text() == f"{start}[2]\n[3]\n[4]\n"
+
+
+def test_a_pipe_gets_the_lines_that_a_file_would(tmp_path: Path) -> None:
+    path = tmp_path / "events.fifo"
+    os.mkfifo(path)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        assert JsonLinesSink(str(path)).write(["[1]", "[2]"]) == 2
+        assert os.read(reader, 100) == b"[1]\n[2]\n"
+    finally:
+        os.close(reader)
