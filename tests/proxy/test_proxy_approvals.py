@@ -16,8 +16,9 @@ import pytest
 from luthien_litellm_hooks.testing.answers import Answer, Call, Say
 from luthien_litellm_hooks.testing.provider import ScriptedProvider
 from tests.proxy.test_records import run
-from tests.support.approving import COMMAND, approvals, waiting_for
+from tests.support.approving import approvals, waiting_for
 from tests.support.clients import ROUTES, Said
+from tests.support.command import COMMAND, run_alone
 from tests.support.pages import blocks, commands
 from tests.support.proxy import KEY, ROOT, Proxies, Proxy, process_of, proxy_config, running_proxy
 from tests.support.waiting import wait_until
@@ -244,8 +245,10 @@ def test_a_command_of_the_page_works(
     Path("edited.json").write_text("{}")
     names = {"7f3k-92ax": call["id"], "http://127.0.0.1:4000": proxy.url}
     given = [names.get(word, word) for word in words]
-    printed = approvals(proxy, *given, *(["--api-key", KEY] if "--url" in words else []))
-    assert tool in printed
+    given += ["--api-key", KEY] if "--url" in words else []
+    done = run_alone("approvals", *given, COLUMNS="120", LUTHIEN_RECORDS=str(proxy.records))
+    assert (done.code, done.stderr) == (0, "")
+    assert tool in done.stdout
 
 
 # Processes that end, and several at once

@@ -1,7 +1,6 @@
 """Records of a proxy without a database: what `list`, `show` and `watch` tell of it in another terminal."""
 
 import json
-import os
 import random
 import re
 import resource
@@ -9,7 +8,6 @@ import signal
 import sqlite3
 import stat
 import subprocess
-import sysconfig
 from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -22,26 +20,19 @@ import pytest
 from luthien_litellm_hooks.recording.sqlite import RecordReader
 from luthien_litellm_hooks.testing.answers import Answer, Call, Say
 from luthien_litellm_hooks.testing.provider import ScriptedProvider
+from tests.support import command
 from tests.support.proxy import KEY, Proxies, Proxy, proxy_config, running_proxy, starting_proxy, wait_for_start
 from tests.support.waiting import wait_until
 
-COMMAND = Path(sysconfig.get_path("scripts")) / "luthien-hooks"
 GUARD = {"policy": {"class": "block_dangerous_commands"}, "record": {"store": "auto"}}
 WITH_TEXTS = {"policy": {"class": "block_dangerous_commands"}, "record": {"bodies": "always"}}
 MANY = 200
 
 
-def environment(records: Path) -> dict[str, str]:
-    without = {name: value for name, value in os.environ.items() if name not in ("DATABASE_URL", "LITELLM_MASTER_KEY")}
-    return {**without, "COLUMNS": "100", "LUTHIEN_RECORDS": str(records)}
-
-
 def run(records: Path, *arguments: str) -> str:
     """What the command prints in another terminal, without an option that names the records."""
-    done = subprocess.run(
-        [COMMAND, *arguments], env=environment(records), capture_output=True, text=True, timeout=120, check=False
-    )
-    assert (done.returncode, done.stderr) == (0, "")
+    done = command.run(*arguments, LUTHIEN_RECORDS=str(records))
+    assert (done.code, done.stderr) == (0, "")
     return done.stdout
 
 
@@ -56,8 +47,9 @@ def listed(records: Path, *arguments: str) -> list[dict[str, Any]]:
 @contextmanager
 def watching(records: Path) -> Generator[subprocess.Popen[str]]:
     """`luthien-hooks watch` in another terminal, as soon as it watches."""
+    environment = command.alone(LUTHIEN_RECORDS=str(records))
     process = subprocess.Popen(
-        [COMMAND, "watch"], env=environment(records), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [command.COMMAND, "watch"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     assert process.stdout is not None
     try:
@@ -102,7 +94,8 @@ def test_a_blocked_call_is_told_in_another_terminal(proxies: Proxies) -> None:
     assert "tool call Bash (call_a) by block_dangerous_commands" in shown
     assert "Clean up." not in shown
     [beginning] = re.findall(r"\b[0-9a-f]{8}\b", line)
-    assert run(proxy.records, "show", beginning) == shown
+    alone = command.run_alone("show", beginning, LUTHIEN_RECORDS=str(proxy.records))
+    assert alone == command.Done(0, shown, "")
     assert stat.S_IMODE(proxy.records.stat().st_mode) == 0o600
 
 

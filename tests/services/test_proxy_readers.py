@@ -1,26 +1,23 @@
 """Who may read at a real proxy what was withheld, and why: each role asks every route that shows spend logs."""
 
 import json
-import os
 import re
-import subprocess
-import sys
-import sysconfig
 from collections.abc import Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import httpx
 import psycopg
 import pytest
+from litellm.proxy.common_utils.encrypt_decrypt_utils import encrypt_value_helper
 
 from luthien_litellm_hooks.testing.answers import Answer, Call, Say
 from luthien_litellm_hooks.testing.provider import ScriptedProvider
+from tests.support.command import run, run_alone, run_forked
 from tests.support.postgres import spend_logs
 from tests.support.prisma_client import prisma_environment
-from tests.support.proxy import KEEPS_PROMPTS, KEY, Proxies, Proxy
+from tests.support.proxy import KEEPS_PROMPTS, KEY, PYTHON, Proxies, Proxy
 from tests.support.selected import selected
 
 SECRET, REASON = "zanzibar", "rules-of-the-operator"
@@ -29,24 +26,6 @@ WITHHOLDING = selected({"class": "tool_rules", "config": {"rules": [RULE]}})
 ROLES = ("internal_user", "internal_user_viewer", "team member", "team admin", "proxy_admin_viewer")
 CALL = Call("Bash", json.dumps({"command": f"echo {SECRET}"}), id="call_a")
 
-_PATHS = """
-import contextlib, importlib, json
-from fastapi.routing import APIRoute
-from litellm.proxy._lazy_features import LAZY_FEATURES
-from litellm.proxy.proxy_server import app
-
-for feature in LAZY_FEATURES:
-    with contextlib.suppress(ImportError, AttributeError):
-        feature.register_fn(app, importlib.import_module(feature.module_path))
-
-def paths(routes):
-    for route in routes:
-        if isinstance(route, APIRoute) and "GET" in route.methods:
-            yield route.path
-        yield from paths(getattr(getattr(route, "original_router", None), "routes", ()))
-
-print(json.dumps(sorted(set(paths(app.routes)))))
-"""
 _SKIPPED = re.compile(
     r"path\\}$|passthrough|^/(sso|mcp|toolset|health|fallback|onboarding|get_|ui|docs|redoc|openapi|login|logout)"
     r"|/mcp$|/oauth|/authorize|/\\.well-known|cost_map|latest_release|events?$|stream"
@@ -133,8 +112,8 @@ def _bearer(key: str) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def paths(postgres_url: str) -> list[str]:
     """Every route that LiteLLM answers a GET on, as this version has them, also those that it loads late."""
-    environment = {**os.environ, **prisma_environment(postgres_url)}
-    listed = subprocess.run([sys.executable, "-c", _PATHS], env=environment, capture_output=True, check=True)
+    environment = {**PYTHON, **prisma_environment(postgres_url)}
+    listed = run_forked(program="tests.support.listed_routes:main", **environment)
     every = json.loads(listed.stdout.splitlines()[-1])
     return [path for path in every if _TELLING.search(path) and not _SKIPPED.search(path)]
 
@@ -171,12 +150,6 @@ def test_no_route_shows_what_was_withheld_or_why(proxy: Proxy, blocked: Block, p
     assert ids["transaction_id"] in "".join(shown[path] for path in rows)
 
 
-def _tool(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("LITELLM_", "DATABASE_"))}
-    command = [str(Path(sysconfig.get_path("scripts")) / "luthien-hooks"), *arguments]
-    return subprocess.run(command, env={**clean, **environment}, capture_output=True, text=True, check=False)
-
-
 @pytest.mark.parametrize("role", ROLES)
 def test_nobody_but_a_proxy_admin_has_records_opened(proxy: Proxy, blocked: Block, role: str) -> None:
     closed = proxy.http.post("/luthien/open", json={"sealed": ["x"]}, headers=_bearer(blocked.keys[role]))
@@ -186,10 +159,8 @@ def test_nobody_but_a_proxy_admin_has_records_opened(proxy: Proxy, blocked: Bloc
 
 def test_the_route_opens_records_alone(proxy: Proxy) -> None:
     """LiteLLM encrypts providers' keys with the same key: an admin is not to have those read here."""
-    code = "from litellm.proxy.common_utils.encrypt_decrypt_utils import encrypt_value_helper as e; "
-    code += f"print(e('sk-of-a-provider', new_encryption_key={KEY!r}))"
-    made = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert proxy.http.post("/luthien/open", json={"sealed": [made.stdout.split()[-1]]}).json() == {"records": [None]}
+    sealed = encrypt_value_helper("sk-of-a-provider", new_encryption_key=KEY)
+    assert proxy.http.post("/luthien/open", json={"sealed": [sealed]}).json() == {"records": [None]}
 
 
 def test_the_admins_tools_show_it_with_the_key_or_through_the_proxy(
@@ -202,13 +173,15 @@ def test_the_admins_tools_show_it_with_the_key_or_through_the_proxy(
         (("show", wanted, "--json"), {**database, **master}),
         (("diff", wanted), {**database, **salt}),
         (("try", "noop", "--record", wanted), {**database, **master}),
-        (("show", wanted, "--json", "--url", proxy.url), master),
     )
     for arguments, environment in cases:
-        told = _tool(*arguments, **environment)
+        told = run_alone(*arguments, **environment)
         assert SECRET in told.stdout, told.stderr
         assert arguments[0] != "show" or REASON in told.stdout
-    listed = _tool("list", "--json", "--url", proxy.url, **master)
+    shown = run("show", wanted, "--json", "--url", proxy.url, **master)
+    assert SECRET in shown.stdout, shown.stderr
+    assert REASON in shown.stdout
+    listed = run("list", "--json", "--url", proxy.url, **master)
     assert REASON in listed.stdout, listed.stderr
 
 
@@ -225,8 +198,8 @@ def test_without_the_right_key_the_clear_part_is_shown_and_the_complaint_says_wh
 ) -> None:
     wanted = blocked.ids["internal_user"]["transaction_id"]
     arguments = [] if command == "list" else [wanted]
-    told = _tool(command, *arguments, **prisma_environment(postgres_url), **key)
-    assert told.returncode == (0 if command == "list" else 2)
+    told = run_forked(command, *arguments, **{**PYTHON, **prisma_environment(postgres_url), **key})
+    assert told.code == (0 if command == "list" else 2)
     assert complaint in told.stderr
     assert SECRET not in told.stdout + told.stderr
     assert REASON not in told.stdout + told.stderr

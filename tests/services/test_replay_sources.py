@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from luthien_litellm_hooks.testing.provider import ScriptedProvider
-from tests.services.test_show_command import Api, Database, Done, run
+from tests.services.test_show_command import Api, Database
+from tests.support.command import Done, run
 from tests.support.postgres import spend_logs
 from tests.support.proxy import KEEPS_PROMPTS, KEY, Proxies
 from tests.support.recorded import insert

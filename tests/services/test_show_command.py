@@ -4,24 +4,22 @@ import json
 import os
 import subprocess
 import sys
-import sysconfig
 import uuid
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
-from luthien_litellm_hooks.cli import app
 from luthien_litellm_hooks.cli.demo.proxy import HOST
 from luthien_litellm_hooks.testing.answers import Answer, Call, Say
 from luthien_litellm_hooks.testing.provider import ScriptedProvider
+from tests.support.command import COMMAND, Done, run, run_forked
 from tests.support.postgres import spend_logs
 from tests.support.prisma_client import prisma_environment
 from tests.support.proxy import (
     KEEPS_PROMPTS,
     KEY,
+    PYTHON,
     Proxies,
     Proxy,
     free_port,
@@ -31,44 +29,17 @@ from tests.support.proxy import (
 from tests.support.recorded import TIME, AsksPolitely, NoDeletes, Untouched, insert, recorded, row
 from tests.support.selected import selected
 
-COMMAND = Path(sysconfig.get_path("scripts")) / "luthien-hooks"
 GUARD = {"policy": {"class": "block_dangerous_commands"}}
-
-
-@dataclass(frozen=True)
-class Done:
-    """What a command has printed, and its exit code."""
-
-    code: int
-    stdout: str
-    stderr: str
-
-
-def run(*arguments: str, **environment: str | None) -> Done:
-    """The command, in this process."""
-    nothing = {"DATABASE_URL": None, "LITELLM_MASTER_KEY": None, "LUTHIEN_RECORDS": "/nowhere/records.sqlite"}
-    alone = {"COLUMNS": "100", **nothing, **environment}
-    result = CliRunner().invoke(app, arguments, env=alone)
-    return Done(result.exit_code, result.stdout, result.stderr)
 
 
 class Database:
     """Commands that read from PostgreSQL, in processes of their own: LiteLLM's client is not generated for this one."""
 
     def __init__(self, url: str, **environment: str) -> None:
-        self._environment = {
-            **os.environ,
-            "COLUMNS": "100",
-            **prisma_environment(url),
-            "LITELLM_MASTER_KEY": KEY,
-            **environment,
-        }
+        self._environment = {**PYTHON, **prisma_environment(url), "LITELLM_MASTER_KEY": KEY, **environment}
 
     def run(self, *arguments: str) -> Done:
-        done = subprocess.run(
-            [COMMAND, *arguments], env=self._environment, capture_output=True, text=True, timeout=60, check=False
-        )
-        return Done(done.returncode, done.stdout, done.stderr)
+        return run_forked(*arguments, **self._environment)
 
 
 class Api:

@@ -1,26 +1,17 @@
 """People who decide about tool calls in another terminal, with the command."""
 
 import json
-import os
-import subprocess
-import sysconfig
-from pathlib import Path
 from typing import Any
 
+from tests.support.command import run
 from tests.support.proxy import Proxy
 from tests.support.waiting import wait_until
-
-COMMAND = Path(sysconfig.get_path("scripts")) / "luthien-hooks"
 
 
 def approvals(proxy: Proxy, *arguments: str, code: int = 0) -> str:
     """What `luthien-hooks approvals` prints on the machine of a proxy; with another `code`, its complaint."""
-    without = {name: value for name, value in os.environ.items() if name not in ("DATABASE_URL", "LITELLM_MASTER_KEY")}
-    environment = {**without, "COLUMNS": "120", "LUTHIEN_RECORDS": str(proxy.records)}
-    done = subprocess.run(
-        [COMMAND, "approvals", *arguments], env=environment, capture_output=True, text=True, timeout=120, check=False
-    )
-    assert done.returncode == code, done.stdout + done.stderr
+    done = run("approvals", *arguments, COLUMNS="120", LUTHIEN_RECORDS=str(proxy.records))
+    assert done.code == code, done
     return done.stderr if code else done.stdout
 
 

@@ -1,9 +1,10 @@
-"""Proxy processes that are forked from one that has imported LiteLLM, which takes most of a start.
+"""Proxies and commands that are forked from a process that has imported LiteLLM, which takes most of a start.
 
 LiteLLM's own `--run_gunicorn` with `preload_app` forks its workers so too.
 """
 
 import gc
+import importlib
 import json
 import os
 import subprocess
@@ -19,8 +20,9 @@ READ_LATE = frozenset(
     {
         *("ANTHROPIC_API_BASE", "ANTHROPIC_API_KEY", "OPENAI_API_BASE", "OPENAI_API_KEY"),
         *("DATABASE_URL", "DISABLE_SCHEMA_UPDATE", "PATH", "PRISMA_QUERY_ENGINE_BINARY"),
-        *("LANGSMITH_BATCH_SIZE", "LITELLM_MASTER_KEY", "LITELLM_WORKER_STARTUP_HOOKS"),
+        *("COLUMNS", "LANGSMITH_BATCH_SIZE", "LITELLM_MASTER_KEY", "LITELLM_SALT_KEY", "LITELLM_WORKER_STARTUP_HOOKS"),
         *("OTEL_BSP_SCHEDULE_DELAY", "OTEL_ENDPOINT", "OTEL_EXPORTER"),
+        *("NUM_WORKERS", "TIMEOUT_WORKER_HEALTHCHECK"),
         *("FLAG", "GATE_URL", "LOGGED_TO", "LUTHIEN_POLICY_CONFIG", "LUTHIEN_RECORDS", "OVERHEARD"),
     }
 )
@@ -64,9 +66,24 @@ class Parent:
             start_new_session=True,
         )
 
-    def start(self, arguments: Sequence[str], environment: Mapping[str, str], output: Path) -> Forked:
-        """Starts `litellm` with these arguments in this environment, in a process group of its own."""
-        order = {"arguments": arguments, "environment": dict(environment), "output": str(output), "cwd": os.getcwd()}
+    def start(
+        self,
+        program: str,
+        arguments: Sequence[str],
+        environment: Mapping[str, str],
+        output: Path,
+        errors: Path | None = None,
+    ) -> Forked:
+        """Starts the program, MODULE:FUNCTION, in this environment, in a process group of its own.
+
+        `output` also has its errors, unless there is a file for them."""
+        order = {
+            "program": program,
+            "arguments": arguments,
+            "environment": dict(environment),
+            "outputs": [str(output), str(errors or output)],
+            "cwd": os.getcwd(),
+        }
         return Forked(self, self.ask({"start": order}))
 
     def ask(self, question: Mapping[str, Any]) -> Any:
@@ -82,9 +99,10 @@ _parents: dict[tuple[str | None, ...], Parent] = {}
 
 
 def parent_for(environment: Mapping[str, str], own: Mapping[str, str]) -> Parent | None:
-    """The parent for proxies in this environment; None if what is the proxy's `own` in it may be read too early."""
+    """The parent for programs in this environment; None if what is the program's `own` in it may be read too early."""
     elsewhere = "DATABASE_URL" not in own and own.get("PYTHONPATH", _ROOT) != _ROOT
-    counted = "soak.gauges" in own.get("LITELLM_WORKER_STARTUP_HOOKS", "")  # all objects and threads of a process
+    # All objects and threads of a process; but several workers are no forks.
+    counted = "soak.gauges" in own.get("LITELLM_WORKER_STARTUP_HOOKS", "") and "NUM_WORKERS" not in own
     if elsewhere or counted or not set(own) <= READ_LATE | READ_EARLY:
         return None
     early = tuple(environment.get(name) for name in sorted(READ_EARLY))
@@ -120,20 +138,18 @@ def _serve() -> None:
 
 
 def _become(order: Mapping[str, Any]) -> None:
-    from litellm import run_server
-
     os.setsid()
     os.chdir(order["cwd"])
-    for number, (path, flags) in enumerate(
-        [(os.devnull, os.O_RDONLY), *[(order["output"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)] * 2]
-    ):
+    written = [(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND) for path in order["outputs"]]
+    for number, (path, flags) in enumerate([(os.devnull, os.O_RDONLY), *written]):
         opened = os.open(path, flags)
         os.dup2(opened, number)
         os.close(opened)
     os.environ.clear()
     os.environ.update(order["environment"])
-    sys.argv = ["litellm", *order["arguments"]]
-    run_server()
+    module, _, function = order["program"].partition(":")
+    sys.argv = [module, *order["arguments"]]
+    getattr(importlib.import_module(module), function)()
 
 
 if __name__ == "__main__":

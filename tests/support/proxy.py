@@ -323,7 +323,8 @@ def litellm_process(
         with log.open("wb") as output, proxy_process(config, port, environment, output) as started:
             yield started
         return
-    process = parent.start(["--config", str(config), "--host", HOST, "--port", str(port)], whole, log)
+    arguments = ["--config", str(config), "--host", HOST, "--port", str(port)]
+    process = parent.start("litellm:run_server", arguments, whole, log)
     try:
         yield process
     finally:
