@@ -48,8 +48,8 @@ def started(
         yield proxy, events
 
 
-def gauges(proxy: Proxy) -> Gauges:
-    return Gauges(**proxy.http.get(PATH, params={"is_collected": True}).json())
+def gauges(proxy: Proxy, *, is_collected: bool = True) -> Gauges:
+    return Gauges(**proxy.http.get(PATH, params={"is_collected": is_collected}).json())
 
 
 def at_rest(proxy: Proxy) -> Gauges:
@@ -128,7 +128,7 @@ async def test_five_hundred_held_streams_at_once_leave_nothing_behind(
                 await asyncio.to_thread(judge.asked.wait_for, before + streams, PATIENCE_S)
                 judge.gate.open()
                 assert await answers == [(f"number {number}", f'{{"at": {number}}}') for number in range(streams)]
-            await until(lambda: not gauges(proxy).tasks)
+            await until(lambda: not gauges(proxy, is_collected=False).tasks)
             await until(lambda count=before + streams: len(outcomes(events)) == count)
             held.append(at_rest(proxy))
         await until(lambda: gauges(proxy).objects < held[1].objects + MAX_OBJECTS * WAVES[-1])

@@ -71,34 +71,47 @@ def assert_whole(rows: Mapping[str, list[Mapping[str, Any]]], asked: Mapping[str
         assert kept["milliseconds"] > SECONDS * 1000, cell
 
 
-@pytest.fixture(autouse=True)
-def saying_models(provider: ScriptedProvider) -> Iterator[None]:
-    before = dict(provider.answers)
-    for models in MODELS.values():
-        provider.answers[models["says"]] = Answer([Say(SAID)])
-    yield
-    provider.answers.clear()
-    provider.answers.update(before)
+@dataclass(frozen=True)
+class Asked:
+    """A proxy, the key that asked it, and the cells of its requests."""
+
+    proxy: Proxy
+    key: str
+    cells: Mapping[str, Cell]
 
 
-def test_rows_are_whole_though_a_policy_works_on(provider_url: str, postgres_url: str, tmp_path: Path) -> None:
-    config = proxy_config(provider_url, {"policy": POLICY}) | {"general_settings": KEEPS_PROMPTS}
-    with running_proxy(config, tmp_path / "proxy", prisma_environment(postgres_url)) as proxy:
-        key = proxy.virtual_key()
-        asked = all_asked(proxy, key)
-        rows = spend_logs(postgres_url, key, len(asked))
-        assert_whole({id: [record(row) for row in rows if row["litellm_call_id"] == id] for id in asked}, asked)
-        assert "unfinished" not in proxy.output
+@pytest.fixture(scope="module")
+def asked(
+    provider: ScriptedProvider, provider_url: str, postgres_url: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Mapping[str, Asked]]:
+    """A proxy that keeps rows and one that keeps a file, which linger at the same time."""
+    provider.answers |= {models["says"]: Answer([Say(SAID)]) for models in MODELS.values()}
+    folder, config = tmp_path_factory.mktemp("lingering"), proxy_config(provider_url, {"policy": POLICY})
+    with_file = proxy_config(provider_url, {"policy": POLICY, "record": {"bodies": "always"}})
+    environment = prisma_environment(postgres_url)
+    with (
+        running_proxy(config | {"general_settings": KEEPS_PROMPTS}, folder / "rows", environment) as rows,
+        running_proxy(with_file, folder / "file", {}) as file,
+        ThreadPoolExecutor(2) as threads,
+    ):
+        key = rows.virtual_key()
+        of_rows, of_file = threads.submit(all_asked, rows, key), threads.submit(all_asked, file, KEY)
+        yield {"rows": Asked(rows, key, of_rows.result()), "file": Asked(file, KEY, of_file.result())}
 
 
-def test_the_file_has_whole_records_though_a_policy_works_on(provider_url: str, tmp_path: Path) -> None:
-    config = proxy_config(provider_url, {"policy": POLICY, "record": {"bodies": "always"}})
-    with running_proxy(config, tmp_path / "proxy", {}) as proxy:
-        asked = all_asked(proxy, KEY)
-        wait_until(lambda: len(_rows(proxy.records)) >= len(asked))
-        rows = _rows(proxy.records)
-        assert_whole({id: [record(row) for row in rows if row["litellm_call_id"] == id] for id in asked}, asked)
-        assert "unfinished" not in proxy.output
+def test_rows_are_whole_though_a_policy_works_on(asked: Mapping[str, Asked], postgres_url: str) -> None:
+    of = asked["rows"]
+    rows = spend_logs(postgres_url, of.key, len(of.cells))
+    assert_whole({id: [record(row) for row in rows if row["litellm_call_id"] == id] for id in of.cells}, of.cells)
+    assert "unfinished" not in of.proxy.output
+
+
+def test_the_file_has_whole_records_though_a_policy_works_on(asked: Mapping[str, Asked]) -> None:
+    of = asked["file"]
+    wait_until(lambda: len(_rows(of.proxy.records)) >= len(of.cells))
+    rows = _rows(of.proxy.records)
+    assert_whole({id: [record(row) for row in rows if row["litellm_call_id"] == id] for id in of.cells}, of.cells)
+    assert "unfinished" not in of.proxy.output
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 import json
 import threading
 from collections.abc import Generator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -49,6 +50,8 @@ S3 = {
     "s3_aws_access_key_id": "k",
     "s3_aws_secret_access_key": "k",
 }
+NOT_THREADED: tuple[RouteName, bool] = ("messages", True)
+"""Route and mode about which LiteLLM asks no logger in a thread."""
 STREAMED = pytest.mark.parametrize("is_streamed", [True, False], ids=["streamed", "full"])
 
 
@@ -164,7 +167,7 @@ def test_loggers_get_the_delivered_answer_and_nothing_of_what_was_withheld(
     listening: Listening, route: RouteName, is_streamed: bool
 ) -> None:
     call_id = ask(listening.proxy, route, fails=False, is_streamed=is_streamed)
-    is_asked = not (route == "messages" and is_streamed)  # LiteLLM asks nobody in a thread about these
+    is_asked = (route, is_streamed) != NOT_THREADED
     wait_until(lambda: bool(listening.lines(call_id) and (listening.posts_of(call_id) or not is_asked)))
     [line] = listening.lines(call_id)
     for logged in (line["texts"], line["response"], *listening.posts_of(call_id)):
@@ -196,14 +199,27 @@ def test_spans_hold_the_delivered_answer_alone(listening: Listening) -> None:
     assert SECRET not in "".join(told())
 
 
-@STREAMED
-@pytest.mark.parametrize("route", list(ROUTES))
+THREADED: list[tuple[RouteName, bool]] = [
+    (route, is_streamed) for route in ROUTES for is_streamed in (True, False) if (route, is_streamed) != NOT_THREADED
+]
+
+
+@pytest.fixture(scope="module")
+def late(listening: Listening) -> Mapping[tuple[RouteName, bool], str]:
+    """The ids of calls whose other loggers are late, all at the same time."""
+
+    def ask_late(way: tuple[RouteName, bool]) -> str:
+        return ask(listening.proxy, way[0], fails=False, is_streamed=way[1], begins=DELAYED)
+
+    with ThreadPoolExecutor(len(THREADED)) as threads:
+        return dict(zip(THREADED, threads.map(ask_late, THREADED), strict=True))
+
+
+@pytest.mark.parametrize(("route", "is_streamed"), THREADED)
 def test_a_blocking_logger_gets_the_record_though_the_other_loggers_are_late(
-    listening: Listening, route: RouteName, is_streamed: bool
+    listening: Listening, late: Mapping[tuple[RouteName, bool], str], route: RouteName, is_streamed: bool
 ) -> None:
-    if route == "messages" and is_streamed:
-        pytest.skip("LiteLLM asks nobody in a thread about these")
-    call_id = ask(listening.proxy, route, fails=False, is_streamed=is_streamed, begins=DELAYED)
+    call_id = late[route, is_streamed]
     wait_until(lambda: bool(listening.posts_of(call_id)))
     [post] = listening.posts_of(call_id)
     metadata = json.loads(post)["metadata"]
