@@ -10,6 +10,7 @@ from luthien_litellm_hooks.testing.answers import Answer, Call, Cut, Gate, Say, 
 from luthien_litellm_hooks.testing.provider import ScriptedProvider
 from tests.support.clients import Said, apart
 from tests.support.fault_matrix import (
+    AT_ONCE,
     MODES,
     NOTICE,
     UNHEARD,
@@ -53,6 +54,8 @@ class Fault:
 
 
 HUNG = "PolicyTimeoutError", "timeout"
+WAITED_FOR = (HUNG[0], "JudgeError")
+"""Kinds of errors that take their time, for which a proxy does nothing."""
 NONE = Fault(None, "complete", "all")
 HOOKS = (
     "on_request",
@@ -122,13 +125,19 @@ def started(proxies: Proxies, provider_url: str, postgres_url: str, max_hold_s: 
 
 @pytest.fixture(scope="module")
 def seen(proxies: Proxies, provider_url: str, postgres_url: str, _answers: None) -> Matrix:
-    def see(cells: list[Cell], max_hold_s: float) -> Matrix:
+    def see(cells: list[Cell], max_hold_s: float, at_once: int) -> Matrix:
         proxy = started(proxies, provider_url, postgres_url, max_hold_s)
         key = proxy.virtual_key()
-        return see_all(postgres_url, key, cells, lambda cell, got: cell.ask(proxy, key, "policy-faults", got))
+        return see_all(postgres_url, key, cells, lambda cell, got: cell.ask(proxy, key, "policy-faults", got), at_once)
 
     endless = [cell for cell in CELLS if cell.fault == ENDLESS]
-    return {**see(endless, MAX_HOLD_S), **see([cell for cell in CELLS if cell not in endless], LONG_HOLD_S)}
+    waiting = [cell for cell in CELLS if cell not in endless and FAULTS[cell.fault].error in WAITED_FOR]
+    others = [cell for cell in CELLS if cell not in endless and cell not in waiting]
+    return {
+        **see(endless, MAX_HOLD_S, len(endless)),
+        **see(waiting, LONG_HOLD_S, 2 * AT_ONCE),
+        **see(others, LONG_HOLD_S, AT_ONCE),
+    }
 
 
 @pytest.fixture

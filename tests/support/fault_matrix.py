@@ -21,6 +21,8 @@ MODELS: Mapping[str, str] = {
     "responses": "gpt-4o",  # LiteLLM streams Responses only of models that it knows
 }
 MODES = ("block", "pass")
+AT_ONCE = 8
+"""How many cells a proxy is asked for at once, where their answers make it work."""
 UNHEARD = f"http://{HOST}:9"
 """A port at which nobody listens: it is below those that anybody may take."""
 NOTICE = re.compile(
@@ -110,7 +112,9 @@ class Seen:
 Matrix = Mapping[Cell, Seen]
 
 
-def see_all(url: str, key: str, cells: Sequence[Cell], ask: Callable[[Cell, Got], None], at_once: int = 8) -> Matrix:
+def see_all(
+    url: str, key: str, cells: Sequence[Cell], ask: Callable[[Cell, Got], None], at_once: int = AT_ONCE
+) -> Matrix:
     """Asks for all cells, with `key` that has asked for nothing else, and waits for their rows."""
     got = {cell: Got() for cell in cells}
     with ThreadPoolExecutor(at_once) as threads:
