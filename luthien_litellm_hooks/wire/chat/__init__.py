@@ -1,7 +1,7 @@
 """Record of the wire of OpenAI's chat completions."""
 
 from collections.abc import Iterator, Sequence
-from typing import cast
+from typing import Any, cast
 
 from luthien_litellm_hooks.wire.events import ToolCall
 from luthien_litellm_hooks.wire.format import (
@@ -44,10 +44,36 @@ def _adapter(new: NewResponse) -> Adapter:
     return ChatAdapter(_RULES, lambda: ModelResponseStream(id=f"chatcmpl-{new.id}", model=new.model))
 
 
-def _next_body(body: Json, response: Sequence[object], refusals: Sequence[Refusal]) -> JsonObject | None:
-    from luthien_litellm_hooks.wire.chat.next_turn import next_body
+_SENT_BACK = ("role", "content", "tool_calls", "function_call", "reasoning_content", "thinking_blocks")
 
-    return next_body(body, response, refusals)
+
+def _next_body(body: Json, response: Sequence[object], refusals: Sequence[Refusal]) -> JsonObject | None:
+    """Returns the body with the response's message and the refusals behind its messages."""
+    from litellm.types.utils import Choices, ModelResponse
+
+    whole = response[0] if response and isinstance(response[0], ModelResponse) else _joined(response)
+    choice: object = whole.choices[0] if isinstance(whole, ModelResponse) and len(whole.choices) == 1 else None
+    if not isinstance(choice, Choices):
+        return None
+    message = choice.message.model_dump(exclude_none=True, include=set(_SENT_BACK))
+    calls: list[JsonObject] = message.get("tool_calls", [])
+    for call in calls:
+        call.pop("index", None)
+    if len(calls) != len(refusals) and not ("function_call" in message and len(refusals) == 1):
+        return None
+    return {**body, "messages": [*body["messages"], message, *map(_result, refusals)]}
+
+
+def _joined(response: Sequence[object]) -> object:
+    import litellm
+
+    return cast(Any, litellm).stream_chunk_builder([*response])
+
+
+def _result(refusal: Refusal) -> JsonObject:
+    if refusal.id is None:
+        return {"role": "function", "name": refusal.name, "content": refusal.text}
+    return {"role": "tool", "tool_call_id": refusal.id, "content": refusal.text}
 
 
 def _question(text: str, max_tokens: int) -> JsonObject:

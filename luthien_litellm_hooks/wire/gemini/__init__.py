@@ -4,6 +4,8 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import cast
 
+from pydantic import BaseModel
+
 from luthien_litellm_hooks.wire.events import ToolCall
 from luthien_litellm_hooks.wire.format import (
     Adapter,
@@ -16,6 +18,7 @@ from luthien_litellm_hooks.wire.format import (
     ResponseRules,
     WireFormat,
     arguments_of,
+    event_payloads,
     of_choice,
 )
 from luthien_litellm_hooks.wire.gemini.read import CODE
@@ -45,9 +48,40 @@ def _adapter(new: NewResponse) -> Adapter:
 
 
 def _next_body(body: Json, response: Sequence[object], refusals: Sequence[Refusal]) -> JsonObject | None:
-    from luthien_litellm_hooks.wire.gemini.next_turn import next_body
+    """Returns the body with the response's parts, each with its signature, and the refusals behind its contents."""
+    parts = [part for payload in _payloads(response) for part in _said_parts(payload)]
+    calls: list[Json] = [part["functionCall"] for part in parts if "functionCall" in part]
+    if [call.get("name") for call in calls] != [refusal.name for refusal in refusals]:
+        return None
+    results = [
+        {
+            "functionResponse": {
+                **({"id": call["id"]} if call.get("id") else {}),
+                "name": refusal.name,
+                "response": {"error": refusal.text},
+            }
+        }
+        for call, refusal in zip(calls, refusals, strict=True)
+    ]
+    said = [{"role": "model", "parts": parts}, {"role": "user", "parts": results}]
+    return {**body, "contents": [*body["contents"], *said]}
 
-    return next_body(body, response, refusals)
+
+def _payloads(response: Sequence[object]) -> Iterator[Json]:
+    first = response[0] if response else None
+    if isinstance(first, BaseModel):
+        yield first.model_extra or {}
+    elif isinstance(first, dict):
+        yield cast(Json, first)
+    else:
+        yield from event_payloads(b"".join(item for item in response if isinstance(item, bytes)).decode())
+
+
+def _said_parts(payload: Json) -> list[Json]:
+    candidates: list[Json] = payload.get("candidates") or [{}]
+    content: Json = candidates[0].get("content") or {}
+    parts: list[Json] = content.get("parts") or []
+    return [part for part in parts if part != {"text": ""}]
 
 
 def _question(text: str, max_tokens: int) -> JsonObject:
