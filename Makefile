@@ -19,7 +19,7 @@ EVAL_PYTHON := $(EVAL)/venv/bin/python
 # What runs, and with it what develops.
 RUNS        := $(VENV)/.runs
 STAMP       := $(VENV)/.installed
-# What takes longest comes first, so that both workers end at the same time.
+# What takes longest comes first, so that all workers end at the same time.
 BEFORE_COMMIT := tests/proxy/test_proxy_policies.py tests/proxy/test_proxy_refusals.py tests/fuzz tests/unit
 TESTS       := tests/proxy tests/services tests/release tests/fuzz tests/unit
 # All tests but those that meet no LiteLLM, or look at files alone.
@@ -46,7 +46,7 @@ test: install ## Run what to run before each commit: unit tests, a little fuzzin
 	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(BEFORE_COMMIT)
 
 test-all: install ## Run all tests, as CI does
-	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(TESTS)
+	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(TESTS)
 
 test-matrix: install ## Run the tests on several releases of LiteLLM, one after the other; LITELLM="1.106.2 1.106.5" names them
 	@set -eu; mkdir -p $(MATRIX); printf '%s\n' $(foreach name,$(UNPINNED),'$(name)') >$(MATRIX)/unpinned.txt; \

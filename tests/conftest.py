@@ -39,6 +39,10 @@ ALONE = {
 FAULTS = {"proxy_policy_faults", "proxy_provider_errors", "proxy_provider_faults"}
 """Files that share the proxy of `tests.support.fault_matrix`."""
 
+LONGEST = ("tests/proxy", "tests/services", "faults", "tests/proxy/test_load.py")
+"""Groups with which the workers begin, so that all end at the same time."""
+_RANKS = {group: rank for rank, group in enumerate(LONGEST)}
+
 
 def group_of(file: str) -> str:
     """The files that one worker runs, for they share proxies: each is started once, in place of once a worker."""
@@ -62,10 +66,21 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return ByProxy(config, log)
 
 
-def pytest_collection_finish() -> None:
-    """Spares each later collection of garbage the million objects that imports have made."""
-    gc.collect()
-    gc.freeze()
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, Any, Any]:
+    """Spares the million objects that imports make from collections of garbage, now and later."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.collect()
+        gc.freeze()
+        gc.enable()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the longest groups first."""
+    items.sort(key=lambda item: _RANKS.get(group_of(item.nodeid.partition("::")[0]), len(_RANKS)))
 
 
 @pytest.fixture

@@ -113,6 +113,7 @@ def parent_for(environment: Mapping[str, str], own: Mapping[str, str]) -> Parent
 
 def _serve() -> None:
     """Forks as it is told until nobody can tell it anything."""
+    gc.disable()  # what is imported stays
     answers = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)  # what LiteLLM says is no answer
     from litellm.proxy import proxy_server as proxy_server
@@ -122,6 +123,7 @@ def _serve() -> None:
     assert threading.active_count() == 1, threading.enumerate()
     gc.collect()
     gc.freeze()
+    gc.enable()
     for line in sys.stdin.buffer:
         question = json.loads(line)
         if "start" in question:

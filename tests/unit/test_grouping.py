@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ALONE, FAULTS, group_of
+from tests.conftest import ALONE, FAULTS, LONGEST, group_of
 from tests.support.proxy import ROOT
 
 
@@ -30,3 +30,8 @@ def test_the_files_that_are_named_exist() -> None:
 )
 def test_files_that_share_proxies_are_one_group(file: str, group: str) -> None:
     assert group_of(file) == group
+
+
+def test_the_groups_that_come_first_exist() -> None:
+    there = {group_of(str(file.relative_to(ROOT))) for file in ROOT.glob("tests/**/test_*.py")}
+    assert set(LONGEST) <= there
