@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ import pytest
 from luthien_litellm_hooks.testing.answers import Answer, Gate, Say, Wait
 from luthien_litellm_hooks.testing.provider import ScriptedProvider
 from soak.gauges import PATH, Gauges
+from tests.proxy.test_proxy_approvals import HELD, asking, script
 from tests.proxy.test_records import WITH_TEXTS, assert_many_are_kept, kept
+from tests.support.approving import approvals, waiting_for
 from tests.support.judge import JudgeModel
 from tests.support.proxy import KEY, Proxy, proxy_config, running_proxy
 from tests.support.waiting import wait_until
@@ -141,9 +144,9 @@ async def test_five_hundred_held_streams_at_once_leave_nothing_behind(
 def several(provider_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Proxy, Path]]:
     """A proxy with four workers, each of which imports LiteLLM by itself, and the file of its events."""
     replaces = {"class": "string_replacement", "config": {"replacements": [["orchid", "tulip"]]}}
-    policy = {"class": "serial", "config": {"policies": [replaces, WITH_TEXTS["policy"]]}}
+    policy = {"class": "serial", "config": {"policies": [replaces, WITH_TEXTS["policy"], HELD["policy"]]}}
     folder = tmp_path_factory.mktemp("several")
-    with started(provider_url, folder, {**WITH_TEXTS, "policy": policy}, **SEVERAL) as (proxy, events):
+    with started(provider_url, folder, {**WITH_TEXTS, **HELD, "policy": policy}, **SEVERAL) as (proxy, events):
         wait_until(lambda: proxy.output.count("Application startup complete") == WORKERS, PATIENCE_S)
         yield proxy, events
 
@@ -183,3 +186,14 @@ def test_four_workers_share_the_file_of_records(several: tuple[Proxy, Path], pro
     assert_many_are_kept(proxy, provider)
     assert proxy.output.count("records of transactions are in") > 1
     assert "cannot be written" not in proxy.output
+
+
+def test_four_workers_share_the_approvals(several: tuple[Proxy, Path], provider: ScriptedProvider) -> None:
+    (proxy, _), tool, asked = several, "push_of_several", 6
+    script(provider, tool, '{"branch": "main"}')
+    with ThreadPoolExecutor(asked) as pool:
+        clients = [asking(pool, proxy, "chat", tool) for _ in range(asked)]
+        for number in range(asked):  # of identical calls one passes with each approval
+            approvals(proxy, "approve", waiting_for(proxy, tool)["id"])
+            wait_until(lambda number=number: sum(client.done() for client in clients) > number)
+    assert all(client.result().calls == ((tool, {"branch": "main"}),) for client in clients)

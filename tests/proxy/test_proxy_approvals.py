@@ -251,7 +251,7 @@ def test_a_command_of_the_page_works(
     assert tool in done.stdout
 
 
-# Processes that end, and several at once
+# Processes that end
 
 
 def test_a_call_whose_proxy_was_killed_passes_at_the_next(
@@ -266,16 +266,3 @@ def test_a_call_whose_proxy_was_killed_passes_at_the_next(
     with running_proxy(config, tmp_path / "second", {"LUTHIEN_RECORDS": str(first.records)}) as second:
         approvals(first, "approve", call["id"])
         assert said(second, "chat", tool).calls == ((tool, {"branch": "main"}),)
-
-
-def test_two_workers_share_the_file(provider_url: str, tool: str, tmp_path: Path, pool: ThreadPoolExecutor) -> None:
-    variables = {"NUM_WORKERS": "2", "TIMEOUT_WORKER_HEALTHCHECK": "300"}
-    with running_proxy(proxy_config(provider_url, HELD), tmp_path / "proxy", variables) as proxy:
-        clients = [asking(pool, proxy, "chat", tool) for _ in range(6)]
-        done = 0
-        for number in range(6):  # of identical calls one passes with each approval
-            approvals(proxy, "approve", waiting_for(proxy, tool)["id"])
-            wait_until(lambda number=number: sum(client.done() for client in clients) > number)
-            done = sum(client.done() for client in clients)
-        assert done == 6
-        assert all(client.result().calls == ((tool, {"branch": "main"}),) for client in clients)

@@ -111,15 +111,27 @@ def parent_for(environment: Mapping[str, str], own: Mapping[str, str]) -> Parent
     return _parents[early]
 
 
+IMPORTED = ("luthien_litellm_hooks.hooks.guardrail", "luthien_litellm_hooks.hooks.startup", "openai.resources")
+"""What LiteLLM imports when it loads its config, or for its first request. It changes nothing of LiteLLM."""
+
+
+def _import_all() -> None:
+    from litellm.proxy.proxy_server import app
+    from litellm.rust_bridge.fork_guard import reserve_process_for_forking
+
+    for name in IMPORTED:
+        importlib.import_module(name)
+    for route in app.routes:  # which FastAPI builds when they are looked at
+        route.matches({"type": "http", "method": "GET", "path": "/nowhere", "headers": []})
+    reserve_process_for_forking("the parent of the tests' proxies")
+
+
 def _serve() -> None:
     """Forks as it is told until nobody can tell it anything."""
     gc.disable()  # what is imported stays
     answers = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)  # what LiteLLM says is no answer
-    from litellm.proxy import proxy_server as proxy_server
-    from litellm.rust_bridge.fork_guard import reserve_process_for_forking
-
-    reserve_process_for_forking("the parent of the tests' proxies")
+    _import_all()
     assert threading.active_count() == 1, threading.enumerate()
     gc.collect()
     gc.freeze()
