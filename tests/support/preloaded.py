@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,19 @@ class Parent:
             return json.loads(self._process.stdout.readline())
 
 
-_parents: dict[tuple[str | None, ...], Parent] = {}
+@dataclass(frozen=True)
+class _Early:
+    """What a parent has read early: its folders of modules, and all else."""
+
+    path: str | None
+    others: tuple[str | None, ...]
+
+    def fits(self, wanted: "_Early") -> bool:
+        """Whether a program that wants this may have it: LiteLLM's client of a database disturbs nobody without one."""
+        return self.others == wanted.others and wanted.path in (self.path, _ROOT)
+
+
+_parents: dict[_Early, Parent] = {}
 
 
 def parent_for(environment: Mapping[str, str], own: Mapping[str, str]) -> Parent | None:
@@ -105,10 +118,13 @@ def parent_for(environment: Mapping[str, str], own: Mapping[str, str]) -> Parent
     counted = "soak.gauges" in own.get("LITELLM_WORKER_STARTUP_HOOKS", "") and "NUM_WORKERS" not in own
     if elsewhere or counted or not set(own) <= READ_LATE | READ_EARLY:
         return None
-    early = tuple(environment.get(name) for name in sorted(READ_EARLY))
-    if early not in _parents:
-        _parents[early] = Parent(environment)
-    return _parents[early]
+    others = sorted(READ_EARLY - {"PYTHONPATH"})
+    wanted = _Early(environment.get("PYTHONPATH"), tuple(environment.get(name) for name in others))
+    for early, parent in _parents.items():
+        if early.fits(wanted):
+            return parent
+    _parents[wanted] = Parent(environment)
+    return _parents[wanted]
 
 
 IMPORTED = ("luthien_litellm_hooks.hooks.guardrail", "luthien_litellm_hooks.hooks.startup", "openai.resources")
