@@ -19,7 +19,7 @@ from luthien_litellm_hooks.policies.rewriting.partial_match import GrowingRewrit
 from luthien_litellm_hooks.policies.secrets import MAX_SECRET, secret_rules
 from luthien_litellm_hooks.policies.shell.reader import ShellReader
 from luthien_litellm_hooks.policies.tool_rules import ToolRules, ToolRulesConfig
-from luthien_litellm_hooks.testing.routes import RouteName
+from luthien_litellm_hooks.testing.routes import ROUTES, RouteName
 from luthien_litellm_hooks.wire.events import ToolCall
 from tests.support.chat import context
 from tests.support.engine import (
@@ -36,6 +36,8 @@ from tests.support.engine import (
     script_stream,
     text_stream,
 )
+from tests.support.hostile_costs import ANSWERS
+from tests.support.stalls import cost_of
 
 _FEW, _MANY = 1_000, 20_000
 _PLAIN = (
@@ -98,6 +100,23 @@ def test_30_rules_on_100_shell_commands_of_200_bytes(benchmark: BenchmarkFixture
                 await rules.judge_tool_call(call, context())
 
         benchmark.pedantic(lambda judged: runner.run(judge(judged)), setup=calls, rounds=20, warmup_rounds=2)
+
+
+# The heartbeat of the event loop beside a hostile call: a script of 1 MB, 200 KB of nested JSON, 100,000 pieces. The
+# time of each is that of the longest step, in which the loop runs nothing else.
+
+_HOSTILE = ("call: shell: commands", "call: nested JSON", "many pieces of a call")
+_longest_steps: list[float] = []
+
+
+@pytest.mark.benchmark(timer=lambda: sum(_longest_steps), disable_gc=True)
+@pytest.mark.parametrize("kind", _HOSTILE)
+def test_the_longest_step_beside_a_hostile_call(benchmark: BenchmarkFixture, kind: str) -> None:
+    def let_through() -> None:
+        cost = asyncio.run(cost_of(_FIVE, "chat", ROUTES["chat"].body, ANSWERS[kind](), full=False))
+        _longest_steps.append(cost.stall)
+
+    benchmark.pedantic(let_through, rounds=3)
 
 
 # Scripts and texts of several lengths. µs a character are the time by the number in the name.

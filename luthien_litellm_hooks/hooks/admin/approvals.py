@@ -15,7 +15,6 @@ from luthien_litellm_hooks.config.settings import ApprovalsSettings, Approvers, 
 from luthien_litellm_hooks.errors import StateError
 from luthien_litellm_hooks.hooks.admin import User, is_admin
 from luthien_litellm_hooks.hooks.routes import refusal
-from luthien_litellm_hooks.policies.rules.effects import effects_of
 from luthien_litellm_hooks.policy.approvals import (
     Approvals,
     AskedCall,
@@ -28,6 +27,7 @@ from luthien_litellm_hooks.policy.approvals import (
 )
 from luthien_litellm_hooks.policy.limits import off_loop
 from luthien_litellm_hooks.recording.state import Database, PostgresStore, SqliteStore, Store, approvals_path
+from luthien_litellm_hooks.wire.events import ToolCall
 
 _NO_PERSON = SpecialProxyStrings.default_user_id.value
 """LiteLLM's user of the master key, and of keys without a user."""
@@ -141,8 +141,15 @@ async def _found(store: Store, id: str) -> AskedCall:
 
 async def _shown(call: AskedCall, user: UserAPIKeyAuth) -> dict[str, Any]:
     may_decide = call.state == "pending" and not _is_asking(user, call)
-    effects = await off_loop(effects_of, call.tool_call)  # a long command takes the parser its time
+    effects = await off_loop(_effects_of, call.tool_call)  # a long command takes the parser its time
     return {**call.model_dump(mode="json"), "effects": effects, "may_decide": may_decide}
+
+
+def _effects_of(call: ToolCall) -> list[str]:
+    """Returns the effects of a call in words. Imported only now: the parsers are a third of the plugin's modules."""
+    from luthien_litellm_hooks.policies.rules.effects import effects_of
+
+    return effects_of(call)
 
 
 def _json(value: object) -> Response:
