@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Literal, cast
+from urllib.parse import urlsplit
 
 import yaml
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
@@ -140,6 +141,25 @@ class ApprovalsSettings(Section):
         return self.model_copy(update={"hold_s": hold_s})
 
 
+class UiSettings(Section):
+    """Monitor page at `/luthien/ui`."""
+
+    enabled: bool = False
+    url: str | None = None
+    """Address of the page as browsers have it, such as `https://llm.example.com/luthien/ui`: for the log, and for
+    LiteLLM's Admin UI. Cookies of an `https` address travel encrypted only."""
+
+    @field_validator("url")
+    @classmethod
+    def _is_absolute(cls, url: str | None) -> str | None:
+        if url is None:
+            return None
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+            raise ValueError("should be an absolute address, such as https://llm.example.com/luthien/ui")
+        return url.rstrip("/")
+
+
 class Settings(Section):
     """Settings under `callback_settings.luthien`."""
 
@@ -169,6 +189,7 @@ class Settings(Section):
     state: State = "auto"
     """Place of what workers share, such as approvals: a file of SQLite beside the records, or the proxy's PostgreSQL.
     `auto` takes the database, and the file where the proxy has none."""
+    ui: UiSettings = UiSettings()
 
     @field_validator("approvals")
     @classmethod
@@ -249,7 +270,7 @@ SHORT_NAME = "luthien"
 """Alternative name of the guardrail; LiteLLM knows it once the callback is loaded."""
 DUPLICATE_NAME = "another guardrail has this name: give each its own"
 """Error for guardrails with the same name; LiteLLM would call either."""
-PROCESS_WIDE = ("ungoverned_routes", "queue", "limits", "record", "events", "approvals", "state")
+PROCESS_WIDE = ("ungoverned_routes", "queue", "limits", "record", "events", "approvals", "state", "ui")
 """Settings shared by the callback and all guardrails."""
 _LITELLMS_KEYS = ("guardrail", "mode", "default_on")
 """LiteLLM's own keys in `litellm_params`, for hints at misspelt ones."""

@@ -274,7 +274,7 @@ class SpendLogs:
     async def _keep(self, entry: SpendLogEntry, kwargs: dict[str, Any], record: dict[str, Any]) -> None:
         """Publishes the whole record as an event, and to the file of records, if this proxy keeps one."""
         settings, row = entry.in_force.record, _row_of(entry, _payload_of(kwargs) or {}, kwargs, record)
-        if self._records is not None and _keeps_file(settings.store):
+        if self._records is not None and keeps_file(settings.store):
             self._records.publish({"max_days": settings.max_days, "max_bytes": settings.max_bytes, "row": row})
         if settings.store != "off" and not entry.is_told:
             entry.is_told = True
@@ -316,7 +316,8 @@ def _observed(entry: SpendLogEntry) -> Sequence[ObservedPolicy] | str | None:
     return entry.observation.judged if entry.recorder.outcome not in _NOT_WHOLE else "unfinished"
 
 
-def _keeps_file(store: Store) -> bool:
+def keeps_file(store: Store) -> bool:
+    """Tells if the records go to the file: with `auto` that is known once LiteLLM has connected to a database."""
     return store == "sqlite" or (store == "auto" and cast(Any, proxy_server).prisma_client is None)
 
 

@@ -12,6 +12,7 @@ from litellm.integrations.custom_guardrail import CustomGuardrail
 from litellm.proxy import proxy_server
 from litellm.proxy.guardrails.guardrail_registry import guardrail_initializer_registry
 from litellm.types.guardrails import Guardrail, LitellmParams
+from starlette.routing import BaseRoute
 
 from luthien_litellm_hooks.config.settings import (
     DUPLICATE_NAME,
@@ -35,6 +36,7 @@ from luthien_litellm_hooks.hooks.admin import (
     record_routes,
 )
 from luthien_litellm_hooks.hooks.admin.approvals import approval_routes, store_of
+from luthien_litellm_hooks.hooks.admin.monitor import monitor_route
 from luthien_litellm_hooks.hooks.callback import LuthienCallback, RecordWriter, check_dispatch
 from luthien_litellm_hooks.hooks.config_file import checked_config, warn_of_lost_records
 from luthien_litellm_hooks.hooks.enforcement import Enforcement
@@ -120,7 +122,11 @@ def _process_of(settings: Settings, where: str, holder: PolicyHolder | None = No
         present = (lambda: first) if holder is None else (lambda: holder.current.approvals)
         approvals = Approvals(store_of(settings.state), lambda: present().terms)
         routers = (record_routes(), guardrail_list_routes(), approval_routes(approvals, present))
-        proxy_server.app.router.routes[:0] = [route for router in routers for route in router.routes]
+        routes: list[BaseRoute] = [route for router in routers for route in router.routes]
+        if settings.ui.enabled:
+            stored = (lambda: settings.record.store) if holder is None else (lambda: holder.current.record.store)
+            routes.append(monitor_route(settings.ui, stored, present))
+        proxy_server.app.router.routes[:0] = routes
         records = EventPublisher([RecordFile(records_path(os.environ))], max_waiting=_MAX_RECORDS, what="records")
         enforcement = Enforcement(telemetry(settings.events, os.environ), records, approvals)
         _process = _SharedState(settings, where, enforcement)

@@ -8,7 +8,7 @@ import re
 import sqlite3
 import subprocess
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -34,6 +34,13 @@ class Filter:
     key: str | None = None
     team: str | None = None
     since: datetime | None = None
+    session: str | None = None
+
+    @property
+    def criteria(self) -> Mapping[str, str]:
+        """The criteria without the time, by name."""
+        names = ("outcome", "policy", "model", "key", "team", "session")
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
 
     def matches(self, transaction: Transaction) -> bool:
         """Tells if the transaction has a record and meets the criteria."""
@@ -45,6 +52,7 @@ class Filter:
             and self.model in (None, transaction.model, transaction.model_group)
             and self.key in (None, transaction.key_hash, transaction.key_alias)
             and self.team in (None, transaction.team_id, transaction.team_alias)
+            and self.session in (None, record.session)
             and (self.since is None or self.since <= transaction.time)
         )
 
@@ -100,7 +108,7 @@ def best_matches(found: Sequence[Transaction], wanted: str) -> Sequence[Transact
     return of_ours or begun or of_responses or found
 
 
-_MAX_FOUND = 20
+MAX_FOUND = 20
 
 # The id of a transaction has no index, so the query searches for it only if $2, its beginning, is given.
 _FIND = """
@@ -114,7 +122,7 @@ LIMIT $3::int
 """
 
 _LATEST = """
-SELECT request_id, litellm_call_id, call_type, api_key, model, model_group, "startTime", metadata
+SELECT request_id, litellm_call_id, call_type, api_key, model, model_group, "startTime", {metadata}
 FROM "LiteLLM_SpendLogs"
 WHERE jsonb_typeof(metadata #> '{spend_logs_metadata,luthien}') = 'object'
   AND ($1::text IS NULL OR metadata #>> '{spend_logs_metadata,luthien,outcome}' = $1)
@@ -124,12 +132,32 @@ WHERE jsonb_typeof(metadata #> '{spend_logs_metadata,luthien}') = 'object'
   AND ($4::text IS NULL OR $4 IN (api_key, metadata ->> 'user_api_key_alias'))
   AND ($5::text IS NULL OR $5 IN (metadata ->> 'user_api_key_team_id', metadata ->> 'user_api_key_team_alias'))
   AND ($6::text IS NULL OR "startTime" >= ($6::timestamptz AT TIME ZONE 'UTC'))
-  AND ($7::text IS NULL OR ("startTime", request_id) < ($7::timestamptz AT TIME ZONE 'UTC', $8::text))
+  AND ($7::text IS NULL OR $7 IN (session_id, metadata #>> '{spend_logs_metadata,luthien,session}'))
+  AND ($8::text IS NULL OR ("startTime", request_id) < ($8::timestamptz AT TIME ZONE 'UTC', $9::text))
 ORDER BY "startTime" DESC, request_id DESC
-LIMIT $9::int
+LIMIT $10::int
+"""
+_WITHOUT_TEXTS = """
+metadata #- '{spend_logs_metadata,luthien,sealed}' #- '{spend_logs_metadata,luthien,original}'
+    #- '{spend_logs_metadata,luthien,final}' AS metadata
 """
 _PAGE_OF_ROWS = 200
 """Rows of a page; each may have megabytes."""
+
+
+def find_query(wanted: str) -> tuple[object, ...]:
+    """Returns the query for the rows with an id, and its values."""
+    return _FIND, wanted, beginning_of_id(wanted), MAX_FOUND
+
+
+def latest_query(
+    chosen: Filter, time: str | None, id: str | None, size: int, *, with_texts: bool = True
+) -> tuple[object, ...]:
+    """Returns the query for the newest rows with a record, before the one with this time and id, and its values."""
+    query = _LATEST.replace("{metadata}", "metadata" if with_texts else _WITHOUT_TEXTS)
+    since = chosen.since.isoformat() if chosen.since else None
+    criteria = (chosen.outcome, chosen.policy, chosen.model, chosen.key, chosen.team, since, chosen.session)
+    return query, *criteria, time, id, size
 
 
 class _Client(Protocol):
@@ -149,25 +177,23 @@ class Database(_Polled):
         self._prisma = _import_prisma()
 
     def find(self, wanted: str) -> Sequence[Transaction]:
-        return self._read(_FIND, wanted, beginning_of_id(wanted), _MAX_FOUND)
+        return self._read(*find_query(wanted))
 
     def latest(self, chosen: Filter, limit: int) -> Iterator[Transaction]:
-        since = chosen.since.isoformat() if chosen.since else None
-        criteria = (chosen.outcome, chosen.policy, chosen.model, chosen.key, chosen.team, since)
         last: tuple[str | None, str | None] = (None, None)
         with self._plain_errors(), asyncio.Runner() as loop, _connected(self._client(), loop) as query:
             while limit > 0:
                 size = min(limit, _PAGE_OF_ROWS)
-                rows = [read_transaction(row) for row in query(_LATEST, *criteria, *last, size)]
+                rows = [read_transaction(row) for row in query(*latest_query(chosen, *last, size))]
                 yield from rows
                 if len(rows) < size:
                     return
                 limit -= size
                 last = rows[-1].time.isoformat(), rows[-1].response_id
 
-    def _read(self, query: str, *values: object) -> Sequence[Transaction]:
+    def _read(self, *query: object) -> Sequence[Transaction]:
         with self._plain_errors(), asyncio.Runner() as loop, _connected(self._client(), loop) as ask:
-            return [read_transaction(row) for row in ask(query, *values)]
+            return [read_transaction(row) for row in ask(*query)]
 
     @contextmanager
     def _plain_errors(self) -> Generator[None]:
@@ -258,7 +284,7 @@ class ProxyApi(_Polled):
             return known
         searched = islice(self._rows(_BEGINNING), _MOST_SEARCHED)
         ours = (row for row in searched if (row.transaction_id or "").startswith(beginning))
-        return [*islice(ours, 1 if _is_whole_id(wanted) else _MAX_FOUND), *known]
+        return [*islice(ours, 1 if _is_whole_id(wanted) else MAX_FOUND), *known]
 
     def latest(self, chosen: Filter, limit: int) -> Iterator[Transaction]:
         return islice(filter(chosen.matches, self._rows(chosen.since or _BEGINNING)), limit)
@@ -341,7 +367,7 @@ class LocalFile:
 
     def find(self, wanted: str) -> Sequence[Transaction]:
         with self._plain_errors():
-            return [read_transaction(row) for row in self._reader.find(wanted, beginning_of_id(wanted), _MAX_FOUND)]
+            return [read_transaction(row) for row in self._reader.find(wanted, beginning_of_id(wanted), MAX_FOUND)]
 
     def latest(self, chosen: Filter, limit: int) -> Iterator[Transaction]:
         with self._plain_errors():

@@ -213,6 +213,18 @@ _AT_ONCE = 100
 _WHOLE = "SELECT row, texts FROM records WHERE transaction_id = ?"
 
 
+_CRITERIA: Mapping[str, str] = {
+    "outcome": "json_extract(row, '{record}.outcome') = :outcome",
+    "policy": ":policy IN (SELECT json_extract(value, '$.name') FROM json_each(row, '{record}.policies'))",
+    "model": ":model IN (json_extract(row, '$.model'), json_extract(row, '$.model_group'))",
+    "key": ":key IN (json_extract(row, '$.api_key'), json_extract(row, '$.metadata.user_api_key_alias'))",
+    "team": ":team IN (json_extract(row, '$.metadata.user_api_key_team_id'),"
+    " json_extract(row, '$.metadata.user_api_key_team_alias'))",
+    "session": "json_extract(row, '{record}.session') = :session",
+}
+_PAGE = "SELECT row FROM records WHERE {criteria} ORDER BY time DESC, transaction_id DESC LIMIT :size"
+
+
 class RecordReader:
     """Reader of the file. Raises `sqlite3.Error` if it cannot be read."""
 
@@ -229,6 +241,19 @@ class RecordReader:
         """Yields the rows since then without their texts, newest first."""
         for [row] in self._query(_LATEST, ["" if since is None else timestamp(since)]):
             yield json.loads(row)
+
+    def page(
+        self, criteria: Mapping[str, str], since: datetime | None, before: tuple[datetime, str] | None, size: int
+    ) -> list[dict[str, Any]]:
+        """Returns the newest rows that meet the criteria, without their texts: from then on, and before this time and
+        id of a transaction."""
+        conditions = ["time >= :since", *(_CRITERIA[name] for name in criteria)]
+        values = {**criteria, "since": "" if since is None else timestamp(since), "size": size}
+        if before is not None:
+            conditions.append("(time, transaction_id) < (:time, :id)")
+            values |= {"time": timestamp(before[0]), "id": before[1]}
+        query = _PAGE.replace("{criteria}", " AND ".join(conditions)).replace("{record}", f"$.metadata.{SLOT}.{KEY}")
+        return [json.loads(row) for [row] in self._query(query, values)]
 
     def whole(self, transaction_ids: Sequence[str]) -> list[dict[str, Any]]:
         """Returns the rows of these transactions with their texts; a removed one is left out."""

@@ -108,7 +108,7 @@ POLL_S = 0.5
 """Seconds between two looks at the files. A change counts after it has lasted from one look to the next: an unfinished
 file may hold half a policy."""
 
-AFTER_RESTART = ("events", "state")
+AFTER_RESTART = ("events", "state", "ui")
 """Settings without effect before a restart."""
 
 

@@ -91,7 +91,7 @@ def approval_routes(approvals: Approvals, settings: Callable[[], ApprovalsSettin
                 approvals.store,
                 id,
                 "approved" if body.decision == "approve" else "denied",
-                by=_name(user),
+                by=name_of(user),
                 message=body.message,
                 arguments=body.arguments,
             )
@@ -113,9 +113,13 @@ def approval_routes(approvals: Approvals, settings: Callable[[], ApprovalsSettin
 
 
 def _check_person(user: UserAPIKeyAuth, approvers: Approvers) -> None:
-    is_named = user.user_id in approvers.users or not {user.team_id, user.team_alias}.isdisjoint(approvers.teams)
-    if not (is_admin(user) or is_named):
+    if not (is_admin(user) or is_approver(user, approvers)):
         raise refusal(403, "Approvals are for the proxy's admins, and for those in `approvals.approvers`.")
+
+
+def is_approver(user: UserAPIKeyAuth, approvers: Approvers) -> bool:
+    """Tells if the settings name the user, or the team of their key."""
+    return user.user_id in approvers.users or not {user.team_id, user.team_alias}.isdisjoint(approvers.teams)
 
 
 def _is_asking(user: UserAPIKeyAuth, call: AskedCall) -> bool:
@@ -124,7 +128,7 @@ def _is_asking(user: UserAPIKeyAuth, call: AskedCall) -> bool:
     return key is None or key == call.key_hash or is_user or (user.team_id is not None and user.team_id == call.team_id)
 
 
-def _name(user: UserAPIKeyAuth) -> str:
+def name_of(user: UserAPIKeyAuth) -> str:
     """Returns the name of a person for records: the user's id, or what LiteLLM knows of the key."""
     user_id = None if user.user_id == _NO_PERSON else user.user_id
     return user_id or user.key_alias or ("the master key" if is_admin(user) else "unknown")
