@@ -42,8 +42,10 @@ from luthien_litellm_hooks.hooks.config_file import checked_config, warn_of_lost
 from luthien_litellm_hooks.hooks.enforcement import Enforcement
 from luthien_litellm_hooks.hooks.mcp import JudgedResults, mcp_manager
 from luthien_litellm_hooks.hooks.routes import ClosedPaths
+from luthien_litellm_hooks.monitor.feed import Feed
 from luthien_litellm_hooks.policy.approvals import Approvals
 from luthien_litellm_hooks.recording.sqlite import RecordFile, records_path
+from luthien_litellm_hooks.telemetry import Watcher
 from luthien_litellm_hooks.telemetry.log_lines import debug_logger, logger
 from luthien_litellm_hooks.telemetry.publisher import (
     EventPublisher,
@@ -123,24 +125,26 @@ def _process_of(settings: Settings, where: str, holder: PolicyHolder | None = No
         approvals = Approvals(store_of(settings.state), lambda: present().terms)
         routers = (record_routes(), guardrail_list_routes(), approval_routes(approvals, present))
         routes: list[BaseRoute] = [route for router in routers for route in router.routes]
+        feed: Feed | None = None
         if settings.ui.enabled:
             stored = (lambda: settings.record.store) if holder is None else (lambda: holder.current.record.store)
-            routes.append(monitor_route(settings.ui, stored, present))
+            route, feed = monitor_route(settings.ui, stored, present)
+            routes.append(route)
         proxy_server.app.router.routes[:0] = routes
         records = EventPublisher([RecordFile(records_path(os.environ))], max_waiting=_MAX_RECORDS, what="records")
-        enforcement = Enforcement(telemetry(settings.events, os.environ), records, approvals)
+        enforcement = Enforcement(telemetry(settings.events, os.environ, feed), records, approvals)
         _process = _SharedState(settings, where, enforcement)
     return _process
 
 
-def telemetry(events: EventsSettings, environment: Mapping[str, str]) -> Telemetry:
+def telemetry(events: EventsSettings, environment: Mapping[str, str], watcher: Watcher | None = None) -> Telemetry:
     """Returns the telemetry of this process, with the sinks of the settings."""
     sinks: list[Sink] = []
     if events.jsonl is not None:
         sinks.append(JsonLinesSink(events.jsonl))
     if events.redis is not False:
         sinks.append(RedisSink(_connection(events.redis, environment)))
-    return Telemetry(EventPublisher(sinks) if sinks else None)
+    return Telemetry(EventPublisher(sinks) if sinks else None, watcher=watcher)
 
 
 def _connection(redis: str | bool, environment: Mapping[str, str]) -> Callable[[], RedisClient]:

@@ -245,13 +245,14 @@ def _names_of(call_type: str) -> tuple[str, str | None]:
 def _description(transaction: Transaction, *, with_bodies: bool) -> dict[str, Any]:
     if transaction.context is None:
         return {}
-    return description(
+    known = description(
         transaction.context,
         _names_of(transaction.route)[0],
         transaction.in_force.version,
         transaction.in_force.policies,
         with_bodies=with_bodies,
     )
+    return {**known, "session": transaction.context.request.session}
 
 
 def read_identity(user: UserAPIKeyAuth | None) -> Identity:

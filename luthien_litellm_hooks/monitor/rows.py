@@ -8,10 +8,10 @@ import sqlite3
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any, ParamSpec, Protocol, TypeVar
+from typing import Any, ParamSpec, Protocol, TypeVar, cast
 
 from luthien_litellm_hooks.errors import ConfigError
 from luthien_litellm_hooks.monitor.opening import opened
@@ -20,8 +20,11 @@ from luthien_litellm_hooks.monitor.spend_logs import (
     Filter,
     beginning_of_id,
     best_matches,
+    counts_query,
+    ended_query,
     find_query,
     latest_query,
+    these_query,
 )
 from luthien_litellm_hooks.monitor.transactions import Transaction, read_transaction
 from luthien_litellm_hooks.recording.sqlite import RecordReader
@@ -50,12 +53,12 @@ class Position:
 
     @classmethod
     def read(cls, text: str) -> "Position":
-        """Raises `ValueError`."""
+        """Raises `ValueError`, or `OverflowError`."""
         time, _, id = text.partition("~")
         moment = datetime.fromisoformat(time)
         if moment.tzinfo is None or not id:
             raise ValueError("a position is a time with its zone, and an id")
-        return cls(moment, id)
+        return cls(moment.astimezone(UTC), id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,15 @@ class Listing:
 
     transactions: Sequence[Transaction]
     older: Position | None
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """Number of the transactions of a minute with an outcome. The minute is in UTC, as `2026-05-31T12:00`."""
+
+    minute: str
+    outcome: str
+    number: int
 
 
 class Rows(Protocol):
@@ -75,6 +87,15 @@ class Rows(Protocol):
 
     async def find(self, wanted: str) -> Transaction | None:
         """Returns the transaction with this id of its own, or of its response or LiteLLM call, opened."""
+        ...
+
+    async def recorded_after(self, last: object) -> tuple[Sequence[Transaction], object]:
+        """Returns the transactions that any worker recorded since the call that returned `last`, without their texts,
+        and the next `last`. None returns no transactions."""
+        ...
+
+    async def counts(self, since: datetime) -> Sequence[Count]:
+        """Returns the numbers of the transactions since then."""
         ...
 
 
@@ -89,24 +110,35 @@ class FileRows:
         return await in_thread(self._latest, chosen, before, size)
 
     def _latest(self, chosen: Filter, before: Position | None, size: int) -> Listing:
-        rows: list[dict[str, Any]] = self._ask(
-            lambda: self._reader.page(
-                chosen.criteria, chosen.since, None if before is None else (before.time, before.id), size
-            )
-        )
+        place = None if before is None else (before.time, before.id)
+        rows = self._ask(lambda: self._reader.page(chosen.criteria, chosen.since, place, size), [])
         found = [read_transaction(row) for row in rows]
         last = found[-1] if len(found) == size else None
         return Listing(found, None if last is None else Position(last.time, last.transaction_id or ""))
 
     async def find(self, wanted: str) -> Transaction | None:
-        rows: list[dict[str, Any]] = await in_thread(
-            self._ask, lambda: self._reader.find(wanted, beginning_of_id(wanted), MAX_FOUND)
-        )
+        rows = await in_thread(self._ask, lambda: self._reader.find(wanted, beginning_of_id(wanted), MAX_FOUND), [])
         return _best([read_transaction(row) for row in rows], wanted)
 
-    def _ask(self, read: Callable[[], T], nothing: Callable[[], T] = list) -> T:  # pyright: ignore[reportArgumentType]
-        if not self._path.expanduser().exists():
-            return nothing()
+    async def recorded_after(self, last: object) -> tuple[Sequence[Transaction], object]:
+        number = last if isinstance(last, int) else None
+        if number is None and not self._is_there:
+            return [], 0
+        rows, newest = await in_thread(self._ask, lambda: self._reader.written_after(number, with_texts=False), ([], 0))
+        return [read_transaction(row) for row in rows], newest
+
+    async def counts(self, since: datetime) -> Sequence[Count]:
+        found = await in_thread(self._ask, lambda: self._reader.counts(since), [])
+        return [Count(minute, outcome or "unfinished", number) for minute, outcome, number in found]
+
+    @property
+    def _is_there(self) -> bool:
+        return self._path.expanduser().exists()
+
+    def _ask(self, read: Callable[[], T], nothing: T) -> T:
+        """Reads the file; returns `nothing` before its first record."""
+        if not self._is_there:
+            return nothing
         try:
             return read()
         except (sqlite3.Error, OSError) as error:
@@ -115,6 +147,11 @@ class FileRows:
 
 Query = Callable[..., Awaitable[list[dict[str, Any]]]]
 """Raw query of the proxy's database, with its values."""
+
+
+_LONGEST_TRANSACTION = timedelta(hours=1)
+_LONGEST_WRITING = timedelta(minutes=2)
+"""Time in which LiteLLM writes a row after its end."""
 
 
 class DatabaseRows:
@@ -138,12 +175,27 @@ class DatabaseRows:
         [transaction] = (await in_thread(opened, [best], self._opener)).transactions
         return transaction
 
+    async def recorded_after(self, last: object) -> tuple[Sequence[Transaction], object]:
+        """The rows have no order of writing, so those that ended lately are looked for again and again, by their ids
+        alone."""
+        now = datetime.now(UTC)
+        rows = await self._raw(*ended_query(now - _LONGEST_TRANSACTION, now - _LONGEST_WRITING))
+        ids = frozenset(str(row["request_id"]) for row in rows)
+        new = [] if last is None else sorted(ids - cast(frozenset[str], last))
+        return await self._ask(*these_query(new)) if new else [], ids
+
+    async def counts(self, since: datetime) -> Sequence[Count]:
+        rows = await self._raw(*counts_query(since))
+        return [Count(row["minute"], row["outcome"] or "unfinished", row["number"]) for row in rows]
+
     async def _ask(self, query: str, *values: object) -> Sequence[Transaction]:
+        return [read_transaction(row) for row in await self._raw(query, *values)]
+
+    async def _raw(self, query: str, *values: object) -> Sequence[Mapping[str, Any]]:
         try:
-            rows = await self._query(query, *values)
+            return await self._query(query, *values)
         except Exception as error:
             raise ConfigError(f"The spend logs cannot be read from the database: {type(error).__name__}") from error
-        return [read_transaction(row) for row in rows]
 
 
 class _Here:

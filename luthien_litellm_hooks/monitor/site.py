@@ -15,6 +15,8 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
 from luthien_litellm_hooks.monitor.access import TOKEN, Access, Credential, Right, Visitor, base_of
+from luthien_litellm_hooks.monitor.feed import Feed
+from luthien_litellm_hooks.monitor.hour import LastHour
 from luthien_litellm_hooks.monitor.rows import Rows
 from luthien_litellm_hooks.telemetry.log_lines import escape
 
@@ -27,11 +29,14 @@ class Site:
     """Parts of the proxy that the pages need.
 
     `rows` returns the way to the stored transactions: the database is known only once LiteLLM has connected to it.
-    `credential_of` returns the credential of a login form's fields, None if there is none in them.
+    `feed` has what runs in this process, `hour` the counts of the last hour. `credential_of` returns the credential of
+    a login form's fields, None if there is none in them.
     """
 
     access: Access
     rows: Callable[[], Rows]
+    feed: Feed
+    hour: LastHour
     credential_of: Callable[[Mapping[str, str]], Credential | None]
 
 
@@ -76,6 +81,11 @@ def html(request: Request, template: str, view: object) -> str:
         token=request.app.state.site.access.token(request) if visitor else "",
         navigation=[page for page in pages if page.title and visitor is not None and visitor.may(page.may)],
     )
+
+
+def fragment(template: str, base: str, **names: object) -> str:
+    """Returns a part of a page, as a page of that path would have it."""
+    return _environment.get_template(template).render(base=base, **names)
 
 
 def json_response(view: object, status: int = 200) -> Response:

@@ -3,6 +3,7 @@ proxy, or in the file of a proxy without a database."""
 
 import asyncio
 import importlib
+import json
 import os
 import re
 import sqlite3
@@ -145,19 +146,56 @@ _PAGE_OF_ROWS = 200
 """Rows of a page; each may have megabytes."""
 
 
-def find_query(wanted: str) -> tuple[object, ...]:
+def find_query(wanted: str) -> tuple[str, *tuple[object, ...]]:
     """Returns the query for the rows with an id, and its values."""
     return _FIND, wanted, beginning_of_id(wanted), MAX_FOUND
 
 
 def latest_query(
     chosen: Filter, time: str | None, id: str | None, size: int, *, with_texts: bool = True
-) -> tuple[object, ...]:
+) -> tuple[str, *tuple[object, ...]]:
     """Returns the query for the newest rows with a record, before the one with this time and id, and its values."""
     query = _LATEST.replace("{metadata}", "metadata" if with_texts else _WITHOUT_TEXTS)
     since = chosen.since.isoformat() if chosen.since else None
     criteria = (chosen.outcome, chosen.policy, chosen.model, chosen.key, chosen.team, since, chosen.session)
     return query, *criteria, time, id, size
+
+
+_ENDED = """
+SELECT request_id FROM "LiteLLM_SpendLogs"
+WHERE "startTime" >= ($1::timestamptz AT TIME ZONE 'UTC') AND "endTime" >= ($2::timestamptz AT TIME ZONE 'UTC')
+ORDER BY "startTime" DESC LIMIT 500
+"""
+_THESE = """
+SELECT request_id, litellm_call_id, call_type, api_key, model, model_group, "startTime", {metadata}
+FROM "LiteLLM_SpendLogs"
+WHERE request_id IN (SELECT jsonb_array_elements_text($1::text::jsonb))
+  AND jsonb_typeof(metadata #> '{spend_logs_metadata,luthien}') = 'object'
+"""
+_COUNTS = """
+SELECT to_char(minute, 'YYYY-MM-DD"T"HH24:MI') AS minute, outcome, count(*)::int AS number FROM (
+    SELECT date_trunc('minute', "startTime") AS minute, metadata #>> '{spend_logs_metadata,luthien,outcome}' AS outcome
+    FROM "LiteLLM_SpendLogs"
+    WHERE "startTime" >= ($1::timestamptz AT TIME ZONE 'UTC')
+      AND jsonb_typeof(metadata #> '{spend_logs_metadata,luthien}') = 'object'
+    ORDER BY "startTime" DESC LIMIT 5000
+) AS latest GROUP BY 1, 2
+"""
+
+
+def ended_query(begun: datetime, ended: datetime) -> tuple[str, *tuple[object, ...]]:
+    """Returns the query for the ids of rows that began and ended since then. It reads no metadata."""
+    return _ENDED, begun.isoformat(), ended.isoformat()
+
+
+def these_query(response_ids: Sequence[str]) -> tuple[str, *tuple[object, ...]]:
+    """Returns the query for the rows with a record and one of these ids, without their texts."""
+    return _THESE.replace("{metadata}", _WITHOUT_TEXTS), json.dumps(list(response_ids))
+
+
+def counts_query(since: datetime) -> tuple[str, *tuple[object, ...]]:
+    """Returns the query for the number of transactions since then, by minute and outcome; of the latest 5,000."""
+    return _COUNTS, since.isoformat()
 
 
 class _Client(Protocol):

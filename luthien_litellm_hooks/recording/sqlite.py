@@ -222,6 +222,11 @@ _CRITERIA: Mapping[str, str] = {
     " json_extract(row, '$.metadata.user_api_key_team_alias'))",
     "session": "json_extract(row, '{record}.session') = :session",
 }
+_OF_RECORD = f"$.metadata.{SLOT}.{KEY}"
+_COUNTS = """
+SELECT substr(time, 1, 16), json_extract(row, '{record}.outcome'), count(*)
+FROM records WHERE time >= ? GROUP BY 1, 2
+"""
 _PAGE = "SELECT row FROM records WHERE {criteria} ORDER BY time DESC, transaction_id DESC LIMIT :size"
 
 
@@ -252,14 +257,14 @@ class RecordReader:
         if before is not None:
             conditions.append("(time, transaction_id) < (:time, :id)")
             values |= {"time": timestamp(before[0]), "id": before[1]}
-        query = _PAGE.replace("{criteria}", " AND ".join(conditions)).replace("{record}", f"$.metadata.{SLOT}.{KEY}")
+        query = _PAGE.replace("{criteria}", " AND ".join(conditions)).replace("{record}", _OF_RECORD)
         return [json.loads(row) for [row] in self._query(query, values)]
 
     def whole(self, transaction_ids: Sequence[str]) -> list[dict[str, Any]]:
         """Returns the rows of these transactions with their texts; a removed one is left out."""
         return [_whole(*columns) for wanted in transaction_ids for columns in self._query(_WHOLE, [wanted])]
 
-    def written_after(self, last: int | None) -> tuple[list[dict[str, Any]], int]:
+    def written_after(self, last: int | None, *, with_texts: bool = True) -> tuple[list[dict[str, Any]], int]:
         """Returns at most 100 rows that were written after the row of number `last`, and the number of the last one.
 
         Without a number it returns no rows. A file that was begun anew is read from its beginning.
@@ -268,7 +273,13 @@ class RecordReader:
         if last is None:
             return [], newest
         found = list(self._query(_WRITTEN, [last if last <= newest else 0, _AT_ONCE]))
-        return [_whole(row, texts) for _, row, texts in found], found[-1][0] if found else newest
+        rows = [_whole(row, texts if with_texts else None) for _, row, texts in found]
+        return rows, found[-1][0] if found else newest
+
+    def counts(self, since: datetime) -> list[tuple[str, str | None, int]]:
+        """Returns the minutes since then with their transactions: the minute, the outcome, and their number."""
+        query = _COUNTS.replace("{record}", _OF_RECORD)
+        return [(minute, outcome, number) for minute, outcome, number in self._query(query, [timestamp(since)])]
 
     def _query(self, query: str, values: Sequence[object] | Mapping[str, object] = ()) -> Iterator[Any]:
         """Yields rows; none of a file that a process has just begun."""

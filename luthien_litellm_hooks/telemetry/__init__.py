@@ -22,6 +22,20 @@ class HookDecision(Protocol):
     def reason(self) -> str | None: ...
     @property
     def score(self) -> float | None: ...
+    @property
+    def is_vote(self) -> bool: ...
+
+
+class Watcher(Protocol):
+    """Observer of running transactions, in the event loop of the process. Its methods return at once."""
+
+    def happened(self, transaction_id: str, event_type: str, data: Mapping[str, object]) -> None:
+        """Notes an event, with the data that `ObservabilityContext.emit_event` got."""
+        ...
+
+    def decided(self, transaction_id: str, decisions: Sequence[HookDecision]) -> None:
+        """Notes decisions as a hook makes them."""
+        ...
 
 
 class ObservabilityContext(ABC):

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from opentelemetry import trace
 from opentelemetry.trace import Span, Status, StatusCode, Tracer, TracerProvider
 
-from luthien_litellm_hooks.telemetry import AttributeValue, HookDecision, ObservabilityContext, names
+from luthien_litellm_hooks.telemetry import AttributeValue, HookDecision, ObservabilityContext, Watcher, names
 from luthien_litellm_hooks.telemetry.metrics import FailOpen, Metrics, process_metrics
 from luthien_litellm_hooks.telemetry.publisher import EventPublisher
 from luthien_litellm_hooks.wire.events import (
@@ -37,6 +37,7 @@ class DefaultObservabilityContext(ObservabilityContext):
         metrics: Metrics,
         fail_open: FailOpen,
         publisher: EventPublisher | None = None,
+        watcher: Watcher | None = None,
     ) -> None:
         self._transaction_id = transaction_id
         self._route = route
@@ -45,6 +46,7 @@ class DefaultObservabilityContext(ObservabilityContext):
         self._metrics = metrics
         self._fail_open = fail_open
         self._publisher = publisher
+        self._watcher = watcher
         self._has_ended = False
 
     @property
@@ -58,6 +60,9 @@ class DefaultObservabilityContext(ObservabilityContext):
                 self._span.add_event(event_type)
             if self._publisher is not None:
                 self._publisher.publish(self._event(event_type, data))
+        if self._watcher is not None:
+            with self._fail_open:
+                self._watcher.happened(self._transaction_id, event_type, data)
 
     def record_metric(self, name: str, value: float, labels: Mapping[str, str] | None = None) -> None:
         with self._fail_open:
@@ -85,6 +90,8 @@ class DefaultObservabilityContext(ObservabilityContext):
             for decision in decided:
                 labels = {"policy": decision.policy, "action": decision.action, "mode": names.ENFORCED}
                 self._metrics.record(names.DECISIONS.name, 1, labels)
+            if decided and self._watcher is not None:
+                self._watcher.decided(self._transaction_id, decided)
             if decided and self._span.is_recording():
                 self._add_hook_span(policy, hook, started_ns, ended_ns, decided)
 
@@ -152,8 +159,10 @@ class Telemetry:
         *,
         metrics: Metrics | None = None,
         tracer_provider: Callable[[], TracerProvider] = trace.get_tracer_provider,
+        watcher: Watcher | None = None,
     ) -> None:
         self._publisher = publisher
+        self._watcher = watcher
         self._metrics = metrics or process_metrics()
         self._fail_open = FailOpen(self._metrics)
         self._tracer_provider = tracer_provider
@@ -189,7 +198,7 @@ class Telemetry:
                 names.TRANSACTION_SPAN, context=context, attributes=_without_none(attributes), start_time=time.time_ns()
             )
         return DefaultObservabilityContext(
-            transaction_id, route, span, tracer, self._metrics, self._fail_open, self._publisher
+            transaction_id, route, span, tracer, self._metrics, self._fail_open, self._publisher, self._watcher
         )
 
     def _current_tracer(self) -> Tracer:

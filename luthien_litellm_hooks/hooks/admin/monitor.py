@@ -1,15 +1,15 @@
 """Mount of the monitor page before LiteLLM's routes, with LiteLLM's keys, roles and database."""
 
 import os
+import signal
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
-from litellm.proxy import proxy_server
+from litellm.proxy import plugin_routes, proxy_server
 from litellm.proxy._types import LitellmUserRoles, SpecialProxyStrings, UserAPIKeyAuth
 from litellm.proxy.auth.auth_checks import get_user_object
 from litellm.proxy.auth.user_api_key_auth import user_api_key_auth
 from litellm.proxy.common_utils.encrypt_decrypt_utils import get_salt_key
-from litellm.proxy.plugin_routes import verify_plugin_session_claim
 from starlette.requests import Request
 from starlette.routing import BaseRoute, Match
 from starlette.types import Receive, Scope, Send
@@ -20,6 +20,8 @@ from luthien_litellm_hooks.hooks.admin.approvals import is_approver, name_of
 from luthien_litellm_hooks.hooks.spend_logs import keeps_file
 from luthien_litellm_hooks.monitor.access import Access, Credential, Right, Visitor
 from luthien_litellm_hooks.monitor.app import monitor_app
+from luthien_litellm_hooks.monitor.feed import Feed
+from luthien_litellm_hooks.monitor.hour import LastHour
 from luthien_litellm_hooks.monitor.rows import DatabaseRows, FileRows, Rows
 from luthien_litellm_hooks.monitor.site import Site
 from luthien_litellm_hooks.recording.sealing import unseal_here
@@ -34,20 +36,32 @@ _ASKED_AS = "/luthien/approvals"
 """Path for which LiteLLM checks a visitor's key: the one that keys of approvers are allowed."""
 
 
-def monitor_route(ui: UiSettings, store: Callable[[], Store], approvals: Callable[[], ApprovalsSettings]) -> BaseRoute:
-    """Returns the route of the monitor, and logs its address."""
+def monitor_route(
+    ui: UiSettings, store: Callable[[], Store], approvals: Callable[[], ApprovalsSettings]
+) -> tuple[BaseRoute, Feed]:
+    """Returns the route of the monitor and the feed of its pages, and logs its address."""
 
     async def ask(credential: Credential, request: Request) -> Visitor | None:
         user = await _user_of(credential, request)
         return None if user is None else _visitor(user, approvals().approvers)
 
+    rows = _rows(store)
+    feed = Feed(rows, _is_ending)
     site = Site(
         access=Access(get_salt_key, ask, is_https=(ui.url or "").startswith("https:")),
-        rows=_rows(store),
+        rows=rows,
+        feed=feed,
+        hour=LastHour(rows),
         credential_of=credential_of,
     )
     logger.info("the monitor page is at %s: log in with the master key", ui.url or f"{PATH} of this proxy")
-    return _Mounted(monitor_app(site))
+    return _Mounted(monitor_app(site)), feed
+
+
+def _is_ending() -> bool:
+    """Asks uvicorn, which has its own handler of the signal, and waits for open connections before it ends."""
+    server = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
+    return bool(getattr(server, "should_exit", False))
 
 
 class _Mounted(BaseRoute):
@@ -88,7 +102,7 @@ def credential_of(fields: Mapping[str, str]) -> Credential | None:
     if not os.environ.get(_SALT_VARIABLE):
         return None  # LiteLLM would accept a claim made with an empty key
     try:
-        claim: Mapping[str, Any] = verify_plugin_session_claim(PLUGIN, fields["claim"])
+        claim: Mapping[str, Any] = cast(Any, plugin_routes).verify_plugin_session_claim(PLUGIN, fields["claim"])
     except ValueError:
         return None
     return {"user": str(claim["user_id"]), "role": str(claim["user_role"])}
@@ -110,7 +124,7 @@ async def _holder(key: str, request: Request) -> UserAPIKeyAuth:
     header: object = cast(Any, proxy_server).general_settings.get("litellm_key_header_name") or "authorization"
     headers = [(str(header).lower().encode(), f"Bearer {key}".encode())]
     asked = {"type": "http", "method": "GET", "path": _ASKED_AS, "query_string": b"", "headers": headers}
-    scope = {**asked, "client": request.scope.get("client"), "root_path": "", "state": {}}
+    scope: dict[str, Any] = {**asked, "client": request.scope.get("client"), "root_path": "", "state": {}}
     check = cast(Any, user_api_key_auth)
 
     async def nothing() -> dict[str, Any]:
@@ -131,7 +145,7 @@ async def _user(user_id: str, role: str) -> UserAPIKeyAuth | None:
     """Returns a user with their present role. One without an entry in the database has logged in with the name and the
     password in the proxy's environment."""
     if user_id != SpecialProxyStrings.default_user_id.value:
-        found = await get_user_object(
+        found: Any = await cast(Any, get_user_object)(
             user_id=user_id,
             prisma_client=_client(),
             user_api_key_cache=cast(Any, proxy_server).user_api_key_cache,
@@ -140,7 +154,7 @@ async def _user(user_id: str, role: str) -> UserAPIKeyAuth | None:
         if found is None:
             return None
         role = found.user_role or ""
-    return UserAPIKeyAuth(user_id=user_id, user_role=LitellmUserRoles(role))
+    return UserAPIKeyAuth.model_validate({"user_id": user_id, "user_role": role})
 
 
 def _visitor(user: UserAPIKeyAuth, approvers: Approvers) -> Visitor | None:
