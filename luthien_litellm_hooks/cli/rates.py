@@ -7,23 +7,14 @@ import importlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 from typing import Any
 
 from luthien_litellm_hooks.errors import ConfigError
+from luthien_litellm_hooks.monitor.report import wilson
 
-_Z_95 = NormalDist().inv_cdf(0.975)
 _RESAMPLES = 2_000
 _SEED = 1
 """Seed of the resamples: the same items give the same interval."""
-
-
-def wilson(hits: int, total: int) -> tuple[float, float]:
-    """Returns the 95 % score interval (Wilson 1927) of a proportion. `total` is at least 1."""
-    proportion, z2 = hits / total, _Z_95**2
-    centre = (proportion + z2 / (2 * total)) / (1 + z2 / total)
-    spread = _Z_95 / (1 + z2 / total) * math.sqrt(proportion * (1 - proportion) / total + z2 / (4 * total**2))
-    return max(0.0, centre - spread), min(1.0, centre + spread)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,11 +16,12 @@ from rich.text import Text
 
 from luthien_litellm_hooks.cli.output import complain, print_json, terminal
 from luthien_litellm_hooks.cli.show import Source, find_transaction
-from luthien_litellm_hooks.cli.show.printing import HOW_TO_STORE, print_trial
+from luthien_litellm_hooks.cli.show.printing import print_trial
 from luthien_litellm_hooks.config.settings import build_executor, load_settings
 from luthien_litellm_hooks.engine.rehearsal import Recorded, Rehearsal, rehearse
 from luthien_litellm_hooks.errors import ConfigError, NotReplayableError, WireError
 from luthien_litellm_hooks.monitor.transactions import Record, recorded
+from luthien_litellm_hooks.monitor.words import HOW_TO_STORE
 from luthien_litellm_hooks.policies.rules.effects import command_line
 from luthien_litellm_hooks.policies.rules.kinds import kinds_of_name
 from luthien_litellm_hooks.policies.rules.tool_use import ToolUse

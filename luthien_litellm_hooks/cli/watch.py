@@ -14,9 +14,9 @@ from rich.text import Text
 
 from luthien_litellm_hooks.cli.output import complain, terminal
 from luthien_litellm_hooks.cli.show import Source
-from luthien_litellm_hooks.cli.show.printing import said_of
 from luthien_litellm_hooks.errors import ConfigError
 from luthien_litellm_hooks.monitor.transactions import Block, Decision, Record, Side, Transaction
+from luthien_litellm_hooks.monitor.words import said_of
 from luthien_litellm_hooks.policy.request import Request, iter_texts
 from luthien_litellm_hooks.telemetry.log_lines import bounded_line
 from luthien_litellm_hooks.telemetry.names import APPROVAL_ASKED

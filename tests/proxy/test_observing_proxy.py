@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from luthien_litellm_hooks.cli.report import report_on
 from luthien_litellm_hooks.cli.show import Source
+from luthien_litellm_hooks.monitor.report import report_on
 from luthien_litellm_hooks.monitor.spend_logs import Filter
 from luthien_litellm_hooks.monitor.transactions import Transaction
 from luthien_litellm_hooks.testing.answers import Answer, Call, Gate, Say

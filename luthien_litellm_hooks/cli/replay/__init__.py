@@ -17,10 +17,8 @@ from typing import TextIO
 from rich.console import Console
 from rich.progress import Progress, TaskID
 
-from luthien_litellm_hooks.cli.labels import read_labels
 from luthien_litellm_hooks.cli.output import complain, print_json
 from luthien_litellm_hooks.cli.replay.candidates import Candidate, load
-from luthien_litellm_hooks.cli.replay.comparison import Comparison, compare, row_of
 from luthien_litellm_hooks.cli.replay.judge_replies import JudgeReplies, Judges, private
 from luthien_litellm_hooks.cli.replay.labelled import Labelled
 from luthien_litellm_hooks.cli.replay.printing import Report, as_json, print_report
@@ -28,6 +26,8 @@ from luthien_litellm_hooks.cli.replay.sources import Pair, choose
 from luthien_litellm_hooks.cli.show import Source, complain_once, criteria
 from luthien_litellm_hooks.cli.trial import Settings as PolicySettings
 from luthien_litellm_hooks.errors import ConfigError, NotReplayableError
+from luthien_litellm_hooks.monitor.comparison import Comparison, compare, row_of
+from luthien_litellm_hooks.monitor.labels import read_labels
 from luthien_litellm_hooks.telemetry.log_lines import logger
 
 RECORDED = "recorded"

@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from luthien_litellm_hooks.cli import rates
-from luthien_litellm_hooks.cli.labels import Labels
 from luthien_litellm_hooks.cli.rates import Judged
-from luthien_litellm_hooks.cli.replay.comparison import Compared, Comparison
-from luthien_litellm_hooks.cli.replay.comparison import Judged as Verdict
 from luthien_litellm_hooks.errors import ConfigError
+from luthien_litellm_hooks.monitor.comparison import Compared, Comparison
+from luthien_litellm_hooks.monitor.comparison import Judged as Verdict
+from luthien_litellm_hooks.monitor.labels import Labels
 from luthien_litellm_hooks.recording.digest import action_digest
 
 

@@ -12,10 +12,10 @@ from rich.text import Text
 
 from luthien_litellm_hooks.cli.output import terminal
 from luthien_litellm_hooks.cli.replay.candidates import Candidate
-from luthien_litellm_hooks.cli.replay.comparison import CHANGES, Change, Compared, Comparison, Judged, Totals
 from luthien_litellm_hooks.cli.replay.judge_replies import JudgeReplies
 from luthien_litellm_hooks.cli.replay.labelled import Labelled
 from luthien_litellm_hooks.cli.replay.sources import Chosen
+from luthien_litellm_hooks.monitor.comparison import CHANGES, Change, Compared, Comparison, Judged, Totals
 from luthien_litellm_hooks.monitor.transactions import Record
 from luthien_litellm_hooks.telemetry.log_lines import bounded_line, one_line
 

@@ -15,8 +15,6 @@ from typing import Any, ParamSpec, cast, get_args
 
 from luthien_litellm_hooks.cli.output import complain, print_json, terminal
 from luthien_litellm_hooks.cli.show.printing import (
-    HOW_TO_STORE,
-    changed_parts,
     compared,
     diff_lines,
     print_diff,
@@ -27,6 +25,7 @@ from luthien_litellm_hooks.errors import ConfigError
 from luthien_litellm_hooks.monitor.opening import ByProxy, Opened, WithKeys, opened
 from luthien_litellm_hooks.monitor.spend_logs import Database, Filter, LocalFile, ProxyApi, SpendLogs, best_matches
 from luthien_litellm_hooks.monitor.transactions import Record, Side, Transaction
+from luthien_litellm_hooks.monitor.words import HOW_TO_STORE, changed_parts
 from luthien_litellm_hooks.recording.recorder import Outcome
 from luthien_litellm_hooks.recording.sqlite import records_path
 

@@ -23,22 +23,25 @@ from luthien_litellm_hooks.monitor.outline import (
     shared_ends,
 )
 from luthien_litellm_hooks.monitor.transactions import (
-    Approval,
     Decision,
     Failure,
-    Observed,
     Record,
     Side,
-    Spent,
     Transaction,
+)
+from luthien_litellm_hooks.monitor.words import (
+    HOW_TO_STORE,
+    REASONS,
+    changed_parts,
+    deciding,
+    in_short,
+    said_of,
+    spent_words,
+    would_be,
 )
 from luthien_litellm_hooks.telemetry.log_lines import one_line
 from luthien_litellm_hooks.wire import FORMATS
 
-HOW_TO_STORE = (
-    "The texts of this transaction are not stored. To store future ones, set `store_prompts_in_spend_logs: true` "
-    "under LiteLLM's `general_settings`, or `record: {bodies: always}` under `callback_settings.luthien`."
-)
 _NOT_STORED = "The request as it came is not stored: see `record.original`."
 _CLOSED = "Reasons, evidence and texts are not shown: see the complaint."
 _OUTCOMES: Mapping[str | None, str] = {"complete": "green", "blocked": "red", "policy_error": "bold red"}
@@ -77,7 +80,7 @@ def _print_asked_again(console: Console, record: Record) -> None:
     if again is None:
         return
     reason = f" ({again.reason})" if again.reason else ""
-    spent = f", {_spent(again.spent)}" if again.spent is not None else ""
+    spent = f", {spent_words(again.spent)}" if again.spent is not None else ""
     words = f"{', '.join(again.tools)} was withheld: {again.result}{reason} after {again.milliseconds:,.0f} ms{spent}"
     console.print(Text.assemble(("asked again ", "bold"), one_line(words)))
     if again.decisions:
@@ -96,36 +99,6 @@ def _print_observed(console: Console, record: Record) -> None:
         console.print(Text.assemble(("observed ", "bold"), name, (verdict, style), one_line(held)))
         if one.decisions:
             console.print(_decisions(one.decisions))
-
-
-REASONS: Mapping[str, str] = {
-    "late": "its observers took longer than the writing of the record could wait",
-    "full": "too many responses were waiting to be observed",
-    "unfinished": "the client left, or the provider failed",
-    "unanswered": "no provider was asked: a policy refused or answered, or the request failed before",
-    "truncated": "the response is larger than its record",
-    "route": "observers do not judge MCP calls and pictures",
-    "failed": "observing failed; the log has the error",
-    "closed": "the record stays closed",
-}
-
-
-WOULD_ASK = "would have asked a person"
-
-
-def would_be(one: Observed) -> str:
-    """Returns in words what an observed policy would have done."""
-    if one.outcome is None:
-        return f"could not judge: {one_line(one.error or 'unknown')}"
-    if one.outcome == "blocked":
-        has_blocked = any(decision.action == "block" for decision in one.decisions)
-        is_asking = any(decision.action == "ask" for decision in one.decisions)
-        return WOULD_ASK if is_asking and not has_blocked else "would have blocked"
-    if one.outcome != "complete":
-        return f"would have failed ({one.outcome})"
-    parts = {"request": one.changed.request, "response": one.changed.answer}
-    changed = " and ".join(part for part, is_changed in parts.items() if is_changed)
-    return f"would have changed the {changed}" if changed else "would have changed nothing"
 
 
 def print_trial(console: Console, record: Record, *, is_full: bool) -> None:
@@ -204,12 +177,6 @@ def compared(original: Side, final: Side, *, is_brief: bool = False) -> dict[str
     }
 
 
-def changed_parts(record: Record) -> list[str]:
-    """Returns the changed parts of `request` and `response`, known even if the texts are not stored."""
-    parts = {"request": record.changed.request, "response": record.changed.answer}
-    return [part for part, is_changed in parts.items() if is_changed]
-
-
 def diff_lines(pairs: Sequence[Pair]) -> list[str]:
     """Returns the changed lines and a few around them, each behind `-`, `+` or a blank; `@` marks a gap."""
     lines: list[str] = []
@@ -262,14 +229,10 @@ def _facts(transaction: Transaction, record: Record) -> dict[str, str | Text]:
         "outcome": outcome,
         "changed": ", ".join(changed_parts(record)) or "nothing",
         "chunks": f"{record.chunks.ingress} received, {record.chunks.egress} sent",
-        **({} if record.spent is None else {"judges": _spent(record.spent)}),
+        **({} if record.spent is None else {"judges": spent_words(record.spent)}),
         "policies": ", ".join(f"{policy.name} ({policy.version or 'no version'})" for policy in record.policies) or "-",
         **error,
     }
-
-
-def _spent(spent: Spent) -> str:
-    return f"{spent.calls:,} {'call' if spent.calls == 1 else 'calls'}, {spent.tokens:,} tokens, ${spent.cost:.6f}"
 
 
 def _error(error: Failure) -> str:
@@ -313,7 +276,7 @@ def _reasons(decision: Decision) -> list[Text]:
         f"vote of {decision.policy}" if decision.is_vote else f"by {decision.policy}",
         "" if decision.score is None else f"score {decision.score:g}",
         "" if decision.milliseconds is None else f"{decision.milliseconds:,.1f} ms",
-        "" if decision.spent is None else _spent(decision.spent),
+        "" if decision.spent is None else spent_words(decision.spent),
         "" if decision.approval is None else said_of(decision.approval),
     ]
     texts = [("", decision.reason), ("message to the client: ", decision.message), ("evidence: ", decision.evidence)]
@@ -323,25 +286,6 @@ def _reasons(decision: Decision) -> list[Text]:
         Text.assemble((about, "bold"), " ", one_line(", ".join(filter(None, facts)))),
         *(Text.assemble((title, _QUIET), one_line(text)) for title, text in texts if text),
     ]
-
-
-_SAID: Mapping[str, str] = {
-    "pending": "waits for a person",
-    "too_many": "nobody was asked: too many calls of the session waited",
-    "too_large": "nobody was asked: it is too long to read",
-    "unavailable": "nobody could be asked",
-}
-
-
-_HELD_MS = 100.0
-
-
-def said_of(approval: Approval) -> str:
-    """Returns in words what became of a question to a person."""
-    said = _SAID.get(approval.state, f"{approval.state} by {approval.by or 'an unknown person'}")
-    edited = " and edited" if approval.edited else ""
-    held = f" after {approval.waited_ms / 1000:,.1f} s" if approval.waited_ms >= _HELD_MS else ""
-    return f"{said}{edited}{held}" + (f" ({approval.id})" if approval.id else "")
 
 
 def _summary(transaction: Transaction, record: Record, letters: int | None) -> list[Text]:
@@ -354,22 +298,6 @@ def _summary(transaction: Transaction, record: Record, letters: int | None) -> l
         _cut(transaction.model_group or transaction.model),
         _cut(transaction.key_alias or transaction.key_hash[:8]),
     ]
-
-
-def deciding(record: Record) -> list[Decision]:
-    """Returns the decisions that changed something."""
-    return [decision for decision in record.decisions if decision.action != "allow" and not decision.is_vote]
-
-
-def in_short(decision: Decision) -> str:
-    """Says the object of a decision, its reason and its policy, and an action other than a block:
-    `bash: recursive deletion of / (no_deletes)`."""
-    block = decision.block
-    about = "request" if block is None else block.name or block.type
-    action = "" if decision.action == "block" else f"{decision.action} "
-    why = decision.reason or decision.error
-    asked = "" if decision.approval is None else f", {said_of(decision.approval)}"
-    return f"{action}{about}" + (f": {why}" if why else "") + asked + f" ({decision.policy})"
 
 
 def _cut(text: str) -> Text:

@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 
 from luthien_litellm_hooks import ToolCall
 from luthien_litellm_hooks.cli import app
-from luthien_litellm_hooks.cli.replay.comparison import compare
-from luthien_litellm_hooks.cli.show.printing import would_be
+from luthien_litellm_hooks.monitor.comparison import compare
 from luthien_litellm_hooks.monitor.transactions import Observed, Record
+from luthien_litellm_hooks.monitor.words import would_be
 from luthien_litellm_hooks.policies.rules.effects import effects_of
 from luthien_litellm_hooks.policy.approvals import AskedCall
 from luthien_litellm_hooks.recording.state import SqliteStore

@@ -14,8 +14,8 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from luthien_litellm_hooks.cli import app
-from luthien_litellm_hooks.cli.labels import Label, read_labels
 from luthien_litellm_hooks.errors import ConfigError
+from luthien_litellm_hooks.monitor.labels import Label, read_labels
 from luthien_litellm_hooks.recording.digest import action_digest
 from luthien_litellm_hooks.recording.sqlite import RecordFile
 from tests.support.record_file import line, row

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from luthien_litellm_hooks.cli import app
-from luthien_litellm_hooks.cli.rates import wilson
+from luthien_litellm_hooks.monitor.report import wilson
 from luthien_litellm_hooks.recording.sqlite import RecordFile
 from tests.support.record_file import line, row
 

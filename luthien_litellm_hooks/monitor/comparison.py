@@ -1,4 +1,4 @@
-"""Comparison of two policies by their verdicts on the same transaction."""
+"""Verdicts on the parts of a transaction, and comparison of two policies by them."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -92,11 +92,11 @@ def compare(recorded: Record, before: Record, after: Record) -> Comparison:
     If one policy refused the request, the verdicts on the request are all there is to compare.
     """
     content = () if recorded.original is None else recorded.original.answer.content
-    of_request = Compared(None, None, _on_request(before), _on_request(after))
+    of_request = Compared(None, None, on_request(before), on_request(after))
     is_counterfactual = not _sent(recorded) == _sent(before) == _sent(after)
     if not (of_request.before.is_delivered and of_request.after.is_delivered):
         return Comparison([of_request], is_counterfactual=False)
-    pairs = zip(content, _on_blocks(content, before), _on_blocks(content, after), strict=True)
+    pairs = zip(content, on_blocks(content, before), on_blocks(content, after), strict=True)
     return Comparison(
         [of_request, *(Compared(index, *of_block) for index, of_block in enumerate(pairs))], is_counterfactual
     )
@@ -109,7 +109,7 @@ def _sent(record: Record) -> object:
     return None if record.original is None else record.original.request
 
 
-def _on_request(record: Record) -> Judged:
+def on_request(record: Record) -> Judged:
     """Returns the verdict on the request. Decisions without a block are about the response, if there was one."""
     about = [one for one in record.decisions if one.block is None and not one.is_vote]
     is_refused = any(_SEVERITY.get(one.action, 0) >= SEVERITY["block"] for one in about)
@@ -123,8 +123,9 @@ def _has_response(original: Side | None) -> bool:
     return original is not None and (bool(original.answer.content) or original.answer.finish_reason is not None)
 
 
-def _on_blocks(content: Sequence[Block], record: Record) -> list[Judged]:
-    """Returns the verdict on each block: of the decisions about it and its delivery the severer one."""
+def on_blocks(content: Sequence[Block], record: Record) -> list[Judged]:
+    """Returns the verdict on each block of the response as it came: of the decisions about it and its delivery the
+    severer one."""
     final = () if record.final is None else record.final.answer.content
     found: dict[int, Judged] = dict(_on_calls(content, final))
     for key in dict.fromkeys((block.type, block.choice) for block in content if block.type != "tool_call"):
