@@ -128,7 +128,7 @@ class Access:
             COOKIE,
             value,
             max_age=seconds,
-            path=base_of(request),
+            path=base_of(request) or "/",
             httponly=True,
             samesite="strict",
             secure=self._is_https or request.url.scheme == "https",

@@ -16,11 +16,11 @@ from starlette.types import ASGIApp
 
 from luthien_litellm_hooks.errors import LuthienError
 from luthien_litellm_hooks.monitor.access import TOKEN, TOKEN_HEADER, WithHeaders, base_of, check_origin
-from luthien_litellm_hooks.monitor.pages import live
+from luthien_litellm_hooks.monitor.pages import live, transaction
 from luthien_litellm_hooks.monitor.site import HERE, Page, Site, form_of, render
 from luthien_litellm_hooks.telemetry.log_lines import logger
 
-PAGES: tuple[Page, ...] = (*live.PAGES,)
+PAGES: tuple[Page, ...] = (*live.PAGES, *transaction.PAGES)
 """All pages. A new one is a file in `pages/`, and its `PAGES` here."""
 
 _TYPES = {".css": "text/css", ".js": "text/javascript"}

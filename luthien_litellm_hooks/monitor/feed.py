@@ -22,7 +22,7 @@ from luthien_litellm_hooks.monitor.transactions import Decision, Record, Transac
 from luthien_litellm_hooks.telemetry import HookDecision
 from luthien_litellm_hooks.telemetry.log_lines import logger
 from luthien_litellm_hooks.telemetry.names import APPROVAL_ASKED
-from luthien_litellm_hooks.wire.events import ToolCallStreamBlock
+from luthien_litellm_hooks.wire.events import ReasoningStreamBlock, ToolCallStreamBlock
 
 KEPT = 500
 """Transactions in memory."""
@@ -203,6 +203,9 @@ class Feed:
         rows = [row for _, row in self._ring.rows.values() if row.fits(chosen)]
         return sorted(rows, key=lambda row: row.time, reverse=True)
 
+    def row(self, transaction_id: str) -> Row | None:
+        return self._ring.get(transaction_id)
+
     def running(self) -> int:
         """Returns the number of transactions that run in this process."""
         return sum(row.outcome is None for _, row in self._ring.rows.values())
@@ -301,6 +304,8 @@ def _about(decision: HookDecision) -> str:
             return "request"
         case ToolCallStreamBlock(name=name):
             return name or "tool call"
+        case ReasoningStreamBlock():
+            return "reasoning"
         case _:
             return "text"
 

@@ -6,25 +6,23 @@ Each command returns its exit code: 1 if it finds nothing to print, 2 if the rec
 import os
 import re
 from collections.abc import Callable, Sequence
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import wraps
 from pathlib import Path
-from typing import Any, ParamSpec, cast, get_args
+from typing import ParamSpec, cast, get_args
 
 from luthien_litellm_hooks.cli.output import complain, print_json, terminal
 from luthien_litellm_hooks.cli.show.printing import (
-    compared,
-    diff_lines,
     print_diff,
     print_list,
     print_transaction,
 )
 from luthien_litellm_hooks.errors import ConfigError
+from luthien_litellm_hooks.monitor.facts import as_stored, differences
 from luthien_litellm_hooks.monitor.opening import ByProxy, Opened, WithKeys, opened
 from luthien_litellm_hooks.monitor.spend_logs import Database, Filter, LocalFile, ProxyApi, SpendLogs, best_matches
-from luthien_litellm_hooks.monitor.transactions import Record, Side, Transaction
+from luthien_litellm_hooks.monitor.transactions import Record, Transaction
 from luthien_litellm_hooks.monitor.words import HOW_TO_STORE, changed_parts
 from luthien_litellm_hooks.recording.recorder import Outcome
 from luthien_litellm_hooks.recording.sqlite import records_path
@@ -102,7 +100,7 @@ def run_show(source: Source, wanted: str, *, as_json: bool, is_full: bool) -> in
         return 1
     transaction, record = found
     if as_json:
-        print_json(_as_stored(transaction))
+        print_json(as_stored(transaction))
     else:
         print_transaction(terminal(), transaction, record, is_full=is_full)
     return 2 if record.is_closed else 0
@@ -120,10 +118,10 @@ def run_diff(source: Source, wanted: str, *, as_json: bool) -> int:
     sides = record.sides
     if sides is None:
         return _diff_without_texts(record)
-    differences = _differences(*sides)
+    changed = differences(*sides)
     if as_json:
-        print_json({"transaction_id": record.transaction_id, **differences})
-    elif any(differences.values()):
+        print_json({"transaction_id": record.transaction_id, **changed})
+    elif any(changed.values()):
         print_diff(terminal(), *sides)
     else:
         print(_NOT_SEEN if changed_parts(record) else _NOTHING)
@@ -150,7 +148,7 @@ def run_list(
     transactions = [one for one in found.transactions if tool is None or _calls(one, tool)][:limit]
     if as_json:
         without = {"original", "final", "sealed"}
-        print_json({"transactions": [_as_stored(row, without) for row in transactions]})
+        print_json({"transactions": [as_stored(row, without) for row in transactions]})
     elif transactions:
         print_list(terminal(), transactions)
     else:
@@ -220,14 +218,6 @@ def _diff_without_texts(record: Record) -> int:
     return 1
 
 
-def _differences(original: Side, final: Side) -> dict[str, list[str]]:
-    lines = {
-        title: [] if all(pair.is_equal for pair in pairs) else diff_lines(pairs)
-        for title, pairs in compared(original, final).items()
-    }
-    return {"request": lines["request"], "answer": lines["response"]}  # the keys of a record
-
-
 def _outcome(outcome: str | None) -> str | None:
     known: Sequence[str] = get_args(Outcome)
     if outcome is not None and outcome not in known:
@@ -245,8 +235,3 @@ def moment(text: str) -> datetime:
     except (ValueError, OverflowError):
         raise ConfigError(f"--since {text!r} is not a time: write 30m, 2h, 7d, or 2026-05-31T12:00.") from None
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-
-
-def _as_stored(transaction: Transaction, without: AbstractSet[str] = frozenset()) -> dict[str, Any]:
-    """Returns the row's facts and the record as they were written, except the members in `without`."""
-    return transaction.model_dump(mode="json", exclude_unset=True, exclude={"record": set(without)})

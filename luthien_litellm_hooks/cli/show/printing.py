@@ -10,39 +10,20 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from luthien_litellm_hooks.monitor.outline import (
-    Gap,
-    Pair,
-    block_title,
-    brief_lines,
-    compare,
-    ending_lines,
-    fold,
-    request_lines,
-    response_lines,
-    shared_ends,
+from luthien_litellm_hooks.monitor.facts import (
+    again_words,
+    changed_span,
+    compared,
+    diff_lines,
+    explained,
+    facts,
+    outcome_of,
 )
-from luthien_litellm_hooks.monitor.transactions import (
-    Decision,
-    Failure,
-    Record,
-    Side,
-    Transaction,
-)
-from luthien_litellm_hooks.monitor.words import (
-    HOW_TO_STORE,
-    REASONS,
-    changed_parts,
-    deciding,
-    in_short,
-    said_of,
-    spent_words,
-    would_be,
-)
+from luthien_litellm_hooks.monitor.outline import Gap, Pair, fold
+from luthien_litellm_hooks.monitor.transactions import Decision, Record, Side, Transaction
+from luthien_litellm_hooks.monitor.words import HOW_TO_STORE, REASONS, changed_parts, deciding, in_short, would_be
 from luthien_litellm_hooks.telemetry.log_lines import one_line
-from luthien_litellm_hooks.wire import FORMATS
 
-_NOT_STORED = "The request as it came is not stored: see `record.original`."
 _CLOSED = "Reasons, evidence and texts are not shown: see the complaint."
 _OUTCOMES: Mapping[str | None, str] = {"complete": "green", "blocked": "red", "policy_error": "bold red"}
 _ACTIONS: Mapping[str, str] = {
@@ -56,7 +37,6 @@ _OTHER = "yellow"
 _BEFORE, _AFTER, _QUIET = "red", "green", "dim"
 _DEEPEST_INDENT = 24
 _CONTEXT_SHOWN = 20
-_CONTEXT_OF_A_DIFF = 3
 
 
 def print_transaction(console: Console, transaction: Transaction, record: Record, *, is_full: bool) -> None:
@@ -79,10 +59,7 @@ def _print_asked_again(console: Console, record: Record) -> None:
     again = record.asked_again
     if again is None:
         return
-    reason = f" ({again.reason})" if again.reason else ""
-    spent = f", {spent_words(again.spent)}" if again.spent is not None else ""
-    words = f"{', '.join(again.tools)} was withheld: {again.result}{reason} after {again.milliseconds:,.0f} ms{spent}"
-    console.print(Text.assemble(("asked again ", "bold"), one_line(words)))
+    console.print(Text.assemble(("asked again ", "bold"), one_line(again_words(again))))
     if again.decisions:
         console.print(_decisions(again.decisions))
 
@@ -158,39 +135,6 @@ def print_diff(console: Console, original: Side, final: Side) -> None:
             console.print(_diff(diff_lines(pairs)))
 
 
-def compared(original: Side, final: Side, *, is_brief: bool = False) -> dict[str, list[Pair]]:
-    """Compares the lines of the request and of the response, original and final."""
-    before = original.request or {}
-    after = before if final.request is None else final.request
-    is_stored = original.request is not None or final.request is None
-    if is_brief:
-        is_named = all(before.get(name) == after.get(name) for name in FORMATS.request.tools)
-        requests = [brief_lines(body, names_tools=is_named) for body in (before, after)]
-    else:
-        requests = [request_lines(body) for body in (before, after)]
-    if not is_stored:
-        requests[0] = [_NOT_STORED]
-    return {
-        "request": compare(*requests),
-        "response": compare(response_lines(original.answer), response_lines(final.answer))
-        + compare(ending_lines(original.answer), ending_lines(final.answer)),
-    }
-
-
-def diff_lines(pairs: Sequence[Pair]) -> list[str]:
-    """Returns the changed lines and a few around them, each behind `-`, `+` or a blank; `@` marks a gap."""
-    lines: list[str] = []
-    added: list[str] = []
-    for pair in fold(pairs, _CONTEXT_OF_A_DIFF, keeps_ends=False):
-        if isinstance(pair, Pair) and not pair.is_equal:
-            lines += [] if pair.before is None else [f"- {pair.before}"]
-            added += [] if pair.after is None else [f"+ {pair.after}"]
-            continue
-        lines += [*added, f"@ {pair.lines} equal lines" if isinstance(pair, Gap) else f"  {pair.before}"]
-        added = []
-    return lines + added
-
-
 def _diff(lines: Sequence[str]) -> Table:
     table = Table.grid(padding=(0, 1, 0, 0))
     table.add_column(no_wrap=True)
@@ -206,55 +150,15 @@ def _header(transaction: Transaction, record: Record) -> Table:
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
-    for title, text in _facts(transaction, record).items():
-        table.add_row(title, text if isinstance(text, Text) else Text(one_line(text)))
+    for title, text in facts(transaction, record).items():
+        table.add_row(title, _outcome(record, text) if title == "outcome" else Text(one_line(text)))
     return table
 
 
-def _facts(transaction: Transaction, record: Record) -> dict[str, str | Text]:
-    milliseconds = "" if record.milliseconds is None else f" after {record.milliseconds:,.0f} ms"
-    outcome = Text.assemble(_outcome(record), milliseconds)
-    error = {"error": _error(record.error)} if record.error is not None else {}
-    return {
-        "transaction": record.transaction_id,
-        "response": transaction.response_id,
-        "call": transaction.call_id or "-",
-        "time": f"{transaction.time:%Y-%m-%d %H:%M:%S} UTC",
-        "model": _model(transaction),
-        "key": _key(transaction),
-        **({"team": _team(transaction)} if transaction.team_id or transaction.team_alias else {}),
-        "path": transaction.path,
-        **({"session": record.session} if record.session else {}),
-        **{f"header {name}": value for name, value in record.headers.items()},
-        "outcome": outcome,
-        "changed": ", ".join(changed_parts(record)) or "nothing",
-        "chunks": f"{record.chunks.ingress} received, {record.chunks.egress} sent",
-        **({} if record.spent is None else {"judges": spent_words(record.spent)}),
-        "policies": ", ".join(f"{policy.name} ({policy.version or 'no version'})" for policy in record.policies) or "-",
-        **error,
-    }
-
-
-def _error(error: Failure) -> str:
-    return error.kind if error.message is None else f"{error.kind}: {error.message}"
-
-
-def _model(transaction: Transaction) -> str:
-    model, requested = transaction.model, transaction.model_group
-    return f"{model} (requested as {requested})" if requested and requested != model else model
-
-
-def _key(transaction: Transaction) -> str:
-    return f"{transaction.key_alias} ({transaction.key_hash})" if transaction.key_alias else transaction.key_hash
-
-
-def _team(transaction: Transaction) -> str:
-    alias, team_id = transaction.team_alias, transaction.team_id
-    return f"{alias} ({team_id})" if alias and team_id else alias or team_id or ""
-
-
-def _outcome(record: Record) -> Text:
-    return Text(one_line(record.outcome or "unfinished"), _OUTCOMES.get(record.outcome, _OTHER))
+def _outcome(record: Record, words: str = "") -> Text:
+    """Returns the outcome in its colour, with the rest of the words about it."""
+    outcome = one_line(outcome_of(record))
+    return Text.assemble((outcome, _OUTCOMES.get(record.outcome, _OTHER)), one_line(words).removeprefix(outcome))
 
 
 def _decisions(decisions: Sequence[Decision]) -> RenderableType:
@@ -270,21 +174,10 @@ def _decisions(decisions: Sequence[Decision]) -> RenderableType:
 
 
 def _reasons(decision: Decision) -> list[Text]:
-    """Describes a decision: its block, its policy and time, its reason, the message to the client, and the evidence."""
-    about = block_title(decision.block) if decision.block else "request"
-    facts = [
-        f"vote of {decision.policy}" if decision.is_vote else f"by {decision.policy}",
-        "" if decision.score is None else f"score {decision.score:g}",
-        "" if decision.milliseconds is None else f"{decision.milliseconds:,.1f} ms",
-        "" if decision.spent is None else spent_words(decision.spent),
-        "" if decision.approval is None else said_of(decision.approval),
-    ]
-    texts = [("", decision.reason), ("message to the client: ", decision.message), ("evidence: ", decision.evidence)]
-    if decision.approval is not None:
-        texts.append(("edited arguments: ", decision.approval.arguments))
+    words = explained(decision)
     return [
-        Text.assemble((about, "bold"), " ", one_line(", ".join(filter(None, facts)))),
-        *(Text.assemble((title, _QUIET), one_line(text)) for title, text in texts if text),
+        Text.assemble((words.about, "bold"), " ", one_line(words.by)),
+        *(Text.assemble((title, _QUIET), one_line(text)) for title, text in words.texts),
     ]
 
 
@@ -348,10 +241,9 @@ def _cells(pair: Pair | Gap) -> tuple[RenderableType, Text, RenderableType]:
 def _changed(line: str | None, other: str | None, style: str) -> Text:
     """Returns a line in its colour. If it is similar to the other side's, the difference is underlined."""
     text = Text(line or "", style)
-    if line is not None and other is not None:
-        first, last = shared_ends(line, other)
-        if 2 * (first + last) > min(len(line), len(other)):
-            text.stylize("bold underline", first, len(line) - last)
+    span = changed_span(line, other)
+    if span is not None:
+        text.stylize("bold underline", *span)
     return text
 
 

@@ -11,8 +11,9 @@ import pytest
 from rich.console import Console
 
 from luthien_litellm_hooks import Policy
-from luthien_litellm_hooks.cli.show.printing import diff_lines, print_diff, print_list, print_transaction
+from luthien_litellm_hooks.cli.show.printing import print_diff, print_list, print_transaction
 from luthien_litellm_hooks.errors import ConfigError
+from luthien_litellm_hooks.monitor.facts import diff_lines
 from luthien_litellm_hooks.monitor.outline import (
     Gap,
     Pair,
