@@ -28,7 +28,15 @@ httpx_transports.create_ssl_context = functools.cache(httpx_transports.create_ss
 
 
 ALONE = {
-    "tests/proxy": {"demo", "failing_starts", "load", "proxies_fixture", "proxy_failover", "proxy_log_lines"},
+    "tests/proxy": {
+        "demo",
+        "failing_starts",
+        "load",
+        "proxies_fixture",
+        "proxy_failover",
+        "proxy_log_lines",
+        "proxy_monitor",
+    },
     "tests/services": {
         *("approvals_database", "killed_worker", "live_policy", "proxy_client_faults", "proxy_guardrail"),
         *("lingering_policies", "prompt_storage", "proxy_logged_requests", "proxy_loggers", "proxy_mcp_record"),

@@ -250,6 +250,8 @@ BLOCKED: dict[type[ToolRules], list[Call]] = {
         bash("curl http://localhost:4000/luthien/policy -d '{}'"),
         bash("http POST localhost:4000/luthien/policy a=b"),
         bash('curl http://localhost:4000/luthien/approvals/7f3k-92ax -d \'{"decision": "approve"}\''),
+        bash("curl -b cookies http://localhost:4000/luthien/ui/approvals/7f3k-92ax -d decision=approve"),
+        ("WebFetch", {"url": "http://127.0.0.1:4000/luthien/ui/"}),
         bash("luthien-hooks approvals approve 7f3k-92ax"),
         bash("cd /tmp && /opt/venv/bin/luthien-hooks approvals --help; uvx luthien-hooks approvals deny 7f3k-92ax"),
         bash("sqlite3 ~/.local/state/luthien/approvals.sqlite \"UPDATE state SET value = ''\""),
