@@ -6,9 +6,9 @@ from rich.table import Table
 from rich.text import Text
 
 from luthien_litellm_hooks.cli.output import complain, print_json, terminal
-from luthien_litellm_hooks.cli.show import Source, complain_once, moment, with_plain_errors
+from luthien_litellm_hooks.cli.show import Source, complain_once, with_plain_errors
 from luthien_litellm_hooks.monitor.report import MOST, TITLES, PolicyReport, Report, report_on
-from luthien_litellm_hooks.monitor.spend_logs import Filter
+from luthien_litellm_hooks.monitor.spend_logs import Filter, moment
 from luthien_litellm_hooks.telemetry.log_lines import one_line
 
 

@@ -31,6 +31,7 @@ from luthien_litellm_hooks.hooks.active_policy import ActivePolicy, PolicyHolder
 from luthien_litellm_hooks.hooks.admin import (
     PolicyReload,
     SettingsSource,
+    described,
     guardrail_list_routes,
     policy_routes,
     record_routes,
@@ -128,7 +129,8 @@ def _process_of(settings: Settings, where: str, holder: PolicyHolder | None = No
         feed: Feed | None = None
         if settings.ui.enabled:
             stored = (lambda: settings.record.store) if holder is None else (lambda: holder.current.record.store)
-            route, feed = monitor_route(settings.ui, stored, present)
+            in_force = (lambda: None) if holder is None else (lambda: described(holder))
+            route, feed = monitor_route(settings.ui, stored, present, in_force)
             routes.append(route)
         proxy_server.app.router.routes[:0] = routes
         records = EventPublisher([RecordFile(records_path(os.environ))], max_waiting=_MAX_RECORDS, what="records")

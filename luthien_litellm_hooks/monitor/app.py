@@ -16,11 +16,18 @@ from starlette.types import ASGIApp
 
 from luthien_litellm_hooks.errors import LuthienError
 from luthien_litellm_hooks.monitor.access import TOKEN, TOKEN_HEADER, WithHeaders, base_of, check_origin
-from luthien_litellm_hooks.monitor.pages import live, transaction
+from luthien_litellm_hooks.monitor.pages import labels, live, policy, report, session, transaction
 from luthien_litellm_hooks.monitor.site import HERE, Page, Site, form_of, render
 from luthien_litellm_hooks.telemetry.log_lines import logger
 
-PAGES: tuple[Page, ...] = (*live.PAGES, *transaction.PAGES)
+PAGES: tuple[Page, ...] = (
+    *live.PAGES,
+    *transaction.PAGES,
+    *session.PAGES,
+    *report.PAGES,
+    *labels.PAGES,
+    *policy.PAGES,
+)
 """All pages. A new one is a file in `pages/`, and its `PAGES` here."""
 
 _TYPES = {".css": "text/css", ".js": "text/javascript"}

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from statistics import NormalDist
 from typing import Any
@@ -120,19 +120,37 @@ class PolicyReport:
         }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Report:
-    """Judgements of all observed policies, and the responses without any, by reason."""
+    """Judgements of all observed policies, and the responses without any, by reason; `policy` is the only one that
+    counts, if it is given."""
 
-    observed: int
-    not_observed: Mapping[str, int]
-    policies: Sequence[PolicyReport]
+    policy: str | None = None
+    observed: int = 0
+    not_observed: Counter[str] = field(default_factory=Counter[str])
+    _by_version: dict[tuple[str, str], PolicyReport] = field(default_factory=dict[tuple[str, str], PolicyReport])
+
+    @property
+    def policies(self) -> Sequence[PolicyReport]:
+        return list(self._by_version.values())
 
     @property
     def missing(self) -> Sequence[tuple[int, str, str]]:
         """Numbers of responses without a judgement, each with the record's word and the reason, the most first."""
-        ordered = sorted(self.not_observed.items(), key=lambda one: -one[1])
-        return [(count, word, REASONS.get(word, "unknown")) for word, count in ordered]
+        return [(count, word, REASONS.get(word, "unknown")) for word, count in self.not_observed.most_common()]
+
+    def add_all(self, transactions: Iterable[Transaction]) -> None:
+        """Counts transactions; the newest of all must come first."""
+        for record in (one.record for one in transactions if one.record is not None):
+            judged = _judged(record)
+            if isinstance(judged, str):
+                self.not_observed[judged] += 1
+                continue
+            self.observed += bool(judged)
+            for one in judged:
+                if self.policy in (None, one.policy):
+                    key = (one.policy, one.version or "")
+                    self._by_version.setdefault(key, PolicyReport(*key)).add(record, one)
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -144,19 +162,9 @@ class Report:
 
 def report_on(transactions: Iterable[Transaction], policy: str | None = None) -> Report:
     """Returns the report on transactions, newest first; `policy` is the only one to count."""
-    observed, not_observed = 0, Counter[str]()
-    policies: dict[tuple[str, str], PolicyReport] = {}
-    for record in (one.record for one in transactions if one.record is not None):
-        judged = _judged(record)
-        if isinstance(judged, str):
-            not_observed[judged] += 1
-            continue
-        observed += bool(judged)
-        for one in judged:
-            if policy in (None, one.policy):
-                key = (one.policy, one.version or "")
-                policies.setdefault(key, PolicyReport(*key)).add(record, one)
-    return Report(observed, not_observed, list(policies.values()))
+    report = Report(policy)
+    report.add_all(transactions)
+    return report
 
 
 def _judged(record: Record) -> Sequence[Observed] | str:

@@ -85,6 +85,10 @@ class Rows(Protocol):
         """Returns the newest transactions before the position, without their texts."""
         ...
 
+    async def whole(self, chosen: Filter, before: Position | None, size: int) -> Listing:
+        """Returns the same ones with their texts, opened."""
+        ...
+
     async def find(self, wanted: str) -> Transaction | None:
         """Returns the transaction with this id of its own, or of its response or LiteLLM call, opened."""
         ...
@@ -115,6 +119,14 @@ class FileRows:
         found = [read_transaction(row) for row in rows]
         last = found[-1] if len(found) == size else None
         return Listing(found, None if last is None else Position(last.time, last.transaction_id or ""))
+
+    async def whole(self, chosen: Filter, before: Position | None, size: int) -> Listing:
+        listing = await self.latest(chosen, before, size)
+        ids = [str(one.transaction_id) for one in listing.transactions]
+        return Listing(await in_thread(self._whole, ids), listing.older)
+
+    def _whole(self, ids: Sequence[str]) -> Sequence[Transaction]:
+        return [read_transaction(row) for row in self._ask(lambda: self._reader.whole(ids), [])]
 
     async def find(self, wanted: str) -> Transaction | None:
         rows = await in_thread(self._ask, lambda: self._reader.find(wanted, beginning_of_id(wanted), MAX_FOUND), [])
@@ -163,8 +175,15 @@ class DatabaseRows:
         self._opener = _Here(unseal)
 
     async def latest(self, chosen: Filter, before: Position | None, size: int) -> Listing:
+        return await self._page(chosen, before, size, with_texts=False)
+
+    async def whole(self, chosen: Filter, before: Position | None, size: int) -> Listing:
+        listing = await self._page(chosen, before, size, with_texts=True)
+        return Listing((await in_thread(opened, listing.transactions, self._opener)).transactions, listing.older)
+
+    async def _page(self, chosen: Filter, before: Position | None, size: int, *, with_texts: bool) -> Listing:
         last = (None, None) if before is None else (before.time.isoformat(), before.id)
-        found = await self._ask(*latest_query(chosen, *last, size, with_texts=False))
+        found = await self._ask(*latest_query(chosen, *last, size, with_texts=with_texts))
         end = found[-1] if len(found) == size else None
         return Listing(found, None if end is None else Position(end.time, end.response_id))
 

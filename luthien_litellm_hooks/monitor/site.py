@@ -17,7 +17,9 @@ from starlette.responses import HTMLResponse, Response
 from luthien_litellm_hooks.monitor.access import TOKEN, Access, Credential, Right, Visitor, base_of
 from luthien_litellm_hooks.monitor.feed import Feed
 from luthien_litellm_hooks.monitor.hour import LastHour
+from luthien_litellm_hooks.monitor.labels import USUAL_FILE
 from luthien_litellm_hooks.monitor.rows import Rows
+from luthien_litellm_hooks.monitor.tryout import Build
 from luthien_litellm_hooks.telemetry.log_lines import escape
 
 HERE = Path(__file__).parent
@@ -30,7 +32,8 @@ class Site:
 
     `rows` returns the way to the stored transactions: the database is known only once LiteLLM has connected to it.
     `feed` has what runs in this process, `hour` the counts of the last hour. `credential_of` returns the credential of
-    a login form's fields, None if there is none in them.
+    a login form's fields, None if there is none in them. `policy` returns the policy in force as `GET /luthien/policy`
+    does, None if guardrails alone have policies; `build` builds another. `labels` is the file of labels.
     """
 
     access: Access
@@ -38,6 +41,9 @@ class Site:
     feed: Feed
     hour: LastHour
     credential_of: Callable[[Mapping[str, str]], Credential | None]
+    policy: Callable[[], Mapping[str, Any] | None]
+    build: Build
+    labels: Path = USUAL_FILE
 
 
 @dataclass(frozen=True, slots=True)

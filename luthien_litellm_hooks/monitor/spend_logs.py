@@ -58,6 +58,21 @@ class Filter:
         )
 
 
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+
+def moment(text: str) -> datetime:
+    """Parses a time, or an age. A time without a zone is in UTC, as in the list."""
+    age = re.fullmatch(r"(\d+)([smhdw])", text)
+    try:
+        if age:
+            return datetime.now(UTC) - timedelta(**{_UNITS[age[2]]: int(age[1])})
+        found = datetime.fromisoformat(text)
+        return found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):
+        raise ConfigError(f"`since` {text!r} is not a time: write 30m, 2h, 7d, or 2026-05-31T12:00.") from None
+
+
 class SpendLogs(Protocol):
     """A way to the stored transactions. All methods raise `ConfigError` if they cannot be read."""
 

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import chain
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import yaml
 
@@ -22,9 +22,6 @@ from luthien_litellm_hooks.monitor.transactions import Record, Transaction, reco
 from luthien_litellm_hooks.monitor.words import HOW_TO_STORE, spent_words
 from luthien_litellm_hooks.policies import SHORT_NAMES
 from luthien_litellm_hooks.policy.llm_client import Question, answered_by
-
-if TYPE_CHECKING:
-    from litellm.types.utils import ModelResponse
 
 NAMES: Sequence[str] = tuple(name for name in SHORT_NAMES if name != "debug_logging")  # it writes to the log
 """Policies that can be tried."""
@@ -171,7 +168,7 @@ class _Bounded:
     def __init__(self) -> None:
         self._asked = 0
 
-    async def reply(self, question: Question, ask: Callable[[], Awaitable["ModelResponse"]]) -> "ModelResponse":
+    async def reply(self, question: Question, ask: Callable[[], Awaitable[Any]]) -> Any:
         self._asked += 1
         if self._asked > _MOST_CALLS:
             raise JudgeError(f"a try-out makes no more than {_MOST_CALLS} calls of models")

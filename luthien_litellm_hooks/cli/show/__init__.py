@@ -4,10 +4,8 @@ Each command returns its exit code: 1 if it finds nothing to print, 2 if the rec
 """
 
 import os
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from functools import wraps
 from pathlib import Path
 from typing import ParamSpec, cast, get_args
@@ -21,7 +19,15 @@ from luthien_litellm_hooks.cli.show.printing import (
 from luthien_litellm_hooks.errors import ConfigError
 from luthien_litellm_hooks.monitor.facts import as_stored, differences
 from luthien_litellm_hooks.monitor.opening import ByProxy, Opened, WithKeys, opened
-from luthien_litellm_hooks.monitor.spend_logs import Database, Filter, LocalFile, ProxyApi, SpendLogs, best_matches
+from luthien_litellm_hooks.monitor.spend_logs import (
+    Database,
+    Filter,
+    LocalFile,
+    ProxyApi,
+    SpendLogs,
+    best_matches,
+    moment,
+)
 from luthien_litellm_hooks.monitor.transactions import Record, Transaction
 from luthien_litellm_hooks.monitor.words import HOW_TO_STORE, changed_parts
 from luthien_litellm_hooks.recording.recorder import Outcome
@@ -35,7 +41,6 @@ _NOT_SEEN = "The record does not show the change, because it hides credentials a
 _MOST_OPENED = 1_000
 """Transactions that are searched for a tool: its name is sealed in the spend logs."""
 _LAST = "last"
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,15 +228,3 @@ def _outcome(outcome: str | None) -> str | None:
     if outcome is not None and outcome not in known:
         raise ConfigError(f"unknown outcome {outcome!r}: --outcome is one of {', '.join(known)}.")
     return outcome
-
-
-def moment(text: str) -> datetime:
-    """Parses a time, or an age. A time without a zone is in UTC, as in the list."""
-    age = re.fullmatch(r"(\d+)([smhdw])", text)
-    try:
-        if age:
-            return datetime.now(UTC) - timedelta(**{_UNITS[age[2]]: int(age[1])})
-        moment = datetime.fromisoformat(text)
-    except (ValueError, OverflowError):
-        raise ConfigError(f"--since {text!r} is not a time: write 30m, 2h, 7d, or 2026-05-31T12:00.") from None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

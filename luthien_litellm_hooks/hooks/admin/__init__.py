@@ -240,18 +240,19 @@ def policy_routes(holder: PolicyHolder, reload: Callable[[], Awaitable[None]]) -
     router = admin_router()
 
     async def show() -> JSONResponse:
-        return JSONResponse(_described(holder))
+        return JSONResponse(described(holder))
 
     async def read_again() -> JSONResponse:
         await reload()
-        return JSONResponse(_described(holder), 200 if holder.error is None else 400)
+        return JSONResponse(described(holder), 200 if holder.error is None else 400)
 
     router.add_api_route("/policy", show, methods=["GET"])
     router.add_api_route("/reload", read_again, methods=["POST"])
     return router
 
 
-def _described(holder: PolicyHolder) -> dict[str, Any]:
+def described(holder: PolicyHolder) -> dict[str, Any]:
+    """Describes the active policy, the settings that wait for a restart, and the error of the last reading."""
     current, problem = holder.current, holder.error
     error = None if problem is None else {"message": problem, "type": "config_error", "param": None, "code": "400"}
     return {

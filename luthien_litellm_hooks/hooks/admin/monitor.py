@@ -14,7 +14,15 @@ from starlette.requests import Request
 from starlette.routing import BaseRoute, Match
 from starlette.types import Receive, Scope, Send
 
-from luthien_litellm_hooks.config.settings import ApprovalsSettings, Approvers, Store, UiSettings
+from luthien_litellm_hooks.config.settings import (
+    ApprovalsSettings,
+    Approvers,
+    Store,
+    UiSettings,
+    build_executor,
+    load_settings,
+)
+from luthien_litellm_hooks.engine.executor import PolicyExecutor
 from luthien_litellm_hooks.hooks.admin import is_admin
 from luthien_litellm_hooks.hooks.admin.approvals import is_approver, name_of
 from luthien_litellm_hooks.hooks.spend_logs import keeps_file
@@ -37,9 +45,13 @@ _ASKED_AS = "/luthien/approvals"
 
 
 def monitor_route(
-    ui: UiSettings, store: Callable[[], Store], approvals: Callable[[], ApprovalsSettings]
+    ui: UiSettings,
+    store: Callable[[], Store],
+    approvals: Callable[[], ApprovalsSettings],
+    policy: Callable[[], Mapping[str, Any] | None],
 ) -> tuple[BaseRoute, Feed]:
-    """Returns the route of the monitor and the feed of its pages, and logs its address."""
+    """Returns the route of the monitor and the feed of its pages, and logs its address. `policy` describes the one in
+    force, if the callback has one."""
 
     async def ask(credential: Credential, request: Request) -> Visitor | None:
         user = await _user_of(credential, request)
@@ -53,6 +65,8 @@ def monitor_route(
         feed=feed,
         hour=LastHour(rows),
         credential_of=credential_of,
+        policy=policy,
+        build=build_policy,
     )
     logger.info("the monitor page is at %s: log in with the master key", ui.url or f"{PATH} of this proxy")
     return _Mounted(monitor_app(site)), feed
@@ -80,6 +94,12 @@ class _Mounted(BaseRoute):
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._app(scope, receive, send)
+
+
+def build_policy(name: str, settings: Mapping[str, Any]) -> PolicyExecutor:
+    """Builds a policy, which is in force nowhere. Raises `ConfigError`."""
+    given = {"luthien": {"policy": {"class": name, "config": dict(settings)}}}
+    return build_executor(load_settings(given, {}))
 
 
 def _rows(store: Callable[[], Store]) -> Callable[[], Rows]:

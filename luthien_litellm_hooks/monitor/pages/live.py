@@ -52,7 +52,7 @@ class Live:
 
 async def _live(site: Site, request: Request) -> Response:
     chosen, given = _chosen(request)
-    before = _position(request.query_params.get("before"))
+    before = position_of(request)
     mark = site.feed.mark
     problem = None
     try:
@@ -100,7 +100,9 @@ def _chosen(request: Request) -> tuple[Filter, Mapping[str, str]]:
     ), given
 
 
-def _position(text: str | None) -> Position | None:
+def position_of(request: Request) -> Position | None:
+    """Returns the position in the query, None without one. Raises a 400."""
+    text = request.query_params.get("before")
     try:
         return Position.read(text) if text else None
     except (ValueError, OverflowError):

@@ -5,7 +5,7 @@ It shows what `luthien-hooks show` shows, and `?full=1` what `show --full` does.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -24,6 +24,7 @@ from luthien_litellm_hooks.monitor.facts import (
     outcome_of,
 )
 from luthien_litellm_hooks.monitor.outline import Gap, Pair, fold
+from luthien_litellm_hooks.monitor.pages.labels import LabelledCall, labelled_calls, labels_file
 from luthien_litellm_hooks.monitor.rows import in_thread
 from luthien_litellm_hooks.monitor.site import Page, Site, json_response, render, wants_json
 from luthien_litellm_hooks.monitor.transactions import Decision, Record, Transaction
@@ -89,7 +90,7 @@ class Took:
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """View of the page. `notes` say why something is not shown."""
+    """View of the page. `notes` say why something is not shown, `labels_problem` why no label can be given."""
 
     id: str
     outcome: str
@@ -103,6 +104,8 @@ class Shown:
     notes: Sequence[str]
     parts: Sequence[Part]
     is_full: bool
+    calls: Sequence[LabelledCall] = ()
+    labels_problem: str | None = None
 
 
 async def _transaction(site: Site, request: Request) -> Response:
@@ -113,7 +116,10 @@ async def _transaction(site: Site, request: Request) -> Response:
     if wants_json(request):
         return json_response(await in_thread(_as_json, found, found.record))
     is_full = request.query_params.get("full") == "1"
-    return render(request, "transaction.html", await in_thread(shown, found, found.record, is_full=is_full))
+    view = await in_thread(shown, found, found.record, is_full=is_full)
+    labels = await labels_file(site)
+    view = replace(view, calls=labelled_calls(labels, found.record), labels_problem=labels.problem)
+    return render(request, "transaction.html", view)
 
 
 def _running(site: Site, request: Request, wanted: str) -> Response:

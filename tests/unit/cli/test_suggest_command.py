@@ -288,7 +288,7 @@ def test_older_transactions_are_left_out(tmp_path: Path) -> None:
     transcripts = ("--from", str(TRANSCRIPTS), "--min-count", "1", "--since")
     assert run(*transcripts, "2026-11-01").exit_code == 0
     assert run(*transcripts, "2027-11-01").exit_code == 1
-    assert "--since 'soon' is not a time" in run(*transcripts, "soon").stderr
+    assert "`since` 'soon' is not a time" in run(*transcripts, "soon").stderr
 
 
 def rules_for(result: Result) -> list[str]:
