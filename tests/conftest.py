@@ -32,6 +32,7 @@ ALONE = {
         "demo",
         "failing_starts",
         "load",
+        "monitor_pages",
         "proxies_fixture",
         "proxy_failover",
         "proxy_log_lines",

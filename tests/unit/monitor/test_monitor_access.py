@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from luthien_litellm_hooks.errors import ConfigError
+from luthien_litellm_hooks.hooks.admin.monitor import build_policy
 from luthien_litellm_hooks.monitor import access
 from luthien_litellm_hooks.monitor.access import Access, Credential, Right, Visitor
 from luthien_litellm_hooks.monitor.app import monitor_app
@@ -82,7 +83,8 @@ async def client(proxy: Proxy, tmp_path: Path) -> AsyncGenerator[httpx.AsyncClie
     def credential_of(fields: Mapping[str, str]) -> Credential | None:
         return {"key": fields["key"]} if fields.get("key") else None
 
-    site = Site(Access(lambda: proxy.secret, proxy.ask), rows, Feed(rows), LastHour(rows), credential_of)
+    access = Access(lambda: proxy.secret, proxy.ask)
+    site = Site(access, rows, Feed(rows), LastHour(rows), credential_of, lambda: None, build_policy)
     transport = httpx.ASGITransport(cast(Any, monitor_app(site, PAGES)), root_path="")
     async with httpx.AsyncClient(transport=transport, base_url="http://proxy.test") as client:
         yield client
