@@ -40,6 +40,7 @@ ALONE = {
     },
     "tests/services": {
         *("approvals_database", "killed_worker", "live_policy", "proxy_client_faults", "proxy_guardrail"),
+        "monitor_pages_database",
         *("lingering_policies", "prompt_storage", "proxy_logged_requests", "proxy_loggers", "proxy_mcp_record"),
         *("proxy_observed", "redis_sink"),
     },
