@@ -21,11 +21,11 @@ RUNS        := $(VENV)/.runs
 STAMP       := $(VENV)/.installed
 # What takes longest comes first, so that all workers end at the same time.
 BEFORE_COMMIT := tests/proxy/test_proxy_policies.py tests/proxy/test_proxy_refusals.py tests/fuzz tests/unit
-TESTS       := tests/proxy tests/services tests/release tests/fuzz tests/unit
+TESTS       := tests/proxy tests/services tests/browser tests/release tests/fuzz tests/unit
 # All tests but those that meet no LiteLLM, or look at files alone.
 MATRIX_TESTS := tests/release/test_stock_install.py $(filter-out $(patsubst %,\%/test_%.py, \
 	dangerous_commands eval_rates layers path_patterns patterns performance_ratios policy_names same_decisions \
-	shell_parsing sql_parsing), $(sort $(shell find tests/unit tests/proxy tests/services -name 'test_*.py')))
+	shell_parsing sql_parsing), $(sort $(shell find tests/unit tests/proxy tests/services tests/browser -name 'test_*.py')))
 NEW_ENOUGH  := import sys; sys.exit(sys.version_info < (3, 11))
 
 .DEFAULT_GOAL := help
