@@ -601,6 +601,47 @@ def test_pings_on_geminis_route_are_a_warning(seconds: int, model: str, is_told:
     assert check(path).exit_code == 0
 
 
+PAGE = "{enabled: true}"
+ENTRY = "{name: luthien, url: https://llm.example.com/luthien/ui}"
+PLUGINS = "general_settings.plugins"
+
+
+@pytest.mark.parametrize(
+    ("ui", "plugins", "variables", "expected"),
+    [
+        (PAGE, f"[{ENTRY}]", {"LITELLM_SALT_KEY"}, []),
+        (PAGE, f"[{ENTRY}]", set(), [(7, f"{PLUGINS}.0")]),
+        (
+            PAGE,
+            "[{name: other, url: x}, {name: luthien, url: /luthien/ui}]",
+            {"LITELLM_SALT_KEY"},
+            [(7, f"{PLUGINS}.1.url")],
+        ),
+        (PAGE, "[{name: luthien, url: https://llm.example.com}]", {"LITELLM_SALT_KEY"}, [(7, f"{PLUGINS}.0.url")]),
+        (PAGE, f"[{ENTRY.replace('luthien', 'monitor', 1)}]", {"LITELLM_SALT_KEY"}, [(7, f"{PLUGINS}.0.name")]),
+        (PAGE, None, {"DATABASE_URL"}, [(5, PLUGINS)]),
+        (PAGE, "[]", {"DATABASE_URL"}, []),
+        (PAGE, None, set(), []),
+        ("{}", f"[{ENTRY}]", {"LITELLM_SALT_KEY"}, [(7, f"{PLUGINS}.0")]),
+        ("{}", None, {"DATABASE_URL"}, []),
+    ],
+)
+def test_the_page_in_the_admin_ui_needs_an_entry_with_an_absolute_address_and_a_salt_key(
+    ui: str,
+    plugins: str | None,
+    variables: set[str],
+    expected: list[tuple[int, str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("LITELLM_SALT_KEY", "DATABASE_URL"):
+        monkeypatch.setenv(name, "given" if name in variables else "")
+    settings = f"callback_settings:\n  luthien: {{policy: {{class: noop}}, ui: {ui}}}\n"
+    general = f"general_settings:\n  disable_spend_logs: false\n{f'  plugins: {plugins}' if plugins else ''}\n"
+    path = write(NAMED + settings + general)
+    assert findings(path, "warning") == expected
+    assert check(path).exit_code == 0
+
+
 def test_a_config_that_is_right_is_fine() -> None:
     path = write(GOOD)
     assert json.loads(check(path).stdout) == {"file": str(path), "is_fine": True, "findings": []}
