@@ -30,6 +30,7 @@ PAGES: tuple[Page, ...] = (
 )
 """All pages. A new one is a file in `pages/`, and its `PAGES` here."""
 
+_UNKNOWN = "The proxy does not know this key, or it may not read here."
 _TYPES = {".css": "text/css", ".js": "text/javascript"}
 
 
@@ -39,6 +40,7 @@ def monitor_app(site: Site, pages: tuple[Page, ...] = PAGES) -> ASGIApp:
         routes=[
             Route("/login", _answering(_login_page), methods=["GET"]),
             Route("/login", _answering(_login), methods=["POST"]),
+            Route("/tickets", _answering(_ticket), methods=["POST"]),
             Route("/logout", _answering(_logout), methods=["POST"]),
             Route("/static/{name}", _answering(_static), methods=["GET"]),
             *(Route(page.path, _answering(_guarded(page)), methods=[page.method]) for page in pages),
@@ -114,17 +116,25 @@ def _login_form(request: Request, status: int, error: str = "") -> Response:
 
 
 async def _login(site: Site, request: Request) -> Response:
-    """Admits the holder of a key, or of a session of LiteLLM's Admin UI."""
+    """Admits the holder of a key, of a ticket, or of a session of LiteLLM's Admin UI."""
     check_origin(request)
     fields = await form_of(request)
-    credential = site.credential_of(fields)
+    credential = site.tickets.take(fields["ticket"]) if "ticket" in fields else site.credential_of(fields)
     response: Response = (
-        JSONResponse({"ok": True}) if "claim" in fields else RedirectResponse(f"{base_of(request)}/", 303)
+        RedirectResponse(f"{base_of(request)}/", 303) if "key" in fields else JSONResponse({"ok": True})
     )
     visitor = None if credential is None else await site.access.admit(credential, request, response)
     if visitor is None:
-        return _login_form(request, 403, "The proxy does not know this key, or it may not read here.")
+        return _login_form(request, 403, _UNKNOWN)
     return response
+
+
+async def _ticket(site: Site, request: Request) -> Response:
+    """Issues a ticket to the holder of a key. A page that does not know the key gains nothing by asking."""
+    credential = site.credential_of(await form_of(request))
+    if credential is None or await site.access.admit(credential, request, Response()) is None:
+        raise HTTPException(403, _UNKNOWN)
+    return JSONResponse({"ticket": site.tickets.issue(credential)})
 
 
 async def _logout(site: Site, request: Request) -> Response:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
@@ -19,6 +19,7 @@ from luthien_litellm_hooks.monitor.feed import Feed
 from luthien_litellm_hooks.monitor.hour import LastHour
 from luthien_litellm_hooks.monitor.labels import USUAL_FILE
 from luthien_litellm_hooks.monitor.rows import Rows
+from luthien_litellm_hooks.monitor.tickets import Tickets
 from luthien_litellm_hooks.monitor.tryout import Build
 from luthien_litellm_hooks.telemetry.log_lines import escape
 
@@ -44,6 +45,7 @@ class Site:
     policy: Callable[[], Mapping[str, Any] | None]
     build: Build
     labels: Path = USUAL_FILE
+    tickets: Tickets = field(default_factory=Tickets)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ import termios
 from collections.abc import Generator
 from pathlib import Path
 
+import httpx
 import pytest
 from typer.testing import CliRunner
 
@@ -32,14 +33,14 @@ COMMAND = Path(sysconfig.get_path("scripts")) / "luthien-hooks"
 class Terminal:
     """A demo in a terminal of 100 columns."""
 
-    def __init__(self, *arguments: str) -> None:
+    def __init__(self, *arguments: str, **variables: str) -> None:
         environment = {key: value for key, value in os.environ.items() if key != "LITELLM_MASTER_KEY"}
         self._master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 100, 0, 0))
         self.process = subprocess.Popen(
             [COMMAND, "demo", "--port", str(free_port()), *arguments],
             cwd=ROOT,
-            env={**environment, "TERM": "xterm-256color", "COLUMNS": "100"},
+            env={**environment, "TERM": "xterm-256color", "COLUMNS": "100", **variables},
             stdin=slave,
             stdout=slave,
             stderr=slave,
@@ -66,9 +67,29 @@ class Terminal:
         self.process.wait(20)
 
 
+BROWSER = """#!/bin/sh
+ls -l "${1#file://}" >"$0.rights"
+cp "${1#file://}" "$0.part"
+tr '\\0' '\\n' </proc/$PPID/cmdline >"$0.arguments"
+echo "$@" >>"$0.arguments"
+echo $$ >"$0.pid"
+mv "$0.part" "$0.page"
+exec sleep 600
+"""
+
+
 @pytest.fixture(scope="module")
-def demo() -> Generator[Terminal]:
-    terminal = Terminal()
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A browser that keeps what it was to open, and stays."""
+    program = tmp_path_factory.mktemp("bin") / "browser"
+    program.write_text(BROWSER)
+    program.chmod(0o700)
+    return program
+
+
+@pytest.fixture(scope="module")
+def demo(browser: Path) -> Generator[Terminal]:
+    terminal = Terminal(BROWSER=str(browser), DISPLAY=":99", SSH_CONNECTION="", HOME=str(browser.parent))
     yield terminal
     terminal.close()
 
@@ -138,6 +159,38 @@ def text_in(stream: str) -> str:
     return "".join(delta.get("content") or "" for delta in deltas)
 
 
+LOGIN = r"http://[\w.:]+/luthien/ui/login#ticket=([\w-]+)"
+
+
+def log_in(demo_url: str, ticket: str) -> httpx.Response:
+    """As the page does that the link opens."""
+    headers = {"Origin": demo_url, "Sec-Fetch-Site": "same-origin"}
+    return httpx.post(f"{demo_url}/luthien/ui/login", data={"ticket": ticket}, headers=headers)
+
+
+def test_the_printed_link_logs_a_browser_in_once(screen: str) -> None:
+    [link] = re.findall(LOGIN, screen)
+    url = re.findall(r"http://127.0.0.1:\d+", screen)[0]
+    first, again = log_in(url, link), log_in(url, link)
+    assert (first.status_code, again.status_code) == (200, 403)
+    assert httpx.get(f"{url}/luthien/ui/", cookies=first.cookies).status_code == 200
+    assert not again.cookies
+
+
+def test_a_browser_is_opened_by_a_file_of_the_users_own_with_another_ticket(screen: str, browser: Path) -> None:
+    kept = browser.with_suffix(".page")
+    wait_until(kept.exists)
+    page = kept.read_text()
+    [ticket, same] = re.findall(LOGIN, page)
+    assert ticket == same
+    assert log_in(re.findall(r"http://127.0.0.1:\d+", page)[0], ticket).status_code == 200
+    assert ticket not in screen
+    assert browser.with_suffix(".rights").read_text().startswith("-rw-------")
+    arguments = browser.with_suffix(".arguments").read_text()
+    assert "luthien-monitor-" in arguments
+    assert ticket not in arguments
+
+
 AGENT = (
     f"#!{sys.executable}\n"
     + """
@@ -192,13 +245,17 @@ def _run(command: str, **environment: str) -> str:
     ).stdout
 
 
-def test_stopping_it_leaves_nothing_running(demo: Terminal, screen: str) -> None:
+def test_stopping_it_leaves_nothing_running(demo: Terminal, screen: str, browser: Path) -> None:
     process = demo.process
-    children = _descendants(process.pid)
+    wait_until(browser.with_suffix(".page").exists)
+    of_the_user = int(browser.with_suffix(".pid").read_text())
+    children = [pid for pid in _descendants(process.pid) if pid != of_the_user]
     assert children, "the proxy runs as a child"
     process.send_signal(signal.SIGINT)
     assert process.wait(20) == 0
     assert [pid for pid in children if Path(f"/proc/{pid}").exists()] == []
+    assert list(browser.parent.glob("luthien-monitor-*")) == []
+    os.kill(of_the_user, signal.SIGKILL)
 
 
 def _descendants(pid: int) -> list[int]:

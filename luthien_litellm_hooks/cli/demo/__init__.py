@@ -23,6 +23,7 @@ import yaml
 from rich.console import Console
 
 from luthien_litellm_hooks.cli.check import find
+from luthien_litellm_hooks.cli.demo.browser import PAGE, has_browser, login_address, opened
 from luthien_litellm_hooks.cli.demo.proxy import HOST, is_serving, proxy_process
 from luthien_litellm_hooks.cli.demo.watching import watched_config
 from luthien_litellm_hooks.cli.output import complain
@@ -166,11 +167,13 @@ def _run(demo: Demo, key: MasterKey, session: _Session) -> None:
     answered = [ask(demo.port, key, trial) for trial in trials_of(demo.values) if session.is_on].count(True)
     latest = time.monotonic() + _RECORD_SECONDS
     session.wait("LiteLLM answers", lambda: session.view.ended >= answered or time.monotonic() > latest)
-    if session.is_on:
-        session.view.open(introduction(demo, key))
-    while session.is_on:
-        session.view.refresh()
-        time.sleep(_PAUSE_SECONDS)
+    if not session.is_on:
+        return
+    session.view.open(introduction(demo, key, login_address(demo.port, key.value) if sys.stdout.isatty() else None))
+    with opened(login_address(demo.port, key.value) if has_browser(os.environ) else None):
+        while session.is_on:
+            session.view.refresh()
+            time.sleep(_PAUSE_SECONDS)
 
 
 @contextmanager
@@ -226,10 +229,11 @@ def ask(port: int, key: MasterKey, message: str) -> bool:
         connection.close()
 
 
-def introduction(demo: Demo, key: MasterKey) -> str:
-    """Returns the heading of the demo, with commands in lines that fit a narrow terminal."""
+def introduction(demo: Demo, key: MasterKey, login: str | None) -> str:
+    """Returns the heading of the demo, with commands in lines that fit a narrow terminal; `login` is the address that
+    logs a browser in."""
     policies = ", ".join(_policies(demo.policy or demo.values["callback_settings"]["luthien"]["policy"]))
-    served = f"LiteLLM serves {demo.name} on {demo.url},\nwith the policy {policies}."
+    served = f"LiteLLM serves {demo.name} on {demo.url},\nwith the policy {policies}.\n\n{_watching(demo, key, login)}"
     if not trials_of(demo.values):
         return f"\n{served}\n\nCtrl-C ends it. What the model says and what reaches the client:\n"
     return f"""
@@ -251,6 +255,12 @@ Claude Code and Codex with this proxy as their provider:
 Ctrl-C ends it. Both calls were just made. What the model said, and what
 reached the client:
 """
+
+
+def _watching(demo: Demo, key: MasterKey, login: str | None) -> str:
+    if login is None:
+        return f"Watch it in a browser, with the key {key.shown}:\n\n{demo.url}{PAGE}/login"
+    return f"Watch it in a browser, which this link logs in once, within ten minutes:\n\n{login}"
 
 
 def _policies(spec: Mapping[str, Any]) -> Sequence[str]:

@@ -69,6 +69,7 @@ def watched_config(values: Mapping[str, Any], policy: Mapping[str, object] | Non
     luthien["policy"] = {"class": "serial", "config": {"policies": [_watch("input"), watched, _watch("output")]}}
     luthien["events"] = {"jsonl": feed}
     luthien["record"] = {"bodies": "always"}
+    luthien["ui"] = {"enabled": True}
     rest = {key: value for key, value in values.items() if key != "include"}
     environment = {
         key: value for key, value in rest.get("environment_variables", {}).items() if key != POLICY_FILE_VARIABLE

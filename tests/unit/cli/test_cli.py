@@ -24,6 +24,7 @@ from luthien_litellm_hooks.config.check.source import read_source
 from luthien_litellm_hooks.config.settings import load_settings
 from luthien_litellm_hooks.errors import ConfigError
 from luthien_litellm_hooks.hooks.active_policy import ActivePolicy
+from luthien_litellm_hooks.monitor.tickets import Tickets
 from tests.support.proxy import ROOT
 
 COMMANDS = ("check", "demo", "diff", "doctor", "init", "list", "policies", "schema", "show", "try")
@@ -240,7 +241,7 @@ def test_without_a_terminal_a_line_now_and_then_tells_that_it_goes_on(tmp_path: 
 def test_the_demo_tries_only_a_model_that_it_serves() -> None:
     values = {"model_list": [{"model_name": "mine"}], "callback_settings": {"luthien": {"policy": {"class": "noop"}}}}
     assert trials_of(values) == ()
-    shown = introduction(Demo("mine.yaml", 4000, values, None, Path()), MasterKey("k", "k"))
+    shown = introduction(Demo("mine.yaml", 4000, values, None, Path()), MasterKey("k", "k"), login=None)
     assert "mine.yaml" in shown
     assert "with the policy noop." in shown
     assert "curl" not in shown
@@ -254,7 +255,9 @@ def test_the_first_screen_fits_80_columns_and_shows_no_key_of_ones_own(
     if value is not None:
         monkeypatch.setenv("LITELLM_MASTER_KEY", value)
     key = MasterKey.from_environment()
-    shown = introduction(Demo("its built-in config", 65535, yaml.safe_load(demo_text()), None, Path()), key)
+    login = f"http://127.0.0.1:65535/luthien/ui/login#ticket={Tickets().issue({'key': key.value})}"
+    shown = introduction(Demo("its built-in config", 65535, yaml.safe_load(demo_text()), None, Path()), key, login)
+    assert login in shown.splitlines()
     assert "with the policy block_dangerous_commands, secrets." in shown
     assert [line for line in shown.splitlines() if len(line) >= 80] == []
     assert (key.value in shown) == (value is None)
