@@ -280,9 +280,11 @@ def _listens(process: psutil.Process, port: int) -> bool:
 
 
 @contextmanager
-def running_proxy(config: Mapping[str, Any], folder: Path, environment: Mapping[str, str]) -> Generator[Proxy]:
-    """A proxy that serves `config`, as soon as it answers."""
-    with starting_proxy(config, folder, environment) as (process, proxy):
+def running_proxy(
+    config: Mapping[str, Any], folder: Path, environment: Mapping[str, str], port: int | None = None
+) -> Generator[Proxy]:
+    """A proxy that serves `config`, as soon as it answers; on a free port where the config names none."""
+    with starting_proxy(config, folder, environment, port) as (process, proxy):
         wait_for_start(process, proxy)
         yield proxy
 
@@ -297,13 +299,13 @@ def wait_for_start(process: subprocess.Popen[bytes], proxy: Proxy) -> None:
 
 @contextmanager
 def starting_proxy(
-    config: Mapping[str, Any], folder: Path, environment: Mapping[str, str]
+    config: Mapping[str, Any], folder: Path, environment: Mapping[str, str], port: int | None = None
 ) -> Generator[tuple["subprocess.Popen[bytes] | Forked", Proxy]]:
     """A proxy process that has just been started."""
     folder.mkdir(parents=True)
     path = folder / CONFIG
     write_config(path, config)
-    proxy = Proxy(free_port(), folder / "output.txt")
+    proxy = Proxy(port or free_port(), folder / "output.txt")
     base = {"LITELLM_MASTER_KEY": KEY, **PYTHON, "LUTHIEN_RECORDS": str(folder / "records.sqlite")}
     whole = {**base, **environment, STARTUP_HOOKS: _startup_hooks(environment)}
     with litellm_process(path, proxy.port, whole, proxy.log) as process:

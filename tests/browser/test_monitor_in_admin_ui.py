@@ -1,0 +1,65 @@
+"""The monitor inside LiteLLM's own Admin UI: its session signs in, and a stream is seen while it streams."""
+
+import json
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+
+from playwright.sync_api import Browser, expect
+
+from luthien_litellm_hooks.testing.answers import Answer, Call, Gate, Say, Wait
+from luthien_litellm_hooks.testing.provider import ScriptedProvider
+from tests.support.monitor_page import PATH, Heard, sign_in_to_admin_ui, switch_view
+from tests.support.proxy import Proxy
+
+
+def test_a_stream_appears_while_it_streams_and_its_held_call_as_withheld(
+    chromium: Browser, monitor: Proxy, provider: ScriptedProvider
+) -> None:
+    model, gate = uuid.uuid4().hex, Gate()
+    call = Call("Bash", json.dumps({"command": "rm -rf /"}))
+    provider.answers[model] = Answer([Say("I tidy up."), call, Wait(gate)])
+    with chromium.new_context() as context, ThreadPoolExecutor(1) as pool:
+        page = context.new_page()
+        sign_in_to_admin_ui(page, monitor)
+        heard = Heard.on(context)
+        frame = switch_view(page, monitor)
+        client = pool.submit(delivered, monitor, model)
+        try:
+            row = frame.locator("tr", has_text=model)
+            expect(row).to_contain_text("running")
+            gate.wait_reached()  # all of the call is here
+            assert not client.done()
+            expect(row).not_to_contain_text("block")
+        finally:
+            gate.open()
+        expect(row).to_contain_text("block Bash")
+        expect(row).to_contain_text("blocked")
+        text, calls = client.result()
+        assert text.startswith("I tidy up.")
+        assert calls == 0
+        row.get_by_role("link").first.click()
+        expect(frame.locator("main")).to_contain_text("recursive deletion of /")
+        assert frame.url.startswith(f"{monitor.url}{PATH}/t/")
+        assert heard.said == ["console: Failed to load resource: the server responded with a status of 403 (Forbidden)"]
+
+
+def delivered(monitor: Proxy, model: str) -> tuple[str, int]:
+    """The text that a client gets, and the number of pieces of calls."""
+    text, calls = "", 0
+    messages = [{"role": "user", "content": "Clean."}]
+    for chunk in monitor.openai.chat.completions.create(model=f"openai/{model}", messages=messages, stream=True):
+        for choice in chunk.choices:
+            text += choice.delta.content or ""
+            calls += len(choice.delta.tool_calls or ())
+    return text, calls
+
+
+def test_without_the_admin_uis_session_the_frame_asks_for_a_key(chromium: Browser, monitor: Proxy) -> None:
+    with chromium.new_context() as context:
+        page = context.new_page()
+        response = page.goto(f"{monitor.url}{PATH}/")
+        assert response is not None
+        assert response.status == 403
+        page.evaluate("postMessage({ type: 'litellm-auth', session_claim: 'forged' }, location.origin)")
+        expect(page.get_by_label("Key")).to_be_visible()
+        assert context.cookies() == []
