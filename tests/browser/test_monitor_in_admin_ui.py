@@ -8,8 +8,11 @@ from playwright.sync_api import Browser, expect
 
 from luthien_litellm_hooks.testing.answers import Answer, Call, Gate, Say, Wait
 from luthien_litellm_hooks.testing.provider import ScriptedProvider
+from tests.browser.conftest import Visit
+from tests.support.chromium import new_context
 from tests.support.monitor_page import PATH, Heard, sign_in_to_admin_ui, switch_view
 from tests.support.proxy import Proxy
+from tests.support.waiting import wait_until
 
 
 def test_a_stream_appears_while_it_streams_and_its_held_call_as_withheld(
@@ -18,7 +21,7 @@ def test_a_stream_appears_while_it_streams_and_its_held_call_as_withheld(
     model, gate = uuid.uuid4().hex, Gate()
     call = Call("Bash", json.dumps({"command": "rm -rf /"}))
     provider.answers[model] = Answer([Say("I tidy up."), call, Wait(gate)])
-    with chromium.new_context() as context, ThreadPoolExecutor(1) as pool:
+    with new_context(chromium) as context, ThreadPoolExecutor(1) as pool:
         page = context.new_page()
         sign_in_to_admin_ui(page, monitor)
         heard = Heard.on(context)
@@ -54,8 +57,27 @@ def delivered(monitor: Proxy, model: str) -> tuple[str, int]:
     return text, calls
 
 
+def test_an_observed_call_is_labelled_where_the_report_shows_it(
+    visit: Visit, monitor: Proxy, provider: ScriptedProvider
+) -> None:
+    model = uuid.uuid4().hex
+    provider.answers[model] = Answer([Call("Bash", json.dumps({"command": f"git push --force origin {model}"}))])
+    assert delivered(monitor, model)[1] > 0, "a policy that observes withholds nothing"
+    visit.page.goto(f"{monitor.url}{PATH}/")
+    row = visit.page.locator("tr", has_text=model)
+    expect(row).to_contain_text("complete")
+    transaction = str(row.get_attribute("id")).removeprefix("t-")
+    example = visit.page.locator(".examples > li", has_text=model)
+    wait_until(lambda: bool(visit.page.goto(f"{monitor.url}{PATH}/report") and example.count()))
+    example.get_by_role("button", name="Block").click()
+    expect(example).to_contain_text("labelled block")
+    [label] = map(json.loads, (monitor.log.parent.parent / "labels.jsonl").read_text().splitlines())
+    assert (label["transaction"], label["label"]) == (transaction, "block")
+    assert visit.heard.said == []
+
+
 def test_without_the_admin_uis_session_the_frame_asks_for_a_key(chromium: Browser, monitor: Proxy) -> None:
-    with chromium.new_context() as context:
+    with new_context(chromium) as context:
         page = context.new_page()
         response = page.goto(f"{monitor.url}{PATH}/")
         assert response is not None

@@ -36,7 +36,8 @@ class Stored:
 
     @property
     def pages(self) -> Sequence[str]:
-        return ("/", f"/?session={quote(self.session)}", f"/t/{self.id}", f"/t/{self.id}?full=1")
+        session = quote(self.session, safe="")
+        return ("/", f"/?session={session}", f"/t/{self.id}", f"/t/{self.id}?full=1", f"/s/{session}")
 
 
 def send(

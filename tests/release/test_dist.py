@@ -1,6 +1,7 @@
 """What is built can be installed and used: the wheel, the sdist, and the single file for hosted proxies."""
 
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -139,13 +140,16 @@ def bucket(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Generator[d
 def test_a_proxy_that_loads_the_single_file_from_a_bucket_is_governed(
     bucket: dict[str, str], provider_url: str, tmp_path: Path
 ) -> None:
-    config = proxy_config(provider_url, {"policy": {"class": "packed_policy:Tells"}})
+    config = proxy_config(provider_url, {"policy": {"class": "packed_policy:Tells"}, "ui": {"enabled": True}})
     config["litellm_settings"]["callbacks"] = ["s3://bucket/luthien.luthien"]
     with running_proxy(config, tmp_path / "proxy", bucket) as proxy:
+        login = proxy.http.get("/luthien/ui/login")
+        parts = [proxy.http.get(path) for path in re.findall(r'(?:href|src)="(/luthien/ui/static/[^"]+)"', login.text)]
         answer = proxy.openai.chat.completions.create(
             model="openai/scripted", messages=[{"role": "user", "content": "hello"}]
         )
     assert f"You said: hello by {bucket['TMPDIR']}/luthien-" in (answer.choices[0].message.content or "")
+    assert [page.status_code for page in (login, *parts)] == [200, 200, 200], "the page, its style sheet and its script"
 
 
 def test_a_proxy_with_the_single_file_and_a_wrong_config_does_not_start(bucket: dict[str, str], tmp_path: Path) -> None:

@@ -8,8 +8,9 @@ import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, expect, sync_playwright
 
 _PACKAGE = "chromium-headless-shell"
 _NAMES = (
@@ -22,17 +23,28 @@ _QUIET = (
 )
 """What keeps it from asking other hosts, or for hardware."""
 
+PATIENCE_MS = 120_000
+
 
 @contextmanager
 def running_chromium() -> Generator[Browser]:
     """A browser of its own. Within the context this thread cannot run another event loop."""
     sandbox = ["--no-sandbox"] if os.getuid() == 0 else []  # Chromium refuses root one
+    expect.set_options(timeout=PATIENCE_MS)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=_chromium(), args=[*_QUIET, *sandbox])
         try:
             yield browser
         finally:
             browser.close()
+
+
+@contextmanager
+def new_context(browser: Browser, **options: Any) -> Generator[BrowserContext]:
+    """A person's own cookies and pages, who wait as long as tests do."""
+    with browser.new_context(**options) as context:
+        context.set_default_timeout(PATIENCE_MS)
+        yield context
 
 
 def _chromium() -> str:

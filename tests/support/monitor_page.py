@@ -1,7 +1,7 @@
 """The monitor page as a person has it: signed in with a key, or inside LiteLLM's Admin UI."""
 
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, chdir, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,9 @@ def running_monitor(
     url = f"http://127.0.0.1:{port}{PATH}"
     config["general_settings"] = {"plugins": [{"name": "luthien", "display_name": "Luthien", "url": url}]}
     environment = {**prisma_environment(postgres_url), "LITELLM_SALT_KEY": KEY}
-    with running_proxy(config, folder, environment, port) as proxy:
+    with ExitStack() as stack:
+        with chdir(folder.parent):  # where it keeps labels
+            proxy = stack.enter_context(running_proxy(config, folder, environment, port))
         yield proxy
 
 
