@@ -547,7 +547,9 @@ app.add_typer(approvals, name="approvals")
 
 _ApprovalsUrl = Annotated[
     str | None,
-    typer.Option("--url", help="The proxy. Without it: the file of a proxy on this machine.", show_default=False),
+    typer.Option(
+        "--url", help="The proxy, or its Redis. Without it: the file of a proxy on this machine.", show_default=False
+    ),
 ]
 _ApproverKey = Annotated[
     str,
@@ -576,7 +578,8 @@ def list_approvals(
     as_json: _AsJson = False,
 ) -> None:
     """List the tool calls that wait for a person, the oldest first. The exit code is 2 if they cannot be read."""
-    from luthien_litellm_hooks.cli.approvals import place_of, run_list
+    from luthien_litellm_hooks.cli.approvals import run_list
+    from luthien_litellm_hooks.cli.approvals.places import place_of
 
     raise typer.Exit(run_list(place_of(url, api_key, records), every=every, as_json=as_json))
 
@@ -594,7 +597,8 @@ def show_approval(
     Invisible and control characters are shown as their codes. The exit code is 1 if the approval is unknown, and 2 if
     it cannot be read.
     """
-    from luthien_litellm_hooks.cli.approvals import place_of, run_show
+    from luthien_litellm_hooks.cli.approvals import run_show
+    from luthien_litellm_hooks.cli.approvals.places import place_of
 
     raise typer.Exit(run_show(place_of(url, api_key, records), id, as_json=as_json))
 
@@ -617,7 +621,8 @@ def approve(
     The exit code is 1 if the approval is unknown or decided, or the decision is refused, and 2 if the proxy or the file
     cannot be used.
     """
-    from luthien_litellm_hooks.cli.approvals import place_of, run_decide
+    from luthien_litellm_hooks.cli.approvals import run_decide
+    from luthien_litellm_hooks.cli.approvals.places import place_of
 
     raise typer.Exit(run_decide(place_of(url, api_key, records), id, "approve", file=arguments))
 
@@ -631,7 +636,8 @@ def deny(
     records: _ApprovalRecords = None,
 ) -> None:
     """Deny a tool call. The exit codes are those of `approve`."""
-    from luthien_litellm_hooks.cli.approvals import place_of, run_decide
+    from luthien_litellm_hooks.cli.approvals import run_decide
+    from luthien_litellm_hooks.cli.approvals.places import place_of
 
     raise typer.Exit(run_decide(place_of(url, api_key, records), id, "deny", message=message))
 
@@ -642,7 +648,8 @@ def watch_approvals(url: _ApprovalsUrl = None, api_key: _ApproverKey = "", recor
 
     The exit code is 2 if the calls cannot be read.
     """
-    from luthien_litellm_hooks.cli.approvals import place_of, run_watch
+    from luthien_litellm_hooks.cli.approvals import run_watch
+    from luthien_litellm_hooks.cli.approvals.places import place_of
 
     raise typer.Exit(run_watch(place_of(url, api_key, records)))
 

@@ -57,7 +57,7 @@ Unselected = Literal["pass", "refuse"]
 Originals = Literal["always", "never"]
 Readers = Literal["admins", "owners"]
 Store = Literal["auto", "spend_logs", "sqlite", "off"]
-State = Literal["auto", "sqlite", "postgres"]
+State = Literal["auto", "sqlite", "postgres", "redis"]
 
 
 def _off(given: object) -> object:
@@ -187,8 +187,8 @@ class Settings(Section):
     events: EventsSettings = EventsSettings()
     approvals: ApprovalsSettings = ApprovalsSettings()
     state: State = "auto"
-    """Place of what workers share, such as approvals: a file of SQLite beside the records, or the proxy's PostgreSQL.
-    `auto` takes the database, and the file where the proxy has none."""
+    """Place of what workers share, such as approvals: a file of SQLite beside the records, or the proxy's PostgreSQL or
+    Redis. `auto` takes the first that the proxy has: PostgreSQL, Redis, the file."""
     ui: UiSettings = UiSettings()
 
     @field_validator("approvals")

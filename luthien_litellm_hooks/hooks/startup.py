@@ -48,14 +48,8 @@ from luthien_litellm_hooks.policy.approvals import Approvals
 from luthien_litellm_hooks.recording.sqlite import RecordFile, records_path
 from luthien_litellm_hooks.telemetry import Watcher
 from luthien_litellm_hooks.telemetry.log_lines import debug_logger, logger
-from luthien_litellm_hooks.telemetry.publisher import (
-    EventPublisher,
-    JsonLinesSink,
-    RedisClient,
-    RedisSink,
-    Sink,
-    redis_client,
-)
+from luthien_litellm_hooks.telemetry.publisher import EventPublisher, JsonLinesSink, RedisSink, Sink
+from luthien_litellm_hooks.telemetry.redis_clients import RedisClient, redis_client
 from luthien_litellm_hooks.telemetry.spans import Telemetry
 
 

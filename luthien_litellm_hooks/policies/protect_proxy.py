@@ -12,7 +12,7 @@ from luthien_litellm_hooks.policies.rules.tool_use import ToolUse
 from luthien_litellm_hooks.policies.shell import Command, Origins, contacts_network
 from luthien_litellm_hooks.policies.tool_rules import CompiledRule, ToolRules
 from luthien_litellm_hooks.policy.patterns import compile_pattern, quoted
-from luthien_litellm_hooks.recording.state import approvals_path
+from luthien_litellm_hooks.recording.state import STATE_INDEX, approvals_path
 
 _CONFIG_FILES = ("litellm_config.y{a,}ml", "litellm-config.y{a,}ml", "proxy_config.y{a,}ml", "proxy_server_config.yaml")
 _AGENT_SETTINGS = (".claude/settings*.json", "~/.claude{,.json}", "~/.codex{,/config.toml}")  # with the proxy's address
@@ -127,6 +127,7 @@ _REMOVALS = frozenset({"uninstall", "remove", "purge"})
 _DATABASES = frozenset({"psql", "mysql", "mariadb", "sqlite3", "dropdb", "mysqladmin"})
 _MAX_PATTERN = 200  # characters
 _COSTLY = compile_pattern(r"\{[0-9]|\\[pP]")  # an expanded repetition, a class of thousands
+_REDIS_CLIENTS = frozenset({"redis-cli", "valkey-cli", "keydb-cli", "iredis"})
 _DESTRUCTIVE = tuple(SqlPattern.parse(text) for text in ("DROP", "TRUNCATE", "DELETE", "UPDATE", "ALTER"))
 
 ADMIN_ENDPOINT = (
@@ -314,6 +315,8 @@ def _lists_all(command: Command) -> bool:
 
 def _harms_database(proxy: Proxy, command: Command) -> bool:
     texts = (*command.texts, *([command.stdin.text] if command.stdin is not None else []))
+    if command.name in _REDIS_CLIENTS and any(STATE_INDEX in text for text in texts):
+        return True
     if command.name not in _DATABASES or not proxy.is_named_in(texts):
         return False
     return command.name == "dropdb" or "drop" in texts or any(find_sql(text, _DESTRUCTIVE) for text in texts)

@@ -1,4 +1,4 @@
-"""State shared by the workers of a proxy: in a file of SQLite, or in the proxy's PostgreSQL.
+"""State shared by the workers of a proxy: in a file of SQLite, or in the proxy's PostgreSQL or Redis.
 
 An entry is a text under a key. It has a version, for changes by compare-and-set, and an end, by the store's own clock.
 """
@@ -8,7 +8,7 @@ import json
 import sqlite3
 import threading
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any, Protocol, TypeVar
 
 from luthien_litellm_hooks.errors import StateError
 from luthien_litellm_hooks.recording.sqlite import create_tables, inode_of, one_transaction, open_private, records_path
+from luthien_litellm_hooks.telemetry.redis_clients import RedisCommands
 
 T = TypeVar("T")
 _TIMEOUT_S = 10.0
@@ -223,3 +224,97 @@ class PostgresStore:
                 await database.execute_raw(statement)
         await database.query_raw(_PG_GET, "[]")
         self._is_ready = True
+
+
+# Redis
+
+STATE_INDEX = "{luthien}:state"
+"""Keys of all entries, by their end. The braces put them and the entries into one slot of a cluster."""
+_VERSION_LENGTH = 32
+_REDIS_PUT = f"""
+local stored = redis.call('GET', KEYS[1])
+local present = stored and string.sub(stored, 1, {_VERSION_LENGTH}) or ''
+if present == string.sub(ARGV[2], 1, {_VERSION_LENGTH}) then return 1 end
+if present ~= ARGV[1] then return 0 end
+local clock = redis.call('TIME')
+local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+local left = tonumber(ARGV[3])
+redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now)
+if left <= 0 then
+    redis.call('DEL', KEYS[1])
+    redis.call('ZREM', KEYS[2], ARGV[4])
+    return 1
+end
+redis.call('SET', KEYS[1], ARGV[2], 'PX', left)
+redis.call('ZADD', KEYS[2], now + left, ARGV[4])
+redis.call('PEXPIRE', KEYS[2], math.max(left, redis.call('PTTL', KEYS[2])))
+return 1
+"""
+"""Compare-and-set. A client that lost its connection runs it again, so the version that it writes may be there."""
+
+
+@dataclass(frozen=True, slots=True)
+class RedisPlace:
+    """A connection to Redis, and the namespace of its keys: several proxies may share a Redis."""
+
+    client: RedisCommands
+    namespace: str | None = None
+
+    def key(self, name: str = "") -> str:
+        """Returns the key of an entry; without a name that of the index."""
+        index = f"{self.namespace}:{STATE_INDEX}" if self.namespace else STATE_INDEX
+        return f"{index}:{name}" if name else index
+
+
+class RedisStore:
+    """Store in the proxy's Redis, for all its instances. `place` returns None while the proxy has none."""
+
+    poll_s = 0.2
+
+    def __init__(self, place: Callable[[], RedisPlace | None]) -> None:
+        self._place = place
+
+    async def get(self, *keys: str) -> dict[str, Entry]:
+        async def read(place: RedisPlace) -> dict[str, Entry]:
+            values = await place.client.execute_command("MGET", *map(place.key, keys)) if keys else ()
+            pairs = zip(keys, values, strict=True)
+            return {key: _entry(key, _text(stored)) for key, stored in pairs if stored is not None}
+
+        return await self._run(read)
+
+    async def put(self, key: str, value: str, valid_s: float, *, replacing: str | None) -> bool:
+        stored = _new_version() + value
+        given = (replacing or "", stored, int(valid_s * 1000), key)
+
+        async def write(place: RedisPlace) -> bool:
+            keys = (place.key(key), place.key())
+            return await place.client.execute_command("EVAL", _REDIS_PUT, len(keys), *keys, *given) == 1
+
+        return await self._run(write)
+
+    async def scan(self, prefix: str) -> list[Entry]:
+        async def names(place: RedisPlace) -> list[str]:
+            return [_text(name) for name in await place.client.execute_command("ZRANGE", place.key(), 0, -1)]
+
+        found = await self.get(*(name for name in await self._run(names) if name.startswith(prefix)))
+        return [found[key] for key in sorted(found)]
+
+    async def _run(self, work: Callable[[RedisPlace], Awaitable[T]]) -> T:
+        try:
+            place = self._place()
+            if place is None:
+                raise StateError("the proxy has no Redis of its own: set general_settings.coordination_redis")
+            async with asyncio.timeout(_TIMEOUT_S):
+                return await work(place)
+        except StateError:
+            raise
+        except Exception as error:  # the client has many, and is not imported
+            raise StateError(f"Redis: {type(error).__name__}: {error}") from error
+
+
+def _text(received: str | bytes) -> str:
+    return received.decode() if isinstance(received, bytes) else received
+
+
+def _entry(key: str, stored: str) -> Entry:
+    return Entry(key, stored[_VERSION_LENGTH:], stored[:_VERSION_LENGTH])

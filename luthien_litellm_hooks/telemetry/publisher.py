@@ -10,11 +10,12 @@ from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from threading import Condition, Event, Thread
-from typing import Protocol, cast
+from typing import Protocol
 
 from luthien_litellm_hooks.telemetry.log_lines import logger
 from luthien_litellm_hooks.telemetry.metrics import Metrics, process_metrics
 from luthien_litellm_hooks.telemetry.names import EVENTS_DROPPED, OBSERVER_FAILURES
+from luthien_litellm_hooks.telemetry.redis_clients import RedisClient
 
 MAX_WAITING = 10_000
 MAX_WAITING_BYTES = 64 * 1024 * 1024
@@ -23,7 +24,6 @@ RETRY_S = 1.0
 STDOUT = "-"
 STREAM = "luthien:events"
 STREAM_LENGTH = 100_000
-TIMEOUT_S = 5.0
 
 
 class Sink(Protocol):
@@ -212,19 +212,6 @@ def _private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
 
 
-class RedisPipeline(Protocol):
-    """Used part of `redis.client.Pipeline`."""
-
-    def execute_command(self, *arguments: str | int) -> object: ...
-    def execute(self) -> object: ...
-
-
-class RedisClient(Protocol):
-    """Used part of `redis.Redis`."""
-
-    def pipeline(self, transaction: bool) -> RedisPipeline: ...
-
-
 class RedisSink:
     """Sink that adds each event to one stream, as its field `event`, and trims the stream to about `length`.
 
@@ -248,15 +235,3 @@ class RedisSink:
             pipeline.execute_command("XADD", self._stream, "MAXLEN", "~", self._length, "*", "event", line)
         pipeline.execute()
         return len(lines)
-
-
-def redis_client(url: str) -> RedisClient:
-    """Returns a client with short timeouts and no retries; the publisher retries."""
-    from redis import Redis
-    from redis.backoff import NoBackoff
-    from redis.retry import Retry
-
-    client = Redis.from_url(  # pyright: ignore[reportUnknownMemberType]  # its **kwargs are untyped
-        url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S, retry=Retry(NoBackoff(), 0)
-    )
-    return cast(RedisClient, client)

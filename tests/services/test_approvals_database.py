@@ -1,23 +1,26 @@
-"""Approvals in the proxy's PostgreSQL: two proxies share them, and only some keys decide."""
+"""Approvals in the proxy's PostgreSQL, or in its Redis: two proxies share them, and only some keys decide."""
 
 import json
 import time
 import uuid
 from collections.abc import Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx
 import psycopg
 import pytest
+import redis
 
 from luthien_litellm_hooks.testing.answers import Answer, Call, Say
 from luthien_litellm_hooks.testing.provider import ScriptedProvider
 from tests.support.approving import approvals, waiting_for
 from tests.support.prisma_client import prisma_environment
-from tests.support.proxy import KEY, Proxy, proxy_config, running_proxy
+from tests.support.proxy import CONFIG, KEY, Proxy, free_port, process_of, proxy_config, running_proxy, write_config
+from tests.support.redis import running_redis
 from tests.support.waiting import wait_until
 
 SETTINGS: Mapping[str, Any] = {
@@ -27,12 +30,39 @@ SETTINGS: Mapping[str, Any] = {
 ROUTE = "/luthien/approvals"
 
 
+@dataclass(slots=True)
+class Redis:
+    """A Redis that can be cut off."""
+
+    port: int = field(default_factory=free_port)
+    running: ExitStack = field(default_factory=ExitStack)
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def start(self) -> None:
+        self.running.enter_context(running_redis(self.port))
+
+    @contextmanager
+    def gone(self) -> Generator[None]:
+        """Kills it, and starts an empty one at the end."""
+        self.running.close()
+        try:
+            yield
+        finally:
+            self.start()
+
+
 @dataclass(frozen=True, slots=True)
 class Two:
-    """Two proxies on one database."""
+    """Two proxies with one store of approvals."""
 
     first: Proxy
     second: Proxy
+    config: Mapping[str, Any]
+    environment: Mapping[str, str]
+    redis: Redis | None
 
     def key(self, **settings: Any) -> dict[str, str]:
         """The header of a new key."""
@@ -40,28 +70,59 @@ class Two:
         assert response.is_success, response.text
         return {"Authorization": f"Bearer {response.json()['key']}"}
 
+    @contextmanager
+    def with_settings(self, **approvals: Any) -> Generator[Proxy]:
+        """The first one, with other settings."""
+        luthien = {**SETTINGS, "approvals": {**SETTINGS["approvals"], **approvals}}
+        state = self.config["callback_settings"]["luthien"].get("state", "auto")
+        self._change({**self.config, "callback_settings": {"luthien": {**luthien, "state": state}}})
+        try:
+            yield self.first
+        finally:
+            self._change(self.config)
 
-@pytest.fixture(scope="module")
-def two(provider_url: str, postgres_url: str, tmp_path_factory: pytest.TempPathFactory) -> Generator[Two]:
+    def _change(self, config: Mapping[str, Any]) -> None:
+        write_config(self.first.log.with_name(CONFIG), config)
+        told = self.first.http.post("/luthien/reload").json()
+        assert (told["error"], told["after_restart"]) == (None, []), told
+
+
+def redis_config(config: Mapping[str, Any], own: Redis) -> dict[str, Any]:
+    """The config of a proxy with this Redis of its own."""
+    return {**config, "general_settings": {"coordination_redis": {"url": own.url}}}
+
+
+@pytest.fixture(scope="module", params=["postgres", "redis"])
+def two(
+    request: pytest.FixtureRequest, provider_url: str, postgres_url: str, tmp_path_factory: pytest.TempPathFactory
+) -> Generator[Two]:
     folder, environment = tmp_path_factory.mktemp("two"), prisma_environment(postgres_url)
-    config = proxy_config(provider_url, SETTINGS)
-    with (
-        running_proxy(config, folder / "first", environment) as first,
-        running_proxy(config, folder / "second", environment) as second,
-    ):
+    own = Redis() if request.param == "redis" else None
+    config = proxy_config(provider_url, SETTINGS if own is None else {**SETTINGS, "state": "redis"})
+    with ExitStack() as stack:
+        if own is not None:
+            stack.callback(own.running.close)
+            own.start()
+            config = redis_config(config, own)
+        first = stack.enter_context(running_proxy(config, folder / "first", environment))
+        second = stack.enter_context(running_proxy(config, folder / "second", environment))
         users = [{"user_id": "alice"}, {"user_id": "bob"}, {"user_id": "root", "user_role": "proxy_admin"}]
-        for user in users:
-            assert first.http.post("/user/new", json=user).is_success
+        for user in users:  # there already, from the other store's proxies
+            assert first.http.post("/user/new", json=user).status_code in (200, 409)
         for team in ("oncall", "builders"):
-            assert first.http.post("/team/new", json={"team_id": team}).is_success
-        yield Two(first, second)
+            assert first.http.post("/team/new", json={"team_id": team}).status_code in (200, 400)
+        yield Two(first, second, config, environment, own)
 
 
 @pytest.fixture
 def tool(provider: ScriptedProvider) -> str:
     name = f"push_{uuid.uuid4().hex[:8]}"
-    provider.answers["pushes"] = Answer([Say("I push it."), Call(name, '{"branch": "main"}')])
+    script(provider, name, '{"branch": "main"}')
     return name
+
+
+def script(provider: ScriptedProvider, tool: str, arguments: str) -> None:
+    provider.answers["pushes"] = Answer([Say("I push it."), Call(tool, arguments)])
 
 
 def ask(proxy: Proxy, headers: Mapping[str, str], *, stream: bool = False) -> str:
@@ -103,17 +164,55 @@ def test_a_call_passes_once_on_any_proxy_after_its_approval(two: Two, tool: str)
     id = open_id(two.second, tool)
     printed = approvals(two.second, "approve", id, "--url", two.second.url, "--api-key", KEY)
     assert printed == f"approved: {tool} ({id})\n"
-    with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(lambda number: ask((two.first, two.second)[number % 2], agent), range(8)))
+    with ThreadPoolExecutor(10) as pool:
+        answers = list(pool.map(lambda number: ask((two.first, two.second)[number % 2], agent), range(10)))
     assert sum("tool_calls" in answer for answer in answers) == 1
     assert open_id(two.first, tool) != id
 
 
-def test_another_key_has_an_approval_of_its_own(two: Two, tool: str) -> None:
+def approve(two: Two, tool: str) -> None:
+    assert decide(two.second, open_id(two.second, tool), {"Authorization": f"Bearer {KEY}"}).is_success
+
+
+def test_an_approval_is_for_this_call_by_this_key_in_this_session(
+    two: Two, tool: str, provider: ScriptedProvider
+) -> None:
     agent, other = two.key(user_id="bob"), two.key(user_id="bob")
-    ask(two.first, agent)
-    assert decide(two.first, open_id(two.first, tool), {"Authorization": f"Bearer {KEY}"}).is_success
+    one, another = ({**agent, "x-litellm-session-id": f"{name} {tool}"} for name in ("one", "another"))
+    ask(two.first, one)
+    approve(two, tool)
     assert "tool_calls" not in ask(two.first, other)
+    assert "tool_calls" not in ask(two.first, {**other, "x-litellm-session-id": f"one {tool}"})
+    assert "tool_calls" not in ask(two.second, another)
+    script(provider, tool, '{"branch": "maim"}')
+    assert "tool_calls" not in ask(two.second, one)
+    script(provider, tool, '{"branch": "main"}')
+    assert "tool_calls" in ask(two.second, one)
+    assert "tool_calls" not in ask(two.first, one)
+
+
+def test_an_approval_that_comes_too_late_counts_for_nothing(two: Two, tool: str) -> None:
+    agent = two.key(user_id="bob")
+    with two.with_settings(hold_s=0, valid_s=2) as proxy:
+        ask(proxy, agent)
+        listed = ("list", "--json", "--url", two.second.url, "--api-key", KEY)
+        id = open_id(proxy, tool)
+        wait_until(lambda: tool not in approvals(two.second, *listed))
+        assert decide(two.second, id, {"Authorization": f"Bearer {KEY}"}).status_code == 404
+        ask(proxy, agent)
+        approve(two, tool)
+        wait_until(lambda: tool not in approvals(two.second, *listed, "--all"))
+        assert "tool_calls" not in ask(two.second, agent)
+
+
+def test_a_call_whose_proxy_was_killed_passes_at_another(two: Two, tool: str, tmp_path: Path) -> None:
+    agent = two.key(user_id="bob")
+    with ThreadPoolExecutor(1) as pool, running_proxy(two.config, tmp_path / "third", two.environment) as third:
+        client = pool.submit(ask, third, agent, stream=True)
+        open_id(two.second, tool)
+        process_of(third).kill()
+        assert client.exception(60) is not None
+    approve(two, tool)
     assert "tool_calls" in ask(two.first, agent)
 
 
@@ -161,30 +260,70 @@ def test_an_admins_agent_is_not_approved_by_its_own_user(two: Two, tool: str) ->
     assert decide(two.first, open_id(two.first, tool), two.key(user_id="root")).status_code == 403
 
 
-def test_the_state_is_in_a_schema_of_its_own(two: Two, tool: str, postgres_url: str) -> None:
+def test_postgres_has_the_state_in_a_schema_of_its_own(two: Two, tool: str, postgres_url: str) -> None:
     ask(two.first, two.key(user_id="bob"))
     with psycopg.connect(postgres_url) as database:
         rows = database.execute("SELECT value FROM luthien.state WHERE ends_at > now()").fetchall()
         tables = database.execute("SELECT count(*) FROM pg_tables WHERE schemaname = 'luthien'").fetchone()
-    assert tool in {json.loads(value)["tool"] for (value,) in rows}
+    assert (tool in {json.loads(value)["tool"] for (value,) in rows}) == (two.redis is None)
     assert tables == (1,)
     assert not two.first.records.with_name("approvals.sqlite").exists()
 
 
-def test_a_database_without_the_table_denies_and_says_so(two: Two, tool: str, postgres_url: str) -> None:
-    agent = two.key(user_id="bob")
-    ask(two.first, agent)  # both have their table by now
+@contextmanager
+def without_a_store(two: Two, postgres_url: str) -> Generator[None]:
+    if two.redis is not None:
+        with two.redis.gone():
+            yield
+        return
     with psycopg.connect(postgres_url, autocommit=True) as database:
         database.execute("ALTER TABLE luthien.state RENAME TO gone")
         try:
-            answer = ask(two.first, agent)
-            listed = two.first.http.get(ROUTE)
+            yield
         finally:
             database.execute("ALTER TABLE luthien.gone RENAME TO state")
+
+
+def test_a_store_that_is_gone_denies_and_says_so(two: Two, tool: str, postgres_url: str) -> None:
+    agent = two.key(user_id="bob")
+    ask(two.first, agent)  # both have used it by now
+    with without_a_store(two, postgres_url):
+        answer = ask(two.first, agent)
+        listed = two.first.http.get(ROUTE)
     assert "nobody can be asked now" in answer
     assert "tool_calls" not in answer
     assert listed.status_code == 503
     wait_until(lambda: "nobody could be asked about a tool call" in two.first.output)
+    assert "waits for a person's approval" in ask(two.first, agent)  # it is back
+
+
+def test_a_call_that_redis_forgets_in_a_hold_is_asked_about_anew(two: Two, tool: str) -> None:
+    if two.redis is None:
+        pytest.skip("a database forgets nothing")
+    with ThreadPoolExecutor(1) as pool:
+        client = pool.submit(ask, two.first, two.key(user_id="bob"), stream=True)
+        first = open_id(two.second, tool)
+        with redis.Redis.from_url(two.redis.url) as connection:
+            connection.flushdb()
+        wait_until(lambda: first not in approvals(two.second, "list", "--url", two.second.url, "--api-key", KEY))
+        approve(two, tool)
+        assert "tool_calls" in client.result(60)
+
+
+def test_auto_takes_the_redis_of_a_proxy_without_a_database(provider_url: str, tool: str, tmp_path: Path) -> None:
+    own = Redis()
+    own.start()
+    settings = {**SETTINGS, "approvals": {"hold_s": 0}}
+    config = redis_config(proxy_config(provider_url, settings), own)
+    with own.running, running_proxy(config, tmp_path / "proxy", {}) as proxy:
+        agent = {"Authorization": f"Bearer {KEY}"}
+        ask(proxy, agent)
+        id = waiting_for(proxy, tool, "--url", own.url)["id"]
+        assert approvals(proxy, "approve", id, "--url", own.url) == f"approved: {tool} ({id})\n"
+        assert "tool_calls" in ask(proxy, agent)
+        assert not proxy.records.with_name("approvals.sqlite").exists()
+        own.running.close()
+        assert "cannot be read: Redis" in approvals(proxy, "list", "--url", own.url, code=2)
 
 
 def test_the_command_says_why_it_cannot_read(two: Two, tmp_path: Path) -> None:

@@ -1,17 +1,15 @@
 """Events on their way into a real Redis, which may be gone for a while, or refuse them."""
 
 import logging
-import subprocess
-import sysconfig
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Sequence
 
 import pytest
 import redis
 
-from luthien_litellm_hooks.telemetry.publisher import RedisSink, redis_client
+from luthien_litellm_hooks.telemetry.publisher import RedisSink
+from luthien_litellm_hooks.telemetry.redis_clients import redis_client
 from tests.support.proxy import free_port
+from tests.support.redis import running_redis
 from tests.support.telemetry import Measured
 from tests.support.waiting import wait_until
 from tests.unit.telemetry.test_event_sinks import dropped, event, numbers, publisher
@@ -50,7 +48,7 @@ def test_losing_redis_is_said_once_and_so_is_its_return_and_what_waited_comes(
     url = f"redis://127.0.0.1:{port}/0"
     sink = Counting(lambda: redis_client(url))
     events = publisher(sink, measured=measured, max_waiting=50)
-    with redis_at(port):
+    with running_redis(port):
         events.publish(event(0))
         wait_until(lambda: sink.written == 1)
     events.publish(event(1))
@@ -58,7 +56,7 @@ def test_losing_redis_is_said_once_and_so_is_its_return_and_what_waited_comes(
     for number in range(2, 100):
         events.publish(event(number))
     assert dropped(measured) == {("redis",): 49}
-    with redis_at(port):
+    with running_redis(port):
         wait_until(lambda: len(entries(url)) == 50)
         assert numbers(entries(url)) == list(range(1, 51))
         events.close()
@@ -86,25 +84,3 @@ def entries(url: str, stream: str = "luthien:events") -> list[bytes]:
             return [fields[b"event"] for _, fields in client.xrange(stream)]
         except redis.ConnectionError:
             return []
-
-
-@contextmanager
-def redis_at(port: int) -> Generator[None]:
-    """A Redis at this port, as soon as it answers, killed at the end."""
-    command = Path(sysconfig.get_path("scripts")) / "redis-server"
-    arguments = ["--bind", "127.0.0.1", "--port", str(port), "--save", "", "--appendonly", "no"]
-    process = subprocess.Popen([command, *arguments], stdout=subprocess.DEVNULL)
-    try:
-        wait_until(lambda: is_up(port))
-        yield
-    finally:
-        process.kill()
-        process.wait()
-
-
-def is_up(port: int) -> bool:
-    with redis.Redis(port=port) as client:
-        try:
-            return bool(client.ping())
-        except redis.ConnectionError:
-            return False

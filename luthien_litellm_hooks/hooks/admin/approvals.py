@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Callable
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, assert_never, cast
 
 from fastapi import APIRouter
 from litellm.proxy import proxy_server
@@ -26,7 +26,16 @@ from luthien_litellm_hooks.policy.approvals import (
     find_call,
 )
 from luthien_litellm_hooks.policy.limits import off_loop
-from luthien_litellm_hooks.recording.state import Database, PostgresStore, SqliteStore, Store, approvals_path
+from luthien_litellm_hooks.recording.state import (
+    Database,
+    PostgresStore,
+    RedisPlace,
+    RedisStore,
+    SqliteStore,
+    Store,
+    approvals_path,
+)
+from luthien_litellm_hooks.telemetry.redis_clients import RedisCommands
 from luthien_litellm_hooks.wire.events import ToolCall
 
 _NO_PERSON = SpecialProxyStrings.default_user_id.value
@@ -34,12 +43,21 @@ _NO_PERSON = SpecialProxyStrings.default_user_id.value
 
 
 def store_of(state: State) -> Callable[[], Store]:
-    """Returns a function for the present store: with `auto` it is known when LiteLLM has connected to a database."""
-    file, database = SqliteStore(approvals_path(os.environ)), PostgresStore(_database)
+    """Returns a function for the present store: with `auto` it is known when LiteLLM has connected to its own."""
+    file, database, redis = SqliteStore(approvals_path(os.environ)), PostgresStore(_database), RedisStore(_redis)
 
     def present() -> Store:
-        is_in_database = state == "postgres" or (state == "auto" and _database() is not None)
-        return database if is_in_database else file
+        match state:
+            case "sqlite":
+                return file
+            case "postgres":
+                return database
+            case "redis":
+                return redis
+            case "auto":
+                return database if _database() is not None else redis if _redis_cache() is not None else file
+            case _:
+                assert_never(state)
 
     return present
 
@@ -47,6 +65,16 @@ def store_of(state: State) -> Callable[[], Store]:
 def _database() -> Database | None:
     client: Any = cast(Any, proxy_server).prisma_client
     return None if client is None else cast(Database, client.db)
+
+
+def _redis_cache() -> Any:
+    """Returns LiteLLM's own Redis; None unless the operator has configured one."""
+    return cast(Any, proxy_server).redis_usage_cache
+
+
+def _redis() -> RedisPlace | None:
+    cache = _redis_cache()
+    return None if cache is None else RedisPlace(cast(RedisCommands, cache.init_async_client()), cache.namespace)
 
 
 class _Decision(BaseModel):

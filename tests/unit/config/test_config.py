@@ -275,7 +275,7 @@ def test_no_settings_at_all(settings: dict[Any, object]) -> None:
         (policy("all_caps", config={"tool_arguments": "perhaps"}), ".policy.config.tool_arguments"),
         (policy("noop", when={"users": 5}), ".policy.when.users"),
         (luthien(policy={"class": "noop"}, unselected="ignore"), ".unselected"),
-        (luthien(policy={"class": "noop"}, state="redis"), ".state"),
+        (luthien(policy={"class": "noop"}, state="memory"), ".state"),
         (luthien(policy={"class": "noop"}, ui={"enabled": "maybe"}), ".ui.enabled"),
         (luthien(policy={"class": "noop"}, ui={"url": "/luthien/ui"}), ".ui.url"),
         (luthien(policy={"class": "noop"}, ui={"url": "ftp://x/luthien/ui"}), ".ui.url"),

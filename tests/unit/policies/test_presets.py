@@ -256,6 +256,7 @@ BLOCKED: dict[type[ToolRules], list[Call]] = {
         bash("cd /tmp && /opt/venv/bin/luthien-hooks approvals --help; uvx luthien-hooks approvals deny 7f3k-92ax"),
         bash("sqlite3 ~/.local/state/luthien/approvals.sqlite \"UPDATE state SET value = ''\""),
         write("~/.local/state/luthien/approvals.sqlite"),
+        bash("redis-cli -u redis://cache get 'ns:{luthien}:state:approval/0123'"),
         bash("yq -i 'del(.litellm_settings)' litellm_config.yaml"),
         bash("docker exec -it my-litellm-1 sh -c 'sed -i s/a/b/ /app/x.yaml'"),
         bash("docker cp x.yaml litellm:/app/x.yaml"),
