@@ -612,18 +612,35 @@ def approve(
             metavar="FILE", show_default=False, help="A file with other arguments: a JSON object, as the tool takes it."
         ),
     ] = None,
+    session: Annotated[
+        bool, typer.Option("--session", help="Grant it for 8 hours: the same call passes in this session.")
+    ] = False,
+    like: Annotated[
+        bool,
+        typer.Option(
+            "--like", help="Grant calls like it, as `show` says: for 30 days to this key, or with --session to that."
+        ),
+    ] = False,
+    team: Annotated[bool, typer.Option("--team", help="Give the grant to the key's team, for 30 days.")] = False,
     url: _ApprovalsUrl = None,
     api_key: _ApproverKey = "",
     records: _ApprovalRecords = None,
 ) -> None:
-    """Approve a tool call, once. If its response is still held, it leaves at once.
+    """Approve a tool call, once, or with a grant for later ones. If its response is still held, it leaves at once.
 
     The exit code is 1 if the approval is unknown or decided, or the decision is refused, and 2 if the proxy or the file
     cannot be used.
     """
-    from luthien_litellm_hooks.cli.approvals import run_decide
+    from luthien_litellm_hooks.cli.approvals import run_approve_with_grant, run_decide
     from luthien_litellm_hooks.cli.approvals.places import place_of
 
+    if arguments is not None and (session or like or team):
+        raise typer.BadParameter("a grant is for the call as it is, without --arguments")
+    if session and team:
+        raise typer.BadParameter("give the grant to the session or to the team")
+    if session or like or team:
+        scope = "team" if team else "session" if session else "key"
+        raise typer.Exit(run_approve_with_grant(place_of(url, api_key, records), id, scope, like=like))
     raise typer.Exit(run_decide(place_of(url, api_key, records), id, "approve", file=arguments))
 
 
@@ -640,6 +657,35 @@ def deny(
     from luthien_litellm_hooks.cli.approvals.places import place_of
 
     raise typer.Exit(run_decide(place_of(url, api_key, records), id, "deny", message=message))
+
+
+@approvals.command("grants")
+def list_grants(
+    as_yaml: Annotated[bool, typer.Option("--yaml", help="Print rules of `tool_rules` for the config.")] = False,
+    url: _ApprovalsUrl = None,
+    api_key: _ApproverKey = "",
+    records: _ApprovalRecords = None,
+    as_json: _AsJson = False,
+) -> None:
+    """List the grants that hold, the oldest first. The exit code is 2 if they cannot be read."""
+    from luthien_litellm_hooks.cli.approvals import run_grants
+    from luthien_litellm_hooks.cli.approvals.places import place_of
+
+    raise typer.Exit(run_grants(place_of(url, api_key, records), as_yaml=as_yaml, as_json=as_json))
+
+
+@approvals.command("revoke")
+def revoke(
+    id: Annotated[str, typer.Argument(metavar="ID", show_default=False, help="The id of a grant.")],
+    url: _ApprovalsUrl = None,
+    api_key: _ApproverKey = "",
+    records: _ApprovalRecords = None,
+) -> None:
+    """End a grant: later calls are asked about again. The exit codes are those of `approve`."""
+    from luthien_litellm_hooks.cli.approvals import run_revoke
+    from luthien_litellm_hooks.cli.approvals.places import place_of
+
+    raise typer.Exit(run_revoke(place_of(url, api_key, records), id))
 
 
 @approvals.command("watch")

@@ -99,7 +99,7 @@ class EventsSettings(Section):
 
 class Approvers(Section):
     """People who may decide about a tool call, beside the proxy's admins. Their keys need
-    `allowed_routes: ["/luthien/approvals"]`."""
+    `allowed_routes: ["/luthien/approvals", "/luthien/grants"]`."""
 
     users: tuple[str, ...] = ()
     """Ids of users."""

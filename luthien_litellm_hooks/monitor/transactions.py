@@ -52,6 +52,7 @@ class Approval(Stored):
     by: str | None = None
     waited_ms: float = 0.0
     edited: bool = False
+    grant: str | None = None
     message: str | None = None
     arguments: str | None = None
 

@@ -80,4 +80,5 @@ def said_of(approval: Approval) -> str:
     said = _SAID.get(approval.state, f"{approval.state} by {approval.by or 'an unknown person'}")
     edited = " and edited" if approval.edited else ""
     held = f" after {approval.waited_ms / 1000:,.1f} s" if approval.waited_ms >= _HELD_MS else ""
-    return f"{said}{edited}{held}" + (f" ({approval.id})" if approval.id else "")
+    granted = f" with grant {approval.grant}" if approval.grant else ""
+    return f"{said}{edited}{granted}{held}" + (f" ({approval.id})" if approval.id else "")

@@ -133,7 +133,7 @@ _DESTRUCTIVE = tuple(SqlPattern.parse(text) for text in ("DROP", "TRUNCATE", "DE
 ADMIN_ENDPOINT = (
     r"/(?:config/(?:update|field|pass_through|yaml)|model/(?:new|update|delete)|team/(?:new|update|delete|block)"
     r"|key/(?:generate|update|delete|block|unblock|regenerate)|user/(?:new|update|delete)|guardrails|policies"
-    r"|luthien/(?:reload|open|approvals|ui)|organization/(?:new|update|delete)|budget/(?:new|update|delete)|credentials"
+    r"|luthien/(?:reload|open|approvals|grants|ui)|organization/(?:new|update|delete)|budget/(?:new|update|delete)|credentials"
     r"|customer/(?:new|update|delete|block)|model/[\w.-]+/update)\b"
 )
 """Paths of LiteLLM for reconfiguring a proxy."""

@@ -25,7 +25,7 @@ class Approval:
 
     `digest` names the call with its session, key and policy. `by` is the person, `message` theirs to the agent.
     `arguments` replace those of the call, if the person edited it. `waited_ms` is the time of the hold. Without an `id`
-    the question was not put.
+    the question was not put. With a `grant` an earlier decision counts, that of the question `id`.
     """
 
     digest: str
@@ -35,6 +35,7 @@ class Approval:
     waited_ms: float = 0.0
     message: str | None = None
     arguments: str | None = None
+    grant: str | None = None
 
     @property
     def passes(self) -> bool:

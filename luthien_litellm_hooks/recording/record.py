@@ -276,6 +276,7 @@ def _approval(approval: Approval, *, with_bodies: bool) -> dict[str, Any]:
         "by": approval.by,
         "waited_ms": round(approval.waited_ms, 3),
         "edited": approval.arguments is not None,
+        "grant": approval.grant,
     }
     if with_bodies:
         fields |= {"message": approval.message, "arguments": approval.arguments}

@@ -146,6 +146,92 @@ def waiting_until_over(proxy: Proxy, tool: str) -> str:
     return text.partition("approval (")[2].partition(")")[0]
 
 
+# Granted
+
+
+def grants_of(proxy: Proxy, tool: str) -> list[dict[str, Any]]:
+    return [grant for grant in json.loads(approvals(proxy, "grants", "--json"))["grants"] if grant["tool"] == tool]
+
+
+@pytest.mark.parametrize("stream", [True, False], ids=["streamed", "full"])
+@pytest.mark.parametrize("route", MODELS)
+def test_a_call_that_is_granted_for_a_session_passes_in_it(
+    proxies: Proxies, tool: str, route: str, stream: bool
+) -> None:
+    proxy = proxies.get(AT_ONCE)
+    said(proxy, route, tool, stream)
+    printed = approvals(proxy, "approve", waiting_for(proxy, tool)["id"], "--session")
+    [grant] = grants_of(proxy, tool)
+    assert f"granted: {grant['id']} {tool}: exactly this call; session {tool}, until " in printed
+    for _ in range(3):  # the approval, and then the grant
+        assert said(proxy, route, tool, stream) == Said(TEXT, ((tool, {"branch": "main"}),))
+    wait_until(lambda: f"with grant {grant['id']}" in shown_last(proxy))
+    assert said(proxy, route, f"other {tool}", stream).calls == ()
+    approvals(proxy, "revoke", grant["id"])
+    assert said(proxy, route, tool, stream).calls == ()
+
+
+def test_a_call_like_a_granted_one_passes_and_one_that_looks_like_it_does_not(
+    proxies: Proxies, provider: ScriptedProvider, tool: str
+) -> None:
+    proxy = proxies.get(AT_ONCE)
+    script(provider, tool, '{"command": "npm test"}')
+    said(proxy, "chat", tool)
+    call = waiting_for(proxy, tool)
+    assert "--like: commands that begin with npm test" in approvals(proxy, "show", call["id"])
+    approvals(proxy, "approve", call["id"], "--like", "--session")
+    assert said(proxy, "chat", tool).calls
+    for command in ("npm test unit", "npm test e2e | npm test"):
+        script(provider, tool, json.dumps({"command": command}))
+        assert said(proxy, "chat", tool).calls == ((tool, {"command": command}),)
+    for command in ("npm test; npm publish", "npm test $(npm publish)", "npm test\nnpm publish", "cd ..; npm test"):
+        script(provider, tool, json.dumps({"command": command}))
+        got = said(proxy, "chat", tool)
+        assert (got.calls, "waits for a person's approval" in got.text) == ((), True), command
+
+
+def test_a_change_of_the_policy_voids_a_grant(proxies: Proxies, tool: str) -> None:
+    said(proxies.get(AT_ONCE), "chat", tool)
+    approvals(proxies.get(AT_ONCE), "approve", waiting_for(proxies.get(AT_ONCE), tool)["id"], "--session")
+    assert said(proxies.get(AT_ONCE), "chat", tool).calls
+    assert said(proxies.get(AT_ONCE), "chat", tool).calls
+    rules = [{"action": "ask", "tool": "push*", "reason": "another"}]
+    other = proxies.get({**AT_ONCE, "policy": {"class": "tool_rules", "config": {"rules": rules}}})
+    assert said(other, "chat", tool).calls == ()
+
+
+def test_the_key_that_asks_grants_nothing(proxies: Proxies, tool: str) -> None:
+    proxy = proxies.get(AT_ONCE)
+    said(proxy, "chat", tool)
+    call = waiting_for(proxy, tool)
+    path = f"/luthien/approvals/{call['id']}"
+    given = {"decision": "approve", "grant": {"scope": "key"}}
+    assert proxy.http.post(path, json=given).status_code == 403
+    assert grants_of(proxy, tool) == []
+    approvals(proxy, "approve", call["id"], "--session")
+    [grant] = grants_of(proxy, tool)
+    assert proxy.http.delete(f"/luthien/grants/{grant['id']}").status_code == 403
+    assert proxy.http.get(f"/luthien/grants/{grant['id']}").status_code in (404, 405)
+    assert proxy.http.delete("/luthien/grants/none-such").status_code == 404
+    assert (
+        grants_of(proxy, tool)
+        == [grant]
+        == [one for one in proxy.http.get("/luthien/grants").json()["grants"] if one["tool"] == tool]
+    )
+    assert httpx.get(f"{proxy.url}/luthien/grants", timeout=30).status_code in (400, 401, 403)
+
+
+def test_a_grant_is_for_the_call_as_it_is(proxies: Proxies, tool: str, tmp_path: Path) -> None:
+    proxy = proxies.get(AT_ONCE)
+    said(proxy, "chat", tool)
+    id = waiting_for(proxy, tool)["id"]
+    edited = tmp_path / "edited.json"
+    edited.write_text("{}")
+    assert "without --arguments" in approvals(proxy, "approve", id, "--session", "--arguments", str(edited), code=2)
+    assert "approve it alone" in approvals(proxy, "approve", id, "--like", code=1)
+    assert waiting_for(proxy, tool)["id"] == id
+
+
 # Who may decide, and what a person sees
 
 
@@ -236,14 +322,23 @@ SHOWN = [words[2:] for block in blocks(PAGE) if block.language == "console" for 
 
 @pytest.mark.parametrize("words", [words for words in SHOWN if words[0] != "watch"], ids=" ".join)
 def test_a_command_of_the_page_works(
-    proxies: Proxies, tool: str, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    proxies: Proxies,
+    provider: ScriptedProvider,
+    tool: str,
+    words: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     proxy = proxies.get(AT_ONCE)
+    script(provider, tool, '{"command": "npm test"}')
     said(proxy, "chat", tool)
     call = waiting_for(proxy, tool)
     monkeypatch.chdir(tmp_path)
     Path("edited.json").write_text("{}")
     names = {"7f3k-92ax": call["id"], "http://127.0.0.1:4000": proxy.url}
+    if words[0] in ("grants", "revoke"):
+        approvals(proxy, "approve", call["id"], "--session")
+        names["k4wd-7p2m"] = grants_of(proxy, tool)[0]["id"]
     given = [names.get(word, word) for word in words]
     given += ["--api-key", KEY] if "--url" in words else []
     done = run_alone("approvals", *given, COLUMNS="120", LUTHIEN_RECORDS=str(proxy.records))

@@ -142,6 +142,7 @@ def decide(proxy: Proxy, id: str, headers: Mapping[str, str], decision: str = "a
 
 
 APPROVES: Any = {"allowed_routes": [ROUTE]}
+GRANTS: Any = {"allowed_routes": [ROUTE, "/luthien/grants"]}
 ASKS_TOO: Any = {"allowed_routes": ["llm_api_routes", ROUTE]}
 
 
@@ -258,6 +259,24 @@ def test_a_person_who_is_named_decides(two: Two, tool: str, who: str) -> None:
 def test_an_admins_agent_is_not_approved_by_its_own_user(two: Two, tool: str) -> None:
     ask(two.first, two.key(user_id="root"))
     assert decide(two.first, open_id(two.first, tool), two.key(user_id="root")).status_code == 403
+
+
+def test_a_grant_for_a_team_holds_on_any_proxy_for_its_keys_alone(two: Two, tool: str) -> None:
+    agents = [two.key(team_id="builders"), two.key(team_id="builders", user_id="bob")]
+    ask(two.first, agents[0])
+    alice = two.key(user_id="alice", **GRANTS)
+    body = {"decision": "approve", "grant": {"scope": "team"}}
+    given = httpx.post(f"{two.second.url}{ROUTE}/{open_id(two.second, tool)}", json=body, headers=alice, timeout=60)
+    assert given.is_success, given.text
+    for number in range(4):  # the approval, and then the grant
+        assert "tool_calls" in ask((two.first, two.second)[number % 2], agents[0])
+    assert "tool_calls" in ask(two.second, agents[1])
+    assert "tool_calls" not in ask(two.second, two.key(user_id="bob"))
+    path = f"{two.first.url}/luthien/grants/{given.json()['grant']['id']}"
+    for other in (*agents, two.key(user_id="bob", **GRANTS), two.key(team_id="builders", **GRANTS)):
+        assert httpx.delete(path, headers=other, timeout=60).status_code in (401, 403)
+    assert httpx.delete(path, headers=alice, timeout=60).is_success
+    assert "tool_calls" not in ask(two.second, agents[0])
 
 
 def test_postgres_has_the_state_in_a_schema_of_its_own(two: Two, tool: str, postgres_url: str) -> None:

@@ -5,9 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from luthien_litellm_hooks.cli.approvals.places import Place, Word
-from luthien_litellm_hooks.cli.approvals.printing import line, print_call, print_list
+from luthien_litellm_hooks.cli.approvals.printing import grant_line, line, print_call, print_grants, print_list
 from luthien_litellm_hooks.cli.output import complain, terminal
 from luthien_litellm_hooks.errors import ConfigError, LuthienError
+from luthien_litellm_hooks.policy.grants import Scope
 from luthien_litellm_hooks.telemetry.log_lines import one_line
 
 _POLL_S = 1.0
@@ -32,6 +33,27 @@ def run_decide(place: Place, id: str, word: Word, *, file: Path | None = None, m
         print(f"{call.state}: {one_line(call.tool)} ({call.id}){edited}")
 
     return _run(work)
+
+
+def run_approve_with_grant(place: Place, id: str, scope: Scope, *, like: bool) -> int:
+    """Approves a call, gives a grant, and says so. Returns the exit code."""
+
+    def work() -> None:
+        call, grant = place.approve_with_grant(id, scope, like=like)
+        print(f"{call.state}: {one_line(call.tool)} ({call.id})")
+        print(f"granted: {grant_line(grant)}")
+
+    return _run(work)
+
+
+def run_grants(place: Place, *, as_yaml: bool, as_json: bool) -> int:
+    """Lists grants. Returns the exit code."""
+    return _run(lambda: print_grants(place.grants(), as_yaml=as_yaml, as_json=as_json))
+
+
+def run_revoke(place: Place, id: str) -> int:
+    """Ends a grant, and says so. Returns the exit code."""
+    return _run(lambda: print(f"revoked: {grant_line(place.revoke(id))}"))
 
 
 def _arguments(file: Path) -> str:

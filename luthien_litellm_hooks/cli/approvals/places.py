@@ -15,7 +15,9 @@ import httpx
 from pydantic import ValidationError
 
 from luthien_litellm_hooks.errors import ConfigError, LuthienError, StateError
-from luthien_litellm_hooks.policy.approvals import AskedCall, UnknownApprovalError, all_calls, decide, find_call
+from luthien_litellm_hooks.policies.rules.likeness import exact_condition, like_condition
+from luthien_litellm_hooks.policy.asked_calls import AskedCall, UnknownApprovalError, all_calls, decide, find_call
+from luthien_litellm_hooks.policy.grants import Grant, Scope, all_grants, approve_with_grant, revoke
 from luthien_litellm_hooks.recording.state import RedisPlace, RedisStore, SqliteStore, Store, approvals_path
 from luthien_litellm_hooks.telemetry.redis_clients import asynchronous_client
 
@@ -44,6 +46,18 @@ class Place(Protocol):
         """Decides about a call. Raises another `LuthienError` for a decision that does not count."""
         ...
 
+    def approve_with_grant(self, id: str, scope: Scope, *, like: bool) -> tuple[AskedCall, Grant]:
+        """Approves a call, and gives a grant. Raises what `decide` raises."""
+        ...
+
+    def grants(self) -> Sequence[Grant]:
+        """Returns the grants that hold."""
+        ...
+
+    def revoke(self, id: str) -> Grant:
+        """Ends a grant. Raises another `LuthienError` if there is none, or it may not be ended."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class StorePlace:
@@ -62,6 +76,16 @@ class StorePlace:
         state = "approved" if word == "approve" else "denied"
         by = getpass.getuser()
         return self._run(lambda store: decide(store, id, state, by=by, arguments=arguments, message=message))
+
+    def approve_with_grant(self, id: str, scope: Scope, *, like: bool) -> tuple[AskedCall, Grant]:
+        condition_of, by = like_condition if like else exact_condition, getpass.getuser()
+        return self._run(lambda store: approve_with_grant(store, id, scope, condition_of, by=by))
+
+    def grants(self) -> Sequence[Grant]:
+        return self._run(lambda store: all_grants(store))
+
+    def revoke(self, id: str) -> Grant:
+        return self._run(lambda store: revoke(store, id))
 
     def _run(self, work: Callable[[Store], Coroutine[Any, Any, T]]) -> T:
         async def run() -> T:
@@ -115,15 +139,26 @@ class ProxyApi:
     key: str
 
     def calls(self, *, every: bool) -> Sequence[AskedCall]:
-        found = self._ask("GET", "", params={"state": "all" if every else "pending"})
+        found = self._ask("GET", "approvals", params={"state": "all" if every else "pending"})
         return [_read(one) for one in found.get("approvals", ())]
 
     def call(self, id: str) -> AskedCall:
-        return _read(self._ask("GET", f"/{id}"))
+        return _read(self._ask("GET", f"approvals/{id}"))
 
     def decide(self, id: str, word: Word, arguments: str | None, message: str | None) -> AskedCall:
         given = {"decision": word, "arguments": arguments, "message": message}
-        return _read(self._ask("POST", f"/{id}", json=given))
+        return _read(self._ask("POST", f"approvals/{id}", json=given))
+
+    def approve_with_grant(self, id: str, scope: Scope, *, like: bool) -> tuple[AskedCall, Grant]:
+        given = {"decision": "approve", "grant": {"scope": scope, "like": like}}
+        found = self._ask("POST", f"approvals/{id}", json=given)
+        return _read(found), _read_grant(found.get("grant"))
+
+    def grants(self) -> Sequence[Grant]:
+        return [_read_grant(one) for one in self._ask("GET", "grants").get("grants", ())]
+
+    def revoke(self, id: str) -> Grant:
+        return _read_grant(self._ask("DELETE", f"grants/{id}"))
 
     def _ask(self, method: str, path: str, **given: Any) -> dict[str, Any]:
         if not (self.key and self.key.isascii() and self.key.isprintable()):
@@ -131,7 +166,7 @@ class ProxyApi:
         try:
             response = httpx.request(
                 method,
-                f"{self.url.rstrip('/')}/luthien/approvals{path}",
+                f"{self.url.rstrip('/')}/luthien/{path}",
                 headers={"Authorization": f"Bearer {self.key}"},
                 timeout=_TIMEOUT_S,
                 **given,
@@ -163,6 +198,14 @@ def _read(found: dict[str, Any]) -> AskedCall:
     except ValidationError as error:
         where = ".".join(str(part) for part in error.errors()[0]["loc"])
         raise ConfigError(f"The proxy's approvals have a form that this version cannot read: {where}") from None
+
+
+def _read_grant(found: object) -> Grant:
+    try:
+        return Grant.model_validate(found)
+    except ValidationError as error:
+        where = ".".join(str(part) for part in error.errors()[0]["loc"])
+        raise ConfigError(f"The proxy's grants have a form that this version cannot read: {where}") from None
 
 
 def place_of(url: str | None, key: str, records: Path | None) -> Place:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+import yaml
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -12,7 +13,9 @@ from rich.text import Text
 from luthien_litellm_hooks.cli.output import print_json, terminal
 from luthien_litellm_hooks.monitor.outline import argument_lines
 from luthien_litellm_hooks.policies.rules.effects import effects_of
-from luthien_litellm_hooks.policy.approvals import AskedCall
+from luthien_litellm_hooks.policies.rules.likeness import like_condition, words_of
+from luthien_litellm_hooks.policy.asked_calls import AskedCall
+from luthien_litellm_hooks.policy.grants import Grant
 from luthien_litellm_hooks.telemetry.log_lines import bounded_line, escape, one_line
 
 _SHORT = 80
@@ -80,8 +83,18 @@ def print_call(call: AskedCall, *, as_json: bool) -> None:
     _print_part(console, "arguments", argument_lines(call.arguments))
     _print_part(console, "effects", [one_line(effect) for effect in effects_of(call.tool_call)])
     _print_part(console, "the user's last words", escape(call.words).split("\n") if call.words else [])
+    if call.state == "pending":
+        _print_part(console, "what may be granted", _offers(call))
     if call.edited is not None:
         _print_part(console, f"arguments, as {one_line(call.by or '')} edited them", argument_lines(call.edited))
+
+
+def _offers(call: AskedCall) -> list[str]:
+    like = like_condition(call.tool_call)
+    offers = ["--session: exactly this call again in this session, for 8 hours"] if call.session else []
+    if like is not None:
+        offers.append(f"--like: {one_line(words_of(like))}; by this key, for 30 days")
+    return offers
 
 
 def _facts(call: AskedCall) -> dict[str, str]:
@@ -117,3 +130,41 @@ def _print_part(console: Console, title: str, lines: Sequence[str]) -> None:
 
 def _as_json(call: AskedCall) -> dict[str, Any]:
     return {**call.model_dump(mode="json"), "effects": effects_of(call.tool_call)}
+
+
+# Grants
+
+
+def grant_line(grant: Grant) -> str:
+    """Returns a grant in one line."""
+    named = {"session": grant.session, "key": grant.key_alias or grant.key_hash, "team": grant.team_alias}
+    scope = bounded_line(named[grant.scope] or grant.team_id or "", 40)
+    until = f"{grant.expires_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+    words = bounded_line(words_of(grant.condition), 200)
+    return f"{one_line(grant.id)} {bounded_line(grant.tool, 40)}: {words}; {grant.scope} {scope}, until {until}"
+
+
+def print_grants(grants: Sequence[Grant], *, as_yaml: bool, as_json: bool) -> None:
+    """Prints grants, a line each, or as rules for a config."""
+    if as_json:
+        print_json({"grants": [grant.model_dump(mode="json") for grant in grants]})
+    elif as_yaml:
+        print(_as_yaml(grants), end="")
+    elif not grants:
+        print("There is no grant.")
+    else:
+        for grant in grants:
+            print(f"{grant_line(grant)}; by {one_line(grant.by)} ({one_line(grant.approval)})")
+
+
+def _as_yaml(grants: Sequence[Grant]) -> str:
+    """Returns the rules of the grants. A rule is for every session, key and team."""
+    lines = ["# Rules for tool_rules, before the one that asks. They hold for everybody, and do not end."]
+    for grant in grants:
+        if grant.condition.rule is None:
+            lines.append(f"# {grant_line(grant)}: no rule says this")
+            continue
+        rule = {**grant.condition.rule, "reason": f"granted by {grant.by} ({grant.approval})"}
+        lines.append(f"# {grant_line(grant)}")
+        lines.append(yaml.safe_dump([rule], sort_keys=False, width=120).rstrip())
+    return "\n".join(lines) + "\n"

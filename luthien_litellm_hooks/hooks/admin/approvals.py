@@ -15,8 +15,8 @@ from luthien_litellm_hooks.config.settings import ApprovalsSettings, Approvers, 
 from luthien_litellm_hooks.errors import StateError
 from luthien_litellm_hooks.hooks.admin import User, is_admin
 from luthien_litellm_hooks.hooks.routes import refusal
-from luthien_litellm_hooks.policy.approvals import (
-    Approvals,
+from luthien_litellm_hooks.policy.approvals import Approvals
+from luthien_litellm_hooks.policy.asked_calls import (
     AskedCall,
     DecidedError,
     InvalidEditError,
@@ -24,6 +24,18 @@ from luthien_litellm_hooks.policy.approvals import (
     all_calls,
     decide,
     find_call,
+)
+from luthien_litellm_hooks.policy.context import PolicyContext
+from luthien_litellm_hooks.policy.grants import (
+    Condition,
+    Grant,
+    NoGrantError,
+    Scope,
+    UnknownGrantError,
+    all_grants,
+    approve_with_grant,
+    find_grant,
+    revoke,
 )
 from luthien_litellm_hooks.policy.limits import off_loop
 from luthien_litellm_hooks.recording.state import (
@@ -77,14 +89,24 @@ def _redis() -> RedisPlace | None:
     return None if cache is None else RedisPlace(cast(RedisCommands, cache.init_async_client()), cache.namespace)
 
 
+class _GrantBody(BaseModel):
+    """Grant for later calls: exactly this one again, or all that are `like` it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    scope: Scope
+    like: bool = False
+
+
 class _Decision(BaseModel):
-    """Body of a decision. `arguments` replace those of the call; `message` is for the agent."""
+    """Body of a decision. `arguments` replace those of the call; `message` is the agent's, `grant` for later calls."""
 
     model_config = ConfigDict(extra="forbid")
 
     decision: Literal["approve", "deny"]
     arguments: str | None = None
     message: Annotated[str | None, Field(max_length=2000)] = None
+    grant: _GrantBody | None = None
 
 
 def approval_routes(approvals: Approvals, settings: Callable[[], ApprovalsSettings]) -> APIRouter:
@@ -112,31 +134,68 @@ def approval_routes(approvals: Approvals, settings: Callable[[], ApprovalsSettin
         _check_person(user, settings().approvers)
         if _is_asking(user, await _found(approvals.store, id)):
             raise refusal(403, "Another person must decide: this key, its user or its team asks.")
-        if body.decision == "deny" and body.arguments is not None:
-            raise refusal(400, "`arguments` are for an approval.")
+        if body.decision == "deny" and (body.arguments is not None or body.grant is not None):
+            raise refusal(400, "`arguments` and `grant` are for an approval.")
+        if body.arguments is not None and body.grant is not None:
+            raise refusal(400, "A `grant` is for the call as it is, without other `arguments`.")
         try:
-            decided = await decide(
-                approvals.store,
-                id,
-                "approved" if body.decision == "approve" else "denied",
-                by=name_of(user),
-                message=body.message,
-                arguments=body.arguments,
-            )
+            decided, grant = await _decided(approvals.store, id, body, name_of(user))
         except UnknownApprovalError as error:
             raise refusal(404, str(error)) from None
         except DecidedError as error:
             raise refusal(409, str(error)) from None
-        except InvalidEditError as error:
+        except (InvalidEditError, NoGrantError) as error:
             raise refusal(400, str(error)) from None
         except StateError as error:
             raise refusal(503, f"The decision could not be written: {error}") from None
         approvals.wake()
-        return _json(await _shown(decided, user))
+        return _json({**await _shown(decided, user), "grant": None if grant is None else grant.model_dump(mode="json")})
 
     router.add_api_route("/approvals", list_calls, methods=["GET"], response_model=None)
     router.add_api_route("/approvals/{id}", show, methods=["GET"], response_model=None)
     router.add_api_route("/approvals/{id}", decide_call, methods=["POST"], response_model=None)
+    return router
+
+
+async def _decided(store: Store, id: str, body: _Decision, by: str) -> tuple[AskedCall, Grant | None]:
+    if body.grant is not None:
+        from luthien_litellm_hooks.policies.rules.likeness import exact_condition, like_condition
+
+        condition_of = like_condition if body.grant.like else exact_condition
+        return await approve_with_grant(store, id, body.grant.scope, condition_of, by=by)
+    decision = "approved" if body.decision == "approve" else "denied"
+    return await decide(store, id, decision, by=by, message=body.message, arguments=body.arguments), None
+
+
+def grant_routes(approvals: Approvals, settings: Callable[[], ApprovalsSettings]) -> APIRouter:
+    """Returns `GET /luthien/grants` and `DELETE /luthien/grants/{id}`, for those who may decide.
+
+    The key that asked, and keys of its user or team, get status 403 for a revocation.
+    """
+    router = APIRouter(prefix="/luthien", tags=["luthien"])
+
+    async def list_grants(user: User) -> Response:
+        _check_person(user, settings().approvers)
+        try:
+            grants = await all_grants(approvals.store)
+        except StateError as error:
+            raise refusal(503, f"The grants cannot be read: {error}") from None
+        return _json({"grants": [grant.model_dump(mode="json") for grant in grants]})
+
+    async def revoke_grant(user: User, id: str) -> Response:
+        _check_person(user, settings().approvers)
+        try:
+            if _is_asking(user, await find_grant(approvals.store, id)):
+                raise refusal(403, "Another person must decide: this key, its user or its team asked.")
+            grant = await revoke(approvals.store, id)
+        except UnknownGrantError as error:
+            raise refusal(404, str(error)) from None
+        except StateError as error:
+            raise refusal(503, f"The grant could not be revoked: {error}") from None
+        return _json(grant.model_dump(mode="json"))
+
+    router.add_api_route("/grants", list_grants, methods=["GET"], response_model=None)
+    router.add_api_route("/grants/{id}", revoke_grant, methods=["DELETE"], response_model=None)
     return router
 
 
@@ -150,7 +209,7 @@ def is_approver(user: UserAPIKeyAuth, approvers: Approvers) -> bool:
     return user.user_id in approvers.users or not {user.team_id, user.team_alias}.isdisjoint(approvers.teams)
 
 
-def _is_asking(user: UserAPIKeyAuth, call: AskedCall) -> bool:
+def _is_asking(user: UserAPIKeyAuth, call: AskedCall | Grant) -> bool:
     key = user.token or user.api_key
     is_user = user.user_id is not None and user.user_id == call.user_id != _NO_PERSON
     return key is None or key == call.key_hash or is_user or (user.team_id is not None and user.team_id == call.team_id)
@@ -175,6 +234,13 @@ async def _shown(call: AskedCall, user: UserAPIKeyAuth) -> dict[str, Any]:
     may_decide = call.state == "pending" and not _is_asking(user, call)
     effects = await off_loop(_effects_of, call.tool_call)  # a long command takes the parser its time
     return {**call.model_dump(mode="json"), "effects": effects, "may_decide": may_decide}
+
+
+async def permits(condition: Condition, call: ToolCall, ctx: PolicyContext) -> bool:
+    """Tells if the condition of a grant holds for a call."""
+    from luthien_litellm_hooks.policies.rules import likeness  # only now, as below
+
+    return await likeness.permits(condition, call, ctx)
 
 
 def _effects_of(call: ToolCall) -> list[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from luthien_litellm_hooks import ToolCall
@@ -15,8 +16,9 @@ from luthien_litellm_hooks.cli import app
 from luthien_litellm_hooks.monitor.comparison import compare
 from luthien_litellm_hooks.monitor.transactions import Observed, Record
 from luthien_litellm_hooks.monitor.words import would_be
+from luthien_litellm_hooks.policies.rules import ToolRulesConfig
 from luthien_litellm_hooks.policies.rules.effects import effects_of
-from luthien_litellm_hooks.policy.approvals import AskedCall
+from luthien_litellm_hooks.policy.asked_calls import AskedCall
 from luthien_litellm_hooks.recording.state import SqliteStore
 from tests.unit.cli.test_inspection import HOSTILE
 
@@ -99,6 +101,47 @@ def test_an_edit_is_shown_beside_the_models_arguments(records: Path, tmp_path: P
     assert run(records, "approve", ID, "--arguments", str(edited)).endswith("as you edited it\n")
     assert json.loads(run(records, "show", ID, "--json"))["edited"] == '{"command": "git push"}'
     assert "edited them\n  command: git push\n" in run(records, "show", ID)
+
+
+def test_a_grant_is_listed_printed_as_rules_and_revoked(records: Path) -> None:
+    write(
+        records,
+        asked(arguments='{"command": "npm test"}', version="v1"),
+        asked(
+            id="9abc-defg", digest="e" * 64, tool="push\n\x1b[2Jx", arguments='{"branch": "\\u202emain"}', version="v1"
+        ),
+        asked(id="8abc-defg", digest="f" * 64, tool="patch", arguments="*** Begin Patch", form="custom", version="v1"),
+    )
+    assert run(records, "grants") == "There is no grant.\n"
+    assert "commands that begin with npm test, " in run(records, "approve", ID, "--like")
+    assert "exactly this call; session session-1, until" in run(records, "approve", "9abc-defg", "--session")
+    run(records, "approve", "8abc-defg", "--session")
+    listed = run(records, "grants")
+    assert len(listed.splitlines()) == 3
+    assert "key agents, until" in listed
+    printed = run(records, "grants", "--yaml")
+    assert all(not set("\x1b\u202e") & set(text) for text in (listed, printed))
+    assert ": no rule says this\n" in printed
+    rules = yaml.safe_load(printed)
+    policy = ToolRulesConfig.model_validate({"rules": rules, "default": "block"})
+    assert [(rule.action, rule.commands) for rule in policy.rules] == [("allow", ("npm test",)), ("allow", None)]
+    [id, *_] = [grant["id"] for grant in json.loads(run(records, "grants", "--json"))["grants"]]
+    assert run(records, "revoke", id).startswith(f"revoked: {id} Bash: commands that begin")
+    assert "there is no grant" in run(records, "revoke", id, code=1)
+    assert len(run(records, "grants").splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--team"], "the call has no team"),
+        (["--like", "--team"], "approve it alone"),
+    ],
+)
+def test_a_grant_that_cannot_be_given_decides_nothing(records: Path, options: list[str], said: str) -> None:
+    write(records, asked(arguments='{"command": "python3 x.py"}'))
+    assert said in run(records, "approve", ID, *options, code=1)
+    assert ID in run(records, "list")
 
 
 @pytest.mark.parametrize("field", ["tool", "arguments", "words", "reason", "session", "model", "evidence", "key_alias"])

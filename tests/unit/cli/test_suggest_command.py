@@ -15,9 +15,9 @@ from eval.own import own_calls
 from eval.rates import Call
 from luthien_litellm_hooks.cli import app
 from luthien_litellm_hooks.cli.suggest import suggest
-from luthien_litellm_hooks.cli.suggest.narrowing import Seen
 from luthien_litellm_hooks.config.policy_loading import load_policy
 from luthien_litellm_hooks.monitor.labels import Label
+from luthien_litellm_hooks.policies.rules.narrowing import Seen
 from luthien_litellm_hooks.policy.context import PolicyContext
 from luthien_litellm_hooks.policy.request import Request
 from luthien_litellm_hooks.policy.tool_gate import ToolGatePolicy

@@ -24,15 +24,15 @@ from luthien_litellm_hooks import (
 from luthien_litellm_hooks.engine.composition import Composition, ConfiguredPolicy, Parallel, Serial
 from luthien_litellm_hooks.engine.rehearsal import Recorded, rehearse
 from luthien_litellm_hooks.hooks.routes import adapter_for
-from luthien_litellm_hooks.policy.approvals import (
+from luthien_litellm_hooks.policies.rules.likeness import permits
+from luthien_litellm_hooks.policy.approvals import Approvals, Terms
+from luthien_litellm_hooks.policy.asked_calls import (
     MAX_CHARACTERS,
     MAX_OPEN,
     MAX_OPEN_OF_KEY,
-    Approvals,
     AskedCall,
     DecidedError,
     InvalidEditError,
-    Terms,
     UnknownApprovalError,
     all_calls,
     decide,
@@ -94,13 +94,14 @@ class Desk:
     terms: Terms = TERMS
     policy: Policy | Composition = field(default_factory=Asks)
     key: str = "a" * 64
+    team: str | None = None
     session: str | None = "session-1"
     version: str = "v1"
     approvals: Approvals = field(init=False)
     made: int = 0
 
     def __post_init__(self) -> None:
-        self.approvals = Approvals(lambda: self.store, lambda: self.terms)
+        self.approvals = Approvals(lambda: self.store, lambda: self.terms, permits)
 
     async def answer(
         self, *steps: Say | Call | Cut, wire: RouteName = "chat", full: bool = False, **executor: Any
@@ -111,7 +112,10 @@ class Desk:
         body = {"model": "scripted", **route.body, "stream": not full}
         request = Request(body, route=route.path, session=self.session)
         context = PolicyContext(
-            f"transaction-{self.made}", request, identity=Identity(key_hash=self.key), recorder=recorder
+            f"transaction-{self.made}",
+            request,
+            identity=Identity(key_hash=self.key, team_id=self.team),
+            recorder=recorder,
         )
         context.approvals = self.approvals
         composition = self.policy

@@ -20,12 +20,12 @@ from luthien_litellm_hooks.cli.replay.transcripts import (
     usual_places,
 )
 from luthien_litellm_hooks.cli.show import Source, criteria
-from luthien_litellm_hooks.cli.suggest.narrowing import Proposal, Seen, propose
 from luthien_litellm_hooks.config.policy_loading import load_policy
 from luthien_litellm_hooks.errors import ConfigError
 from luthien_litellm_hooks.monitor.labels import Labels, read_labels
 from luthien_litellm_hooks.monitor.spend_logs import Filter
 from luthien_litellm_hooks.monitor.transactions import Block, Record, Transaction
+from luthien_litellm_hooks.policies.rules.narrowing import Proposal, Seen, propose
 from luthien_litellm_hooks.policies.tool_rules import ToolRules
 from luthien_litellm_hooks.policy.context import PolicyContext
 from luthien_litellm_hooks.policy.request import Request

@@ -45,7 +45,7 @@ _ONLY_EXACT = frozenset(
     )
 )
 """Programs that run, fetch or destroy by their arguments: a pattern of the first words would allow anything."""
-_WAYS_OUT = (
+WAYS_OUT = (
     ("dangerouslyDisableSandbox", "true"),  # Claude Code
     ("sandbox_permissions", "require_escalated"),  # Codex
     ("with_escalated_permissions", "true"),  # Codex of 2025
@@ -76,7 +76,7 @@ Values = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
-class _Read:
+class Read:
     """A seen action as rules read it."""
 
     use: ToolUse
@@ -100,7 +100,7 @@ class _Read:
         """Arguments that decide what the call does, as patterns."""
         scripts = self.script_keys
         return tuple(
-            (name, _literal(text_of(value)))
+            (name, literal(text_of(value)))
             for name, value in self.members.items()
             if name and "." not in name and (name in scripts or _decides(key_of(name), has_script=bool(scripts)))
         )
@@ -112,12 +112,12 @@ def _decides(key: str, *, has_script: bool) -> bool:
 
 def propose(seen: Iterable[Seen], min_count: int) -> Sequence[Proposal]:
     """Returns the rules, by tool. An action that cannot be read has none."""
-    groups: dict[tuple[str, frozenset[Kind]], list[_Read]] = defaultdict(list)
+    groups: dict[tuple[str, frozenset[Kind]], list[Read]] = defaultdict(list)
     for one in seen:
         readings = read_arguments(one.call)
         if len(readings) == 1:
             use = ToolUse(one.call.name, readings[0], kinds_of_name(one.call.name))
-            groups[use.clean_name, use.kinds].append(_Read(use, one.count))
+            groups[use.clean_name, use.kinds].append(Read(use, one.count))
     proposals: list[Proposal] = []
     for (tool, kinds), reads in sorted(groups.items(), key=lambda group: (group[0][0], sorted(group[0][1]))):
         narrow = _way(reads, kinds)
@@ -126,18 +126,18 @@ def propose(seen: Iterable[Seen], min_count: int) -> Sequence[Proposal]:
     return [*_in_the_sandbox(reads), *proposals] if proposals else []
 
 
-def _in_the_sandbox(reads: Sequence[_Read]) -> Iterator[Proposal]:
+def _in_the_sandbox(reads: Sequence[Read]) -> Iterator[Proposal]:
     """Proposes to block the ways out of a sandbox that were not seen."""
     used = {(name, text_of(value)) for read in reads for name, value in read.members.items()}
-    unused = [{"args": {name: text}} for name, text in _WAYS_OUT if (name, text) not in used]
+    unused = [{"args": {name: text}} for name, text in WAYS_OUT if (name, text) not in used]
     if unused and any("shell" in read.use.kinds for read in reads):
         yield Proposal({"action": "block", "any": unused}, 0)
 
 
-_Way = Callable[[str, frozenset[Kind], list[_Read], int], list[Proposal]]
+_Way = Callable[[str, frozenset[Kind], list[Read], int], list[Proposal]]
 
 
-def _way(reads: Sequence[_Read], kinds: frozenset[Kind]) -> _Way:
+def _way(reads: Sequence[Read], kinds: frozenset[Kind]) -> _Way:
     """Returns the function for actions of one tool with these effects."""
     if "shell" in kinds:
         return _shell if len(kinds) == 1 else _exact
@@ -148,17 +148,19 @@ def _way(reads: Sequence[_Read], kinds: frozenset[Kind]) -> _Way:
     return _paths if any(read.use.paths for read in reads) else _tool
 
 
-def _without_other_effects(kinds: frozenset[Kind], **more: object) -> Json:
+def without_other_effects(kinds: frozenset[Kind], **more: object) -> Json:
+    """Returns the condition that a call has no effects of other kinds, and none of `more`."""
     others = sorted(set(get_args(Kind)) - kinds)
     conditions = [{"kind": others}, *({name: value} for name, value in more.items())]
     return {"not": conditions[0] if len(conditions) == 1 else {"any": conditions}}
 
 
-def _allow(tool: str, **conditions: object) -> dict[str, Any]:
-    return {"action": "allow", "tool": _literal(clean_name(tool)), **conditions}
+def allowing(tool: str, **conditions: object) -> dict[str, Any]:
+    """Returns a rule that allows calls of one tool."""
+    return {"action": "allow", "tool": literal(clean_name(tool)), **conditions}
 
 
-def _literal(text: str) -> str:
+def literal(text: str) -> str:
     """Returns the pattern of just this text."""
     is_plain = text.isascii() and not text.startswith("re:") and not set("*?") & set(text)
     return text if is_plain else f"re:(?s)\\A{quoted(text)}\\z"
@@ -167,34 +169,34 @@ def _literal(text: str) -> str:
 # One action
 
 
-def _exact(tool: str, kinds: frozenset[Kind], reads: list[_Read], min_count: int) -> list[Proposal]:
+def _exact(tool: str, kinds: frozenset[Kind], reads: list[Read], min_count: int) -> list[Proposal]:
     """Proposes a rule for each action that repeats, whatever its description."""
     counts: dict[Values, int] = defaultdict(int)
     for read in reads:
         if read.values:
             counts[read.values] += read.count
     repeated = [(values, count) for values, count in counts.items() if count >= min_count]
-    return [Proposal(_allow(tool, args=dict(values)), count) for values, count in repeated]
+    return [Proposal(allowing(tool, args=dict(values)), count) for values, count in repeated]
 
 
 # Commands
 
 
-def _shell(tool: str, kinds: frozenset[Kind], reads: list[_Read], min_count: int) -> list[Proposal]:
+def _shell(tool: str, kinds: frozenset[Kind], reads: list[Read], min_count: int) -> list[Proposal]:
     """Proposes patterns of commands without other effects, and exact scripts for the rest."""
     exact = {tuple(one.rule["args"].items()): one for one in _exact(tool, kinds, reads, min_count)}
     proposals: list[Proposal] = []
     for key in dict.fromkeys(name for read in reads for name in read.script_keys):
         with_key = [read for read in reads if read.script_keys == [key]]
         inside = _inside(with_key, key, min_count)
-        plain = [read for read in with_key if _is_plain_script(read.use) and inside.holds(read)]
+        plain = [read for read in with_key if is_plain_script(read.use) and inside.holds(read)]
         fresh = [read for read in plain if read.values not in exact]
-        texts = _patterns(fresh, min_count)
+        texts = patterns_of(fresh, min_count)
         patterns = [CommandPattern.parse(text) for text in texts]
         passing = [read for read in plain if _passes(read, patterns)]
         if any(read.values not in exact for read in passing):
-            rule = _allow(
-                tool, commands=texts, args={key: inside.pattern}, **_without_other_effects(kinds, dangerous=True)
+            rule = allowing(
+                tool, commands=texts, args={key: inside.pattern}, **without_other_effects(kinds, dangerous=True)
             )
             proposals.append(Proposal(rule, sum(read.count for read in passing)))
             covered = {read.values for read in passing}
@@ -202,7 +204,8 @@ def _shell(tool: str, kinds: frozenset[Kind], reads: list[_Read], min_count: int
     return [*proposals, *exact.values()]
 
 
-def _patterns(reads: Iterable[_Read], min_count: int) -> list[str]:
+def patterns_of(reads: Iterable[Read], min_count: int) -> list[str]:
+    """Returns patterns of the first words of commands that were seen often enough."""
     root = _Words()
     for read in reads:
         for command in dict.fromkeys(read.use.commands):
@@ -210,7 +213,7 @@ def _patterns(reads: Iterable[_Read], min_count: int) -> list[str]:
     return [" ".join(words) for words in root.patterns(min_count)]
 
 
-def _passes(read: _Read, patterns: Sequence[CommandPattern]) -> bool:
+def _passes(read: Read, patterns: Sequence[CommandPattern]) -> bool:
     return all(any(pattern.matches(command) for pattern in patterns) for command in read.use.commands)
 
 
@@ -221,23 +224,23 @@ class _Inside:
     key: str
     pattern: str
 
-    def holds(self, read: _Read) -> bool:
+    def holds(self, read: Read) -> bool:
         return TextPattern(self.pattern).matches(text_of(read.members[self.key]))
 
 
-def _inside(reads: Iterable[_Read], key: str, min_count: int) -> _Inside:
+def _inside(reads: Iterable[Read], key: str, min_count: int) -> _Inside:
     counts: dict[str, int] = defaultdict(int)
     for read in reads:
-        if found := _CHANGES_FOLDER.match(text_of(read.members[key])):
+        if found := CHANGES_FOLDER.match(text_of(read.members[key])):
             counts[found[1]] += read.count
     folders = "|".join(re.escape(folder) for folder, count in counts.items() if count >= min_count)
     return _Inside(key, f"re:\\A{f'(?:cd (?:{folders}) && )?' if folders else ''}{_INSIDE}\\z")
 
 
-_CHANGES_FOLDER = re.compile(r"cd ([A-Za-z0-9_./-]+) && ")
+CHANGES_FOLDER = re.compile(r"cd ([A-Za-z0-9_./-]+) && ")
 
 
-def _is_plain_script(use: ToolUse) -> bool:
+def is_plain_script(use: ToolUse) -> bool:
     """Tells if the shell's parser understood the script, and its commands are neither dangerous nor made by code."""
     is_dangerous = any(find_danger(script) is not None for script in use.parsed_scripts)
     return bool(use.commands) and use.is_understood and not is_dangerous and not use.inner_calls
@@ -283,26 +286,26 @@ class _Words:
 # Paths
 
 
-def _paths(tool: str, kinds: frozenset[Kind], reads: list[_Read], min_count: int) -> list[Proposal]:
+def _paths(tool: str, kinds: frozenset[Kind], reads: list[Read], min_count: int) -> list[Proposal]:
     """Proposes files that repeat, and folders with several files; of hidden files only those that repeat."""
     counts: dict[str, int] = defaultdict(int)
     for read in reads:
         for path in read.use.paths:
             counts[path] += read.count
-    plain = {path: count for path, count in counts.items() if _is_plain_path(path)}
+    plain = {path: count for path, count in counts.items() if is_plain_path(path)}
     root = _Folder()
     for path, count in plain.items():
-        if not _is_hidden(path):
+        if not is_hidden(path):
             root.add(path.split("/"), count)
     folders, _ = root.globs(min_count, ())
-    hidden = [path for path, count in plain.items() if _is_hidden(path) and count >= min_count]
+    hidden = [path for path, count in plain.items() if is_hidden(path) and count >= min_count]
     exceptions = ["!.*", "!.*/**"] if any(glob.endswith("*") for glob in folders) else []
     proposals: list[Proposal] = []
     for globs in ([*folders, *exceptions] if folders else [], hidden):
         if globs:
             patterns = PathPatterns(globs)
             count = sum(read.count for read in reads if _touches_only(patterns, read.use.paths))
-            proposals.append(Proposal(_allow(tool, paths=globs, **_without_other_effects(kinds)), count))
+            proposals.append(Proposal(allowing(tool, paths=globs, **without_other_effects(kinds)), count))
     return proposals + _tool(tool, kinds, [read for read in reads if not read.use.paths], min_count)
 
 
@@ -310,11 +313,13 @@ def _touches_only(patterns: PathPatterns, paths: Sequence[str]) -> bool:
     return bool(paths) and all(patterns.matches(forms_of_path(path)) for path in paths)
 
 
-def _is_plain_path(path: str) -> bool:
+def is_plain_path(path: str) -> bool:
+    """Tells if the path has no wildcard, and does not climb."""
     return bool(path) and not set("*?[]{}\\!\n") & set(path) and ".." not in path.split("/")
 
 
-def _is_hidden(path: str) -> bool:
+def is_hidden(path: str) -> bool:
+    """Tells if the path, or a folder of it, begins with a dot."""
     return any(part.startswith(".") and part != "." for part in path.split("/"))
 
 
@@ -337,7 +342,7 @@ class _Folder:
         often = ["/".join((*above, name)) for name, count in self.files.items() if count >= min_count]
         below = sum(rest for _, rest in inside)
         rest = below + sum(count for count in self.files.values() if count < min_count)
-        if rest >= min_count and _may_be_whole(above):
+        if rest >= min_count and may_be_whole(above):
             if below:
                 return ["/".join((*above, "**"))], 0
             return ["/".join((*above, "*")), *(glob for globs, _ in inside for glob in globs)], 0
@@ -348,7 +353,8 @@ _TOO_WIDE = re.compile(r"/?[^/]*|/(?:home|Users|root|var|usr|private|mnt|opt|srv
 """Folders that are a whole system's, or a person's home."""
 
 
-def _may_be_whole(parts: Sequence[str]) -> bool:
+def may_be_whole(parts: Sequence[str]) -> bool:
+    """Tells if a folder is neither a whole system's nor a person's home."""
     folder = "/".join(parts)
     return bool(folder) and (not folder.startswith(("/", "~")) or _TOO_WIDE.fullmatch(folder) is None)
 
@@ -356,7 +362,7 @@ def _may_be_whole(parts: Sequence[str]) -> bool:
 # Hosts, and tools without an effect
 
 
-def _hosts(tool: str, kinds: frozenset[Kind], reads: list[_Read], min_count: int) -> list[Proposal]:
+def _hosts(tool: str, kinds: frozenset[Kind], reads: list[Read], min_count: int) -> list[Proposal]:
     counts: dict[str, int] = defaultdict(int)
     for read in reads:
         for host in read.use.hosts:
@@ -365,17 +371,17 @@ def _hosts(tool: str, kinds: frozenset[Kind], reads: list[_Read], min_count: int
     count = sum(read.count for read in reads if set(read.use.hosts) <= set(hosts))
     if not count:
         return []
-    return [Proposal(_allow(tool, **_without_other_effects(kinds, hosts_outside=hosts)), count)]
+    return [Proposal(allowing(tool, **without_other_effects(kinds, hosts_outside=hosts)), count)]
 
 
-def _tool(tool: str, kinds: frozenset[Kind], reads: list[_Read], min_count: int) -> list[Proposal]:
+def _tool(tool: str, kinds: frozenset[Kind], reads: list[Read], min_count: int) -> list[Proposal]:
     """Proposes the actions that repeat, or the tool with the arguments that were always the same."""
     count = sum(read.count for read in reads)
     exact = _exact(tool, kinds, reads, min_count)
     if count < min_count or (exact and sum(one.count for one in exact) == count):
         return exact
-    args = {name: _literal(text) for name, text in _constants([read.members for read in reads])}
-    return [Proposal(_allow(tool, **({"args": args} if args else {}), **_without_other_effects(kinds)), count)]
+    args = {name: literal(text) for name, text in _constants([read.members for read in reads])}
+    return [Proposal(allowing(tool, **({"args": args} if args else {}), **without_other_effects(kinds)), count)]
 
 
 def _constants(calls: Sequence[Mapping[str, object]]) -> Iterator[tuple[str, str]]:
