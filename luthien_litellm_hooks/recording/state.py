@@ -250,7 +250,7 @@ redis.call('ZADD', KEYS[2], now + left, ARGV[4])
 redis.call('PEXPIRE', KEYS[2], math.max(left, redis.call('PTTL', KEYS[2])))
 return 1
 """
-"""Compare-and-set. A client that lost its connection runs it again, so the version that it writes may be there."""
+"""Compare-and-set. It may run again after a lost connection, so the version that it writes may be there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,6 +305,8 @@ class RedisStore:
             if place is None:
                 raise StateError("the proxy has no Redis of its own: set general_settings.coordination_redis")
             async with asyncio.timeout(_TIMEOUT_S):
+                with suppress(Exception):  # a connection from before a restart of Redis fails once
+                    return await work(place)
                 return await work(place)
         except StateError:
             raise
