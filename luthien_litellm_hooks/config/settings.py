@@ -19,6 +19,7 @@ from luthien_litellm_hooks.engine.egress_queue import MAX_ITEMS, PUT_TIMEOUT_S
 from luthien_litellm_hooks.engine.executor import PING_S, OnBlock, PolicyExecutor, Unjudged
 from luthien_litellm_hooks.errors import ConfigError
 from luthien_litellm_hooks.policy.approvals import Terms
+from luthien_litellm_hooks.policy.environment import resolve_environment
 from luthien_litellm_hooks.policy.limits import DEFAULT_LIMITS, Limits
 
 POLICY_FILE_VARIABLE = "LUTHIEN_POLICY_CONFIG"
@@ -107,6 +108,17 @@ class Approvers(Section):
     """Ids or aliases of teams; the key's team counts."""
 
 
+class NotifySettings(Section):
+    """Webhook that is told when a call begins to wait for a person."""
+
+    url: Annotated[str, BeforeValidator(resolve_environment), Field(pattern=r"^https?://[^/]", repr=False)]
+    """Address for a POST with JSON; its `text` is for Slack and chats like it. Or "os.environ/NAME"."""
+    secret: Annotated[str | None, BeforeValidator(resolve_environment), Field(min_length=1, repr=False)] = None
+    """Secret for the header `Luthien-Signature`, or "os.environ/NAME"."""
+    with_arguments: bool = False
+    """Adds the call's arguments, as the model wrote them."""
+
+
 _DEFAULT_TERMS = Terms()
 _Hold = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -122,6 +134,10 @@ class ApprovalsSettings(Section):
     valid_s: Seconds = _DEFAULT_TERMS.valid_s
     """Time in which a call can be decided, and from then on the time in which the decision counts, in seconds."""
     approvers: Approvers = Approvers()
+    notify: tuple[NotifySettings, ...] = ()
+    """Webhooks."""
+    ui_url: Annotated[str | None, BeforeValidator(resolve_environment), Field(pattern=r"^https?://[^/]")] = None
+    """Address of the pages on which people decide, for links in notes."""
 
     @field_validator("valid_s")
     @classmethod

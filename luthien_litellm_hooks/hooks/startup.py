@@ -38,6 +38,7 @@ from luthien_litellm_hooks.hooks.admin import (
 )
 from luthien_litellm_hooks.hooks.admin.approvals import approval_routes, grant_routes, permits, store_of
 from luthien_litellm_hooks.hooks.admin.monitor import monitor_route
+from luthien_litellm_hooks.hooks.admin.notes import notifier
 from luthien_litellm_hooks.hooks.callback import LuthienCallback, RecordWriter, check_dispatch
 from luthien_litellm_hooks.hooks.config_file import checked_config, warn_of_lost_records
 from luthien_litellm_hooks.hooks.enforcement import Enforcement
@@ -117,7 +118,7 @@ def _process_of(settings: Settings, where: str, holder: PolicyHolder | None = No
         warn_of_lost_records()
         first = settings.approvals.within(settings.limits)
         present = (lambda: first) if holder is None else (lambda: holder.current.approvals)
-        approvals = Approvals(store_of(settings.state), lambda: present().terms, permits)
+        approvals = Approvals(store_of(settings.state), lambda: present().terms, permits, notifier(present))
         deciding = (approval_routes(approvals, present), grant_routes(approvals, present))
         routers = (record_routes(), guardrail_list_routes(), *deciding)
         routes: list[BaseRoute] = [route for router in routers for route in router.routes]

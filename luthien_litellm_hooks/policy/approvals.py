@@ -2,7 +2,7 @@
 
 import asyncio
 import math
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -23,9 +23,11 @@ from luthien_litellm_hooks.policy.grants import Grant, Permits, all_grants
 from luthien_litellm_hooks.recording.decision import Approval, ApprovalState
 from luthien_litellm_hooks.recording.state import Entry, Store
 from luthien_litellm_hooks.telemetry.log_lines import logger
-from luthien_litellm_hooks.telemetry.names import APPROVAL_ASKED, APPROVALS
+from luthien_litellm_hooks.telemetry.names import APPROVAL_ASKED, APPROVAL_DECIDED, APPROVAL_SECONDS, APPROVALS
 from luthien_litellm_hooks.wire.events import ToolCall
 
+_MAX_DENIALS = 1_000
+"""Denied calls to remember, so that each is counted once."""
 _MAX_ATTEMPTS = 20
 """Attempts to put a question. Other workers may put the same one."""
 
@@ -44,18 +46,26 @@ class Terms:
 class Approvals:
     """Approvals of one process. `store` and `terms` give the present ones: they may change while the proxy runs.
 
-    `permits` checks calls by the conditions of grants.
+    `permits` checks calls by the conditions of grants. `notify` tells people of a call that begins to wait.
     """
 
-    def __init__(self, store: Callable[[], Store], terms: Callable[[], Terms], permits: Permits) -> None:
+    def __init__(
+        self,
+        store: Callable[[], Store],
+        terms: Callable[[], Terms],
+        permits: Permits,
+        notify: Callable[[AskedCall], None],
+    ) -> None:
         self._store = store
         self._terms = terms
         self._permits = permits
+        self._notify = notify
         self._reading, self._asking = asyncio.Lock(), asyncio.Lock()
         self._entries: dict[str, Entry] = {}
         self._waiting, self._read_keys = Counter[str](), frozenset[str]()
         self._read_at, self._is_stale = -math.inf, False
         self._decided = asyncio.Event()
+        self._denials = deque[str](maxlen=_MAX_DENIALS)
 
     @property
     def store(self) -> Store:
@@ -134,7 +144,23 @@ class Approvals:
             found = _unavailable(ctx, one.described)
         state = found.state if found.grant is None else "granted"
         ctx.observability.record_metric(APPROVALS.name, 1, {"state": state})
+        if found.state in ("approved", "denied"):
+            await self._note_decision(ctx, found, state)
         return found.approval
+
+    async def _note_decision(self, ctx: StreamingResponseContext, found: "_Found", state: str) -> None:
+        """Measures and publishes a decision: a denial only at the first call that meets it in this process."""
+        call, approval = found.call, found.approval
+        if found.state == "denied" and call.id in self._denials:
+            return
+        if found.state == "denied":
+            self._denials.append(call.id)
+        fields = {"id": approval.id, "digest": call.digest, "tool": call.tool, "policy": call.policy, "state": state}
+        fields |= {"by": approval.by, "grant": approval.grant, "edited": approval.arguments is not None}
+        if found.grant is None and call.decided_at is not None:
+            fields["seconds"] = seconds = (call.decided_at - call.asked_at).total_seconds()
+            ctx.observability.record_metric(APPROVAL_SECONDS.name, seconds, {"state": state})
+        await ctx.observability.emit_event(APPROVAL_DECIDED, fields)
 
     async def _put(self, asked: AskedCall, entry: Entry | None) -> bool:
         """Writes `asked` in place of `entry`. Returns False if another writer was first."""
@@ -152,8 +178,19 @@ class Approvals:
             new = asked.model_copy(update={"id": new_id(), "asked_at": datetime.now(UTC)})
             is_new = await self._put(new, entry)
         if is_new:
-            await _tell(ctx, new)
+            await self._tell(ctx, new)
         return True
+
+    async def _tell(self, ctx: StreamingResponseContext, asked: AskedCall) -> None:
+        logger.warning(
+            "transaction %s: approval %s waits for a person: `luthien-hooks approvals show %s`",
+            ctx.transaction_id,
+            asked.id,
+            asked.id,
+        )
+        fields = {"id": asked.id, "digest": asked.digest, "tool": asked.tool, "policy": asked.policy}
+        await ctx.observability.emit_event(APPROVAL_ASKED, fields)
+        self._notify(asked)
 
     async def _latest(self, key: str) -> Entry | None:
         """Returns the present entry. All calls that wait share one query."""
@@ -179,17 +216,6 @@ class Approvals:
         self._is_stale = True
         self._decided.set()
         self._decided = asyncio.Event()
-
-
-async def _tell(ctx: StreamingResponseContext, asked: AskedCall) -> None:
-    logger.warning(
-        "transaction %s: approval %s waits for a person: `luthien-hooks approvals show %s`",
-        ctx.transaction_id,
-        asked.id,
-        asked.id,
-    )
-    fields = {"id": asked.id, "digest": asked.digest, "tool": asked.tool, "policy": asked.policy}
-    await ctx.observability.emit_event(APPROVAL_ASKED, fields)
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,6 +45,8 @@ EVALUATION_EVENT = "gen_ai.evaluation.result"
 DECISION_EVENT = "luthien.decision"
 APPROVAL_ASKED = "transaction.approval_asked"
 """Event for sinks: a tool call waits for a person."""
+APPROVAL_DECIDED = "transaction.approval_decided"
+"""Event for sinks: a person's decision has reached the call, or a grant covers it."""
 
 TRANSACTION_ID = "luthien.transaction.id"
 ROUTE = "luthien.route"
@@ -89,6 +91,8 @@ class Metric:
 _HOOK_BUCKETS = (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0)
 _LATENCY_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0)
 
+_PEOPLE_BUCKETS = (1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0)
+
 ENFORCED, OBSERVED = "enforced", "observed"
 """Modes of a policy."""
 TRANSACTIONS = Metric("luthien_transactions_total", "Transactions that ended.", ("route", "outcome"))
@@ -103,6 +107,9 @@ EVENTS_DROPPED = Metric("luthien_events_dropped_total", "Events dropped for a si
 READINGS = Metric("luthien_settings_readings_total", "Readings of the settings while the proxy runs.", ("result",))
 OBSERVED_DROPPED = Metric("luthien_observed_dropped_total", "Responses that no policy observed.", ("reason",))
 APPROVALS = Metric("luthien_approvals_total", "Tool calls for which a person was asked.", ("state",))
+APPROVAL_SECONDS = Metric(
+    "luthien_approval_seconds", "Time from a question to a person's decision.", ("state",), _PEOPLE_BUCKETS, "s"
+)
 OBSERVER_FAILURES = Metric("luthien_observer_failures_total", "Failures of telemetry.")
 
 METRICS = (
@@ -116,5 +123,6 @@ METRICS = (
     READINGS,
     OBSERVED_DROPPED,
     APPROVALS,
+    APPROVAL_SECONDS,
     OBSERVER_FAILURES,
 )

@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
+from luthien_litellm_hooks.telemetry.webhooks import signature_of
 from luthien_litellm_hooks.testing.answers import Answer, Call, Say
 from luthien_litellm_hooks.testing.provider import ScriptedProvider
 from tests.proxy.test_records import run
@@ -22,6 +23,7 @@ from tests.support.command import COMMAND, run_alone
 from tests.support.pages import blocks, commands
 from tests.support.proxy import KEY, ROOT, Proxies, Proxy, process_of, proxy_config, running_proxy
 from tests.support.waiting import wait_until
+from tests.support.webhook import receiver
 
 POLICY = {"class": "tool_rules", "config": {"rules": [{"action": "ask", "tool": "push*", "reason": "it leaves us"}]}}
 HELD: Mapping[str, Any] = {"policy": POLICY, "approvals": {"hold_s": 110, "hold_full_s": 110}}
@@ -230,6 +232,32 @@ def test_a_grant_is_for_the_call_as_it_is(proxies: Proxies, tool: str, tmp_path:
     assert "without --arguments" in approvals(proxy, "approve", id, "--session", "--arguments", str(edited), code=2)
     assert "approve it alone" in approvals(proxy, "approve", id, "--like", code=1)
     assert waiting_for(proxy, tool)["id"] == id
+
+
+# Told
+
+
+def test_a_webhook_is_told_and_a_response_does_not_wait_for_it(proxies: Proxies, tool: str) -> None:
+    with receiver() as server:
+        server.may_answer.clear()
+        server.statuses = [500]
+        notify = {"url": server.url, "secret": "s3cret"}
+        proxy = proxies.get({"policy": POLICY, "approvals": {"hold_s": 0, "notify": [notify]}})
+        assert "waits for a person's approval" in said(proxy, "chat", tool).text
+        wait_until(lambda: bool(server.got))  # and not answered
+        call = waiting_for(proxy, tool)
+        assert approvals(proxy, "approve", call["id"]).startswith("approved")
+        assert said(proxy, "chat", tool).calls
+        server.may_answer.set()
+        wait_until(lambda: len(server.got) == 2)
+        for note in server.notes:
+            assert (note["id"], note["tool"], note["session"]) == (call["id"], tool, tool)
+            assert call["id"] in note["text"]
+            assert "branch" not in json.dumps(note)
+        headers, body, _ = server.got[1]
+        seconds = int(headers["Luthien-Signature"].partition(",")[0].removeprefix("t="))
+        assert headers["Luthien-Signature"] == signature_of("s3cret", body, seconds)
+        proxies.get(AT_ONCE)  # before the server ends
 
 
 # Who may decide, and what a person sees

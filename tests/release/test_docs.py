@@ -68,6 +68,8 @@ def each(language: str) -> pytest.MarkDecorator:
 def test_each_config_is_accepted(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A policy alone is put into a config."""
     monkeypatch.setenv("LITELLM_MASTER_KEY", KEY)
+    monkeypatch.setenv("APPROVALS_WEBHOOK", "https://hooks.example.com/x")
+    monkeypatch.setenv("APPROVALS_SECRET", KEY)
     is_policy = block.text.startswith("policy:")
     path = tmp_path / "config.yaml"
     path.write_text(CONFIG + indent(block.text, "    ") if is_policy else block.text)

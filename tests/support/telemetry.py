@@ -1,6 +1,6 @@
 """What a transaction told: spans, metrics and events, as their readers get them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from opentelemetry.sdk.metrics import MeterProvider
@@ -9,6 +9,7 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from luthien_litellm_hooks.telemetry import NoOpObservabilityContext
 from luthien_litellm_hooks.telemetry.metrics import Metrics
 from luthien_litellm_hooks.telemetry.publisher import EventPublisher
 from luthien_litellm_hooks.telemetry.spans import Telemetry
@@ -50,6 +51,21 @@ class Measured:
             if metric.name == name
             for point in metric.data.data_points
         }
+
+
+class Told(NoOpObservabilityContext):
+    """The metrics and events of one transaction, as they were told."""
+
+    def __init__(self, transaction_id: str = "transaction-1") -> None:
+        super().__init__(transaction_id)
+        self.metrics: list[tuple[str, float, dict[str, str]]] = []
+        self.events: list[tuple[str, dict[str, object]]] = []
+
+    def record_metric(self, name: str, value: float, labels: Mapping[str, str] | None = None) -> None:
+        self.metrics.append((name, value, dict(labels or {})))
+
+    async def emit_event(self, event_type: str, data: Mapping[str, object]) -> None:
+        self.events.append((event_type, dict(data)))
 
 
 class Observed:

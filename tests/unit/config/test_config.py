@@ -284,6 +284,13 @@ def test_no_settings_at_all(settings: dict[Any, object]) -> None:
         (luthien(policy={"class": "noop"}, approvals={"hold_s": 60, "valid_s": 59}), ".approvals.valid_s"),
         (luthien(policy={"class": "noop"}, approvals={"hold_s": 600}), ".approvals"),
         (luthien(policy={"class": "noop"}, approvals={"approvers": {"users": "alice"}}), ".approvals.approvers.users"),
+        (luthien(policy={"class": "noop"}, approvals={"notify": [{"url": "x.org"}]}), ".approvals.notify.0.url"),
+        (
+            luthien(policy={"class": "noop"}, approvals={"notify": [{"url": "os.environ/X_"}]}),
+            ".approvals.notify.0.url",
+        ),
+        (luthien(policy={"class": "noop"}, approvals={"notify": [{"url": None}]}), ".approvals.notify.0.url"),
+        (luthien(policy={"class": "noop"}, approvals={"ui_url": "/luthien/ui"}), ".approvals.ui_url"),
         (luthien(policy={"class": "noop"}, queue=5), ".queue"),
         (luthien(policy={"class": "noop"}, queue={"max_items": 0}), ".queue.max_items"),
         (luthien(policy={"class": "noop"}, queue={"max_items": 1.5}), ".queue.max_items"),

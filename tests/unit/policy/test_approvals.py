@@ -47,6 +47,7 @@ from luthien_litellm_hooks.wire import FORMATS
 from luthien_litellm_hooks.wire.assembler import BlockAssembler
 from luthien_litellm_hooks.wire.events import ContentStreamBlock, Finish
 from tests.support.state import MemoryStore
+from tests.support.telemetry import Told
 from tests.support.virtual_time import run
 
 WIRES: list[RouteName] = [wire for wire in sorted(ROUTES) if wire != "completions"]
@@ -98,10 +99,12 @@ class Desk:
     session: str | None = "session-1"
     version: str = "v1"
     approvals: Approvals = field(init=False)
+    told: list[AskedCall] = field(default_factory=list[AskedCall])
+    observed: Told = field(default_factory=Told)
     made: int = 0
 
     def __post_init__(self) -> None:
-        self.approvals = Approvals(lambda: self.store, lambda: self.terms, permits)
+        self.approvals = Approvals(lambda: self.store, lambda: self.terms, permits, self.told.append)
 
     async def answer(
         self, *steps: Say | Call | Cut, wire: RouteName = "chat", full: bool = False, **executor: Any
@@ -116,6 +119,7 @@ class Desk:
             request,
             identity=Identity(key_hash=self.key, team_id=self.team),
             recorder=recorder,
+            observability=self.observed,
         )
         context.approvals = self.approvals
         composition = self.policy
@@ -536,6 +540,43 @@ def test_equal_calls_that_wait_pass_with_an_approval_each() -> None:
         assert all(len(one.result().calls) == 1 for one in asking)
 
     told(main)
+
+
+# Told to others
+
+
+def test_people_are_told_of_a_question_once() -> None:
+    async def main() -> None:
+        desk = Desk(terms=replace(TERMS, hold_s=0))
+        for _ in range(3):
+            await desk.answer()
+        [asked] = await desk.asked()
+        assert [call.id for call in desk.told] == [asked.id]
+
+    told(main)
+
+
+@pytest.mark.parametrize("decision", ["approved", "denied"])
+def test_the_time_to_a_decision_is_measured_once(decision: Literal["approved", "denied"]) -> None:
+    async def main() -> None:
+        desk = Desk(terms=replace(TERMS, hold_s=0))
+        await desk.answer()
+        [asked] = await desk.asked()
+        assert seconds(desk) == []
+        await desk.decide(decision)
+        for _ in range(3):
+            await desk.answer()
+        [(value, labels)] = seconds(desk)
+        assert (labels, 0 <= value < 60) == ({"state": decision}, True)
+        [decided] = [data for name, data in desk.observed.events if name == "transaction.approval_decided"]
+        expected = {"id": asked.id, "tool": "push", "state": decision, "by": "alice", "seconds": value}
+        assert {name: decided[name] for name in expected} == expected
+
+    told(main)
+
+
+def seconds(desk: Desk) -> list[tuple[float, dict[str, str]]]:
+    return [(value, labels) for name, value, labels in desk.observed.metrics if name == "luthien_approval_seconds"]
 
 
 # Nobody decided means no

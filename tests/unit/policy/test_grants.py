@@ -62,6 +62,11 @@ def test_a_granted_call_passes_as_often_as_it_is_made_and_its_record_names_the_g
             expected = {"state": "approved", "by": "alice", "grant": given.id, "id": given.approval}
             assert {name: got.approval[name] for name in expected} == expected
         assert await open_calls(desk.store) == []
+        events = [data for name, data in desk.observed.events if name == "transaction.approval_decided"]
+        assert [data["state"] for data in events] == ["approved", *["granted"] * 3]
+        assert {data["grant"] for data in events} == {None, given.id}
+        states = [labels["state"] for name, _, labels in desk.observed.metrics if name == "luthien_approvals_total"]
+        assert states == ["approved", *["granted"] * 3]
 
     told(main)
 
