@@ -17,6 +17,7 @@ from luthien_litellm_hooks.policy.request import Request
 from luthien_litellm_hooks.recording.decision import AskedAgain, Decision
 from luthien_litellm_hooks.recording.recorder import DefaultTransactionRecorder, ResponseRecord
 from luthien_litellm_hooks.telemetry.log_lines import logger
+from luthien_litellm_hooks.telemetry.names import AGAIN, ASKED_AGAIN
 from luthien_litellm_hooks.wire.events import (
     Chunk,
     Finish,
@@ -147,7 +148,13 @@ class SecondTry:
             logger.warning("transaction %s: %s", self._ctx.transaction_id, again.reason, exc_info=error)
         finally:
             again.milliseconds = (time.monotonic() - began) * 1000
+            await self._publish(again)
         return None
+
+    async def _publish(self, again: AskedAgain) -> None:
+        told = {"tools": [*again.tools], "result": again.result, "reason": again.reason}
+        self._ctx.observability.record_metric(AGAIN.name, 1, {"result": again.result})
+        await self._ctx.observability.emit_event(ASKED_AGAIN, told | {"milliseconds": round(again.milliseconds, 3)})
 
     async def _response(
         self,

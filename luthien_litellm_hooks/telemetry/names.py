@@ -47,6 +47,8 @@ APPROVAL_ASKED = "transaction.approval_asked"
 """Event for sinks: a tool call waits for a person."""
 APPROVAL_DECIDED = "transaction.approval_decided"
 """Event for sinks: a person's decision has reached the call, or a grant covers it."""
+ASKED_AGAIN = "transaction.asked_again"
+"""Event for sinks: the model was asked once more, after all tool calls of its response were withheld."""
 
 TRANSACTION_ID = "luthien.transaction.id"
 ROUTE = "luthien.route"
@@ -110,6 +112,7 @@ APPROVALS = Metric("luthien_approvals_total", "Tool calls for which a person was
 APPROVAL_SECONDS = Metric(
     "luthien_approval_seconds", "Time from a question to a person's decision.", ("state",), _PEOPLE_BUCKETS, "s"
 )
+AGAIN = Metric("luthien_asked_again_total", "Second calls of the model after a block.", ("result",))
 OBSERVER_FAILURES = Metric("luthien_observer_failures_total", "Failures of telemetry.")
 
 METRICS = (
@@ -124,5 +127,6 @@ METRICS = (
     OBSERVED_DROPPED,
     APPROVALS,
     APPROVAL_SECONDS,
+    AGAIN,
     OBSERVER_FAILURES,
 )

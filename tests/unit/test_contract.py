@@ -146,6 +146,7 @@ METRICS = {
     "luthien_observed_dropped_total": ("reason",),
     "luthien_approvals_total": ("state",),
     "luthien_approval_seconds": ("state",),
+    "luthien_asked_again_total": ("result",),
     "luthien_observer_failures_total": (),
 }
 

@@ -27,6 +27,7 @@ from luthien_litellm_hooks.testing.answers import Answer, Call, Say, Think
 from luthien_litellm_hooks.testing.routes import ROUTES, RouteName
 from luthien_litellm_hooks.wire import FORMATS
 from luthien_litellm_hooks.wire.format import Adapter, Refusal
+from tests.support.telemetry import Told
 
 WIRES = [wire for wire in sorted(ROUTES) if wire != "completions"]
 MODES = [False, True]
@@ -102,7 +103,8 @@ async def _deliver(
     stateless: dict[str, Any] = {"store": False} if model.route == "responses" else {}
     body: dict[str, Any] = {"model": "scripted", **wire.body, **stateless, **(fields or {}), "stream": not full}
     recorder = DefaultTransactionRecorder()
-    context = PolicyContext("transaction-test", Request(body, route=wire.path), recorder=recorder)
+    request, observability = Request(body, route=wire.path), Told("transaction-test")
+    context = PolicyContext("transaction-test", request, recorder=recorder, observability=observability)
     executor = PolicyExecutor(policy or Gate(), on_block=on_block, **given)
     await executor.on_request(context)
     adapter = wire.adapter(context.final_request)
@@ -174,6 +176,13 @@ def test_otherwise_the_response_ends_as_with_a_notice(second: str, wire: RouteNa
     again = delivered.context.asked_again
     assert again is not None
     assert (again.result, again.reason, len(model.bodies)) == (result, reason, 1)
+    observed = delivered.context.observability
+    assert isinstance(observed, Told)
+    assert [one for one in observed.metrics if "again" in one[0]] == [
+        ("luthien_asked_again_total", 1, {"result": result})
+    ]
+    [event] = [data for name, data in observed.events if name == "transaction.asked_again"]
+    assert (event["result"], event["reason"], event["tools"]) == (result, reason, [*again.tools])
     if wire in ("messages", "gemini") and not full:  # the other wires have ids and times of their own
         assert _bytes(delivered) == _bytes(expected)
 
