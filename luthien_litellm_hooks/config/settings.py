@@ -136,8 +136,6 @@ class ApprovalsSettings(Section):
     approvers: Approvers = Approvers()
     notify: tuple[NotifySettings, ...] = ()
     """Webhooks."""
-    ui_url: Annotated[str | None, BeforeValidator(resolve_environment), Field(pattern=r"^https?://[^/]")] = None
-    """Address of the pages on which people decide, for links in notes."""
 
     @field_validator("valid_s")
     @classmethod
@@ -162,8 +160,8 @@ class UiSettings(Section):
 
     enabled: bool = False
     url: str | None = None
-    """Address of the page as browsers have it, such as `https://llm.example.com/luthien/ui`: for the log, and for
-    LiteLLM's Admin UI. Cookies of an `https` address travel encrypted only."""
+    """Address of the page as browsers have it, such as `https://llm.example.com/luthien/ui`: for the log, for links to
+    it, and for LiteLLM's Admin UI. Cookies of an `https` address travel encrypted only."""
 
     @field_validator("url")
     @classmethod

@@ -118,7 +118,8 @@ def _process_of(settings: Settings, where: str, holder: PolicyHolder | None = No
         warn_of_lost_records()
         first = settings.approvals.within(settings.limits)
         present = (lambda: first) if holder is None else (lambda: holder.current.approvals)
-        approvals = Approvals(store_of(settings.state), lambda: present().terms, permits, notifier(present))
+        notes = notifier(present, settings.ui.url if settings.ui.enabled else None)
+        approvals = Approvals(store_of(settings.state), lambda: present().terms, permits, notes)
         deciding = (approval_routes(approvals, present), grant_routes(approvals, present))
         routers = (record_routes(), guardrail_list_routes(), *deciding)
         routes: list[BaseRoute] = [route for router in routers for route in router.routes]

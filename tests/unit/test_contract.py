@@ -106,7 +106,7 @@ limits.max_stream_bytes limits.max_held_bytes limits.max_hold_s limits.max_reque
 limits.max_judged_blocks ping_s record record.bodies record.original record.readable_by record.store
 record.max_days record.max_bytes events events.jsonl events.redis approvals approvals.hold_s approvals.hold_full_s
 approvals.valid_s approvals.approvers approvals.approvers.users approvals.approvers.teams
-approvals.notify approvals.ui_url state ui ui.enabled ui.url
+approvals.notify state ui ui.enabled ui.url
 """
 JUDGES: Mapping[str, str] = {
     "tool_call_judge": "models samples aggregate threshold ask_at instructions message first first.suspects"

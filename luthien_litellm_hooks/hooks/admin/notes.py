@@ -13,14 +13,13 @@ _MARKUP = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
 """Characters with which a text would mention people, or link, in Slack."""
 
 
-def notifier(settings: Callable[[], ApprovalsSettings]) -> Callable[[AskedCall], None]:
-    """Returns a function that tells the webhooks of the present settings about a call."""
+def notifier(settings: Callable[[], ApprovalsSettings], ui_url: str | None) -> Callable[[AskedCall], None]:
+    """Returns a function that tells the webhooks of the present settings about a call, with a link to the page."""
     webhooks = Webhooks()
 
     def tell(call: AskedCall) -> None:
-        present = settings()
-        for each in present.notify:
-            note = note_of(call, present.ui_url, with_arguments=each.with_arguments)
+        for each in settings().notify:
+            note = note_of(call, ui_url, with_arguments=each.with_arguments)
             webhooks.send(Webhook(each.url, each.secret), note)
 
     return tell
@@ -28,7 +27,7 @@ def notifier(settings: Callable[[], ApprovalsSettings]) -> Callable[[AskedCall],
 
 def note_of(call: AskedCall, ui_url: str | None, *, with_arguments: bool) -> dict[str, object]:
     """Returns the note: `text` for a chat, and the same in fields. Arguments, and words of the user, are left out."""
-    link = None if ui_url is None else f"{ui_url.rstrip('/')}/approvals#{call.id}"
+    link = None if ui_url is None else f"{ui_url}/approvals#{call.id}"
     tool, reason = bounded_line(call.tool, _MAX_NAME), bounded_line(call.reason or "no reason given", _MAX_REASON)
     who = call.key_alias or call.user_id or (call.key_hash or "")[:8]
     where = link or f"`luthien-hooks approvals show {call.id}`"

@@ -290,7 +290,6 @@ def test_no_settings_at_all(settings: dict[Any, object]) -> None:
             ".approvals.notify.0.url",
         ),
         (luthien(policy={"class": "noop"}, approvals={"notify": [{"url": None}]}), ".approvals.notify.0.url"),
-        (luthien(policy={"class": "noop"}, approvals={"ui_url": "/luthien/ui"}), ".approvals.ui_url"),
         (luthien(policy={"class": "noop"}, queue=5), ".queue"),
         (luthien(policy={"class": "noop"}, queue={"max_items": 0}), ".queue.max_items"),
         (luthien(policy={"class": "noop"}, queue={"max_items": 1.5}), ".queue.max_items"),

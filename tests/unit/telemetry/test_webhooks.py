@@ -49,7 +49,7 @@ def settings(server: Receiver, **more: Any) -> ApprovalsSettings:
 
 async def test_a_note_is_signed_and_has_no_arguments(server: Receiver) -> None:
     call = asked(arguments='{"command": "git push --force my-secret-branch"}', words="my secret words")
-    notifier(lambda: settings(server))(call)
+    notifier(lambda: settings(server), None)(call)
     await until_got(server, 1)
     headers, body, _ = server.got[0]
     seconds, _, signature = headers["Luthien-Signature"].removeprefix("t=").partition(",v1=")
@@ -69,8 +69,7 @@ async def test_a_note_is_signed_and_has_no_arguments(server: Receiver) -> None:
 
 async def test_arguments_and_a_link_are_added_on_demand(server: Receiver) -> None:
     call = asked()
-    given = settings(server, with_arguments=True).model_copy(update={"ui_url": "https://proxy.example.com/luthien/ui/"})
-    notifier(lambda: given)(call)
+    notifier(lambda: settings(server, with_arguments=True), "https://proxy.example.com/luthien/ui")(call)
     await until_got(server, 1)
     [note] = server.notes
     assert note["arguments"] == call.arguments
