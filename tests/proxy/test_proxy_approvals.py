@@ -313,7 +313,7 @@ def test_the_decision_is_in_the_record(proxies: Proxies, tool: str) -> None:
     proxy = proxies.get(AT_ONCE)
     said(proxy, "chat", tool)
     call = waiting_for(proxy, tool)
-    assert f"ask {tool}: it leaves us" in run(proxy.records, "list", "--outcome", "blocked")
+    wait_until(lambda: f"ask {tool}: it leaves us" in run(proxy.records, "list", "--outcome", "blocked"))
     assert f"waits for a person ({call['id']})" in shown_last(proxy)
     approvals(proxy, "approve", call["id"])
     said(proxy, "chat", tool)

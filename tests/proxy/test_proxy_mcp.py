@@ -1,5 +1,6 @@
 """MCP through a real proxy and a real MCP server: calls are judged before, what servers give back after."""
 
+import asyncio
 import json
 from collections.abc import Callable, Generator
 from importlib.metadata import version
@@ -66,10 +67,10 @@ async def test_a_call_that_a_person_approves_is_made_once(proxy_of: Any, lab: La
     proxy = proxy_of({"class": "tool_rules", "config": {"rules": [{"action": "ask", "tool": "*echo"}]}})
     before = len(lab.heard)
     refused = await call(proxy, "echo", text="hello")
-    [asked] = json.loads(approvals(proxy, "list", "--json"))["approvals"]
+    [asked] = json.loads(await asyncio.to_thread(approvals, proxy, "list", "--json"))["approvals"]
     assert refused.is_error
     assert f"waits for a person's approval ({asked['id']})" in texts(refused)[0]
-    approvals(proxy, "approve", asked["id"])
+    await asyncio.to_thread(approvals, proxy, "approve", asked["id"])
     other, made, again = [await call(proxy, "echo", text=text) for text in ("other", "hello", "hello")]
     assert [result.is_error for result in (other, made, again)] == [True, False, True]
     assert lab.heard[before:] == ["hello"]

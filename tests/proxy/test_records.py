@@ -228,6 +228,7 @@ def test_an_event_has_the_whole_record_with_who_asked_for_what(provider_url: str
         assert (record["outcome"], record["final"]["request"]) == ("blocked", None)
         assert record["original"]["request"]["messages"] == body["messages"]
         assert record["original"]["answer"]["content"][-1]["arguments"] == '{"command": "sudo rm -rf /"}'
+        wait_until(lambda: bool(kept(proxy.records)))
         [row] = listed(proxy.records)
         assert row["record"]["identity"] == record["identity"] == {"user_id": "default_user_id"}
         assert data["identity"]["user_id"] == "default_user_id"
