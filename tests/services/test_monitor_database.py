@@ -70,9 +70,9 @@ def asked(proxy: Proxy, provider: ScriptedProvider, postgres_url: str) -> Asked:
 def test_admins_and_viewers_read_what_is_sealed(proxy: Proxy, asked: Asked, role: str) -> None:
     key = {} if role == "the master key" else {"key": key_of(proxy, f"a-{role}", role)}
     with visiting(proxy, **key) as visitor:
-        listed = visitor.get("/?key=blue&outcome=complete&policy=tool_rules&format=json").json()
+        listed = visitor.get("/?key=blue&outcome=blocked&policy=tool_rules&format=json").json()
         assert [one["id"] for one in listed["rows"]] == [asked.id]
-        assert "complete" in listed["hour"]["outcomes"]
+        assert "blocked" in listed["hour"]["outcomes"]
         page = visitor.get(f"/t/{asked.id}")
         assert page.status_code == 200
         assert REASON in page.text
@@ -112,6 +112,6 @@ def test_a_page_follows_what_is_written_to_the_database(proxy: Proxy, asked: Ask
         events = Events(visitor)
         ask(proxy, asked.key)
         running = events.row_with("openai/blocked", "blue", "block Bash", REASON)
-        events.row_with(running["id"], "complete", REASON)
+        events.row_with(running["id"], "blocked", REASON)
         first = visitor.get("/?format=json").json()["rows"]
         assert {asked.id, running["id"]} <= {one["id"] for one in first}
