@@ -1,17 +1,21 @@
 """Counts and plot of the last hour."""
 
+import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from luthien_litellm_hooks.errors import ConfigError
 from luthien_litellm_hooks.monitor.rows import Count, Rows
 
 _MINUTES = 60
 _HEIGHT = 48
 _WIDTH = 10
 _FRESH_S = 2.0
+_OLD_S = 60.0
 _SHARE = 50
 """Counting takes at most this part of the time: the longer it takes, the more seldom it is done."""
 _KINDS: Mapping[str, str] = {"complete": "good", "blocked": "bad", "policy_error": "bad"}
@@ -42,23 +46,34 @@ class Hour:
 
 
 class LastHour:
-    """Counts of the last hour, shared by all pages for some seconds."""
+    """Counts of the last hour, shared by all pages. They are made anew in the background, so that no page waits."""
 
     def __init__(self, rows: Callable[[], Rows]) -> None:
         self._rows = rows
         self._known: Hour | None = None
-        self._until = 0.0
+        self._made_at = 0.0
+        self._fresh_s = _FRESH_S
+        self._counting: asyncio.Task[None] | None = None
 
     async def now(self) -> Hour:
-        """Returns the counts. Raises `ConfigError` if the records cannot be read."""
-        began = time.monotonic()
-        if self._known is None or began > self._until:
-            self._until = began + _FRESH_S  # the pages that ask meanwhile get the former counts
-            moment = datetime.now(UTC)
-            known = hour_of(await self._rows().counts(moment - timedelta(minutes=_MINUTES - 1)), moment)
-            self._known = self._known if known == self._known else known
-            self._until = time.monotonic() + max(_FRESH_S, (time.monotonic() - began) * _SHARE)
-        return self._known or hour_of((), datetime.now(UTC))
+        """Returns the counts as they are, or were a moment ago. Raises `ConfigError` if there are none to show."""
+        age = time.monotonic() - self._made_at
+        if self._known is None or age > _OLD_S:
+            return await self._count()
+        if age > self._fresh_s and (self._counting is None or self._counting.done()):
+            self._counting = asyncio.create_task(self._count_again(), name="luthien-monitor-count")
+        return self._known
+
+    async def _count_again(self) -> None:
+        with suppress(ConfigError):  # the former counts stay until they are too old
+            await self._count()
+
+    async def _count(self) -> Hour:
+        began, moment = time.monotonic(), datetime.now(UTC)
+        known = hour_of(await self._rows().counts(moment - timedelta(minutes=_MINUTES - 1)), moment)
+        self._known, self._made_at = known, time.monotonic()
+        self._fresh_s = max(_FRESH_S, (self._made_at - began) * _SHARE)
+        return known
 
 
 def hour_of(counts: Sequence[Count], now: datetime) -> Hour:

@@ -1,13 +1,16 @@
 """Stored transactions for the pages: filters, pages by keyset, and the time that these take with many rows."""
 
+import asyncio
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from luthien_litellm_hooks.monitor.hour import hour_of
+from luthien_litellm_hooks.monitor import hour as hour_module
+from luthien_litellm_hooks.monitor.hour import LastHour, hour_of
 from luthien_litellm_hooks.monitor.rows import Count, FileRows, Position
 from luthien_litellm_hooks.monitor.spend_logs import Filter
 from luthien_litellm_hooks.recording.sqlite import RecordFile
@@ -121,6 +124,28 @@ async def test_the_last_hour_is_counted_by_minute_and_outcome(tmp_path: Path) ->
     assert (hour.total, hour.outcomes) == (3, {"blocked": 1, "complete": 2})
     assert [(bar.kind, bar.height) for bar in hour.bars] == [("bad", 24.0), ("good", 48.0)]
     assert all(0 <= bar.x < hour.width for bar in hour.bars)
+
+
+async def test_no_page_waits_for_a_count_but_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hour_module, "_FRESH_S", 0.0)
+    monkeypatch.setattr(hour_module, "_SHARE", 0)
+    counted = asyncio.Semaphore(1)
+
+    class Slow(FileRows):
+        async def counts(self, since: datetime) -> Sequence[Count]:
+            await counted.acquire()
+            return await super().counts(since)
+
+    rows = Slow(tmp_path / "r")
+    last = LastHour(lambda: rows)
+    assert (await last.now()).total == 0
+    store(tmp_path / "r", row(0, outcome="complete"))
+    assert [(await last.now()).total for _ in range(3)] == [0, 0, 0]  # while the second count waits
+    counted.release()
+    async with asyncio.timeout(20):
+        [counting] = [task for task in asyncio.all_tasks() if task.get_name() == "luthien-monitor-count"]
+        await counting
+    assert (await last.now()).total == 1
 
 
 def test_an_empty_hour_has_no_bars_and_an_older_minute_does_not_count() -> None:
