@@ -118,7 +118,7 @@ async def _events(site: Site, request: Request) -> Response:
 
 
 async def _messages(site: Site, request: Request, mark: str) -> AsyncGenerator[str]:
-    """Yields messages until the visitor's role is to be asked again: the browser then connects anew."""
+    """Yields messages for five minutes. The browser then connects anew, and the role is asked again."""
     chosen, base, shown = _chosen(request)[0], base_of(request), None
     yield "retry: 1000\n\n"
     async for news in site.feed.news(mark, chosen, for_s=ASKED_EVERY_S):
