@@ -20,12 +20,12 @@ from luthien_litellm_hooks.monitor.labels import (
     labels_if_any,
     verdict_of,
 )
+from luthien_litellm_hooks.monitor.pages.cutting import cut
 from luthien_litellm_hooks.monitor.rows import in_thread
 from luthien_litellm_hooks.monitor.site import Page, Site, json_response, visitor_of, wants_json
 from luthien_litellm_hooks.monitor.transactions import Block, Record
 from luthien_litellm_hooks.telemetry.log_lines import one_line
 
-_SHOWN = 300
 _MOST_CALLS = 20
 _LONGEST_NOTE = 1_000
 
@@ -52,7 +52,7 @@ class LabelsFile:
     def calls(self, calls: Sequence[tuple[int, str, str]]) -> Sequence[LabelledCall]:
         """Returns calls, each a number, a tool and its arguments, with their labels."""
         return [
-            LabelledCall(number, name[:_SHOWN], _cut(arguments), self.labels.of(name, arguments))
+            LabelledCall(number, cut(name), cut(arguments), self.labels.of(name, arguments))
             for number, name, arguments in calls
         ]
 
@@ -100,7 +100,7 @@ async def _label(site: Site, request: Request) -> Response:
         transaction=record.transaction_id,
         number=number,
     )
-    added = await in_thread(add_label, site.labels, label, one_line(f"{name[:_SHOWN]} {_cut(call.arguments)}"))
+    added = await in_thread(add_label, site.labels, label, one_line(f"{cut(name)} {cut(call.arguments)}"))
     if added.refused is not None:
         raise HTTPException(409, added.refused)
     if wants_json(request):
@@ -128,11 +128,6 @@ async def _call(site: Site, wanted: str, number: int) -> tuple[Record, Block]:
 def _back(wanted: str, record: Record) -> str:
     """Returns the path of the page with the form: the report, or else the transaction."""
     return wanted if wanted == "/report" or wanted.startswith("/report?") else f"/t/{record.transaction_id}"
-
-
-def _cut(text: str) -> str:
-    more = len(text) - _SHOWN
-    return text if more <= 0 else f"{text[:_SHOWN]}[{more:,} more characters]"
 
 
 PAGES = (Page("/label", _label, may="admin", method="POST"),)

@@ -11,14 +11,25 @@ from starlette.responses import Response
 
 from luthien_litellm_hooks.errors import ConfigError
 from luthien_litellm_hooks.monitor.comparison import Judged
+from luthien_litellm_hooks.monitor.pages.cutting import Cutter
 from luthien_litellm_hooks.monitor.rows import in_thread
 from luthien_litellm_hooks.monitor.site import Page, Site, render, visitor_of
 from luthien_litellm_hooks.monitor.spend_logs import Filter
 from luthien_litellm_hooks.monitor.transactions import Transaction
-from luthien_litellm_hooks.monitor.tryout import MOST_TRANSACTIONS, NAMES, Tryout, Verdict, read_settings, try_out
+from luthien_litellm_hooks.monitor.tryout import (
+    MOST_TRANSACTIONS,
+    NAMES,
+    Tried,
+    Tryout,
+    Verdict,
+    read_settings,
+    try_out,
+)
 
 _LONGEST = 300
-_MOST_VERDICTS = 20
+_ROOM = 20_000
+"""Characters of all texts of a result."""
+_MOST_VERDICTS = 10
 """Verdicts of a transaction that are shown; the changes first."""
 _ERROR_LENGTH = 2_000
 _turn = asyncio.Lock()
@@ -93,34 +104,21 @@ def _view(site: Site, request: Request, asked: Asked) -> PolicyView:
 
 
 def _cut(result: Tryout) -> Tryout:
-    tried = [
-        replace(one, verdicts=[_cut_verdict(verdict) for verdict in _changes_first(one.verdicts)[:_MOST_VERDICTS]])
-        for one in result.tried
-    ]
+    short = Cutter(_ROOM, _LONGEST)
+    tried: list[Tried] = []
+    for one in result.tried:
+        chosen = sorted(one.verdicts, key=lambda verdict: verdict.change == "unchanged")[:_MOST_VERDICTS]
+        tried.append(replace(one, verdicts=[_cut_verdict(verdict, short) for verdict in chosen]))
     return replace(result, tried=tried)
 
 
-def _changes_first(verdicts: Sequence[Verdict]) -> Sequence[Verdict]:
-    return sorted(verdicts, key=lambda one: one.change == "unchanged")
+def _cut_verdict(one: Verdict, short: Cutter) -> Verdict:
+    before, after = _cut_judged(one.before, short), _cut_judged(one.after, short)
+    return replace(one, name=short(one.name), text=short(one.text), before=before, after=after)
 
 
-def _cut_verdict(one: Verdict) -> Verdict:
-    return replace(
-        one,
-        name=one.name[:_LONGEST],
-        text=_short(one.text),
-        before=_cut_judged(one.before),
-        after=_cut_judged(one.after),
-    )
-
-
-def _cut_judged(one: Judged) -> Judged:
-    return replace(one, reason=one.reason and _short(one.reason), instead=one.instead and _short(one.instead))
-
-
-def _short(text: str) -> str:
-    more = len(text) - _LONGEST
-    return text if more <= 0 else f"{text[:_LONGEST]}[{more:,} more characters]"
+def _cut_judged(one: Judged, short: Cutter) -> Judged:
+    return replace(one, reason=short.maybe(one.reason), instead=short.maybe(one.instead))
 
 
 PAGES = (Page("/policy", _policy, title="Policy"), Page("/policy", _try, may="admin", method="POST"))

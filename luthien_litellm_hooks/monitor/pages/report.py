@@ -8,6 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from luthien_litellm_hooks.errors import ConfigError
+from luthien_litellm_hooks.monitor.pages.cutting import cut
 from luthien_litellm_hooks.monitor.pages.labels import LabelledCall, LabelsFile, labels_file
 from luthien_litellm_hooks.monitor.report import TITLES, PolicyReport, Report
 from luthien_litellm_hooks.monitor.rows import Position, in_thread
@@ -18,7 +19,6 @@ MOST = 2_000
 """Records of the page; the command reads more."""
 _AT_ONCE = 100
 _SINCE = "7d"
-_LONGEST_REASON = 500
 _MOST_ERRORS = 10
 
 
@@ -107,12 +107,12 @@ def _policy(one: PolicyReport, labels: LabelsFile) -> PolicyView:
         version=one.version,
         cells=one.cells(),
         numbers={name: value for name, value in one.as_json().items() if name != "examples"},
-        not_judged=[(error[:_LONGEST_REASON], count) for error, count in one.not_judged.most_common(_MOST_ERRORS)],
+        not_judged=[(cut(error), count) for error, count in one.not_judged.most_common(_MOST_ERRORS)],
         examples=[
             ExampleView(
                 example.transaction_id,
-                example.verdict[:_LONGEST_REASON],
-                example.reason[:_LONGEST_REASON],
+                cut(example.verdict),
+                cut(example.reason),
                 labels.calls([(call.number, call.name, call.arguments) for call in example.calls[:_MOST_ERRORS]]),
             )
             for example in one.examples

@@ -8,6 +8,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from luthien_litellm_hooks.monitor.pages.cutting import Cutter
 from luthien_litellm_hooks.monitor.pages.live import position_of
 from luthien_litellm_hooks.monitor.rows import in_thread
 from luthien_litellm_hooks.monitor.session import Part, Turn, timeline
@@ -20,8 +21,8 @@ _MOST_PARTS = 12
 _MOST_SCORES = 40
 _LONGEST = 500
 _ROOM = 40_000
-"""Characters of texts on a page, so that it stays light; each may have its first ones."""
-_LEAST = 60
+"""Characters of all texts on a page."""
+_LONGEST_NAME = 60
 _WIDTH, _HEIGHT, _MARGIN = 600, 120, 8
 _COLOURS = 6
 """Colours of the style sheet for the policies of a plot."""
@@ -94,7 +95,7 @@ def plot(turns: Sequence[Turn]) -> Sequence[Line]:
 
 
 def _shown(turns: Sequence[Turn]) -> Sequence[ShownTurn]:
-    cut = _Cut()
+    cut = Cutter(_ROOM, _LONGEST)
     return [
         ShownTurn(
             replace(
@@ -104,7 +105,7 @@ def _shown(turns: Sequence[Turn]) -> Sequence[ShownTurn]:
                 parts=[_cut_part(part, cut) for part in turn.parts[:_MOST_PARTS]],
                 decided=[cut(text) for text in turn.decided[:_MOST_PARTS]],
                 observed=[cut(text) for text in turn.observed[:_MOST_PARTS]],
-                scores=[replace(one, about=one.about[:_LEAST]) for one in turn.scores[:_MOST_SCORES]],
+                scores=[replace(one, about=one.about[:_LONGEST_NAME]) for one in turn.scores[:_MOST_SCORES]],
             ),
             max(0, len(turn.parts) - _MOST_PARTS),
         )
@@ -112,7 +113,7 @@ def _shown(turns: Sequence[Turn]) -> Sequence[ShownTurn]:
     ]
 
 
-def _cut_part(part: Part, cut: "_Cut") -> Part:
+def _cut_part(part: Part, cut: Cutter) -> Part:
     return replace(
         part,
         name=cut.maybe(part.name),
@@ -121,21 +122,6 @@ def _cut_part(part: Part, cut: "_Cut") -> Part:
         reason=cut.maybe(part.reason),
         instead=cut.maybe(part.instead),
     )
-
-
-class _Cut:
-    """Cutting of texts to a length, which shrinks as the page fills."""
-
-    def __init__(self) -> None:
-        self._room = _ROOM
-
-    def __call__(self, text: str) -> str:
-        shown = text[: max(_LEAST, min(_LONGEST, self._room))]
-        self._room -= len(shown)
-        return shown if len(shown) == len(text) else f"{shown}[{len(text) - len(shown):,} more characters]"
-
-    def maybe(self, text: str | None) -> str | None:
-        return None if text is None else self(text)
 
 
 PAGES = (Page("/s/{session:path}", _session),)
