@@ -102,8 +102,8 @@ class _PlainLoader(yaml.SafeLoader):
     _depth = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        event: Any = self.peek_event()
-        if isinstance(event, yaml.AliasEvent) or event.anchor is not None:
+        event = cast(Any, self).peek_event()
+        if event.anchor is not None:  # of an alias, too
             raise yaml.YAMLError("anchors and aliases are not read here")
         self._depth += 1
         if self._depth > _DEEPEST:

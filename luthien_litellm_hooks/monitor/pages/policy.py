@@ -70,7 +70,7 @@ async def _try(site: Site, request: Request) -> Response:
     last = form.get("last", "")
     asked = Asked(
         form.get("policy", ""),
-        form.get("settings", ""),
+        form.get("settings", "").replace("\r\n", "\n"),  # as browsers end lines
         form.get("on", "").strip(),
         min(MOST_TRANSACTIONS, max(1, int(last))) if last.isdecimal() and len(last) < 5 else 1,
     )

@@ -81,6 +81,14 @@ def _token(page: str) -> str:
     return page.split('name="luthien-token" content="')[1].split('"')[0]
 
 
+async def test_lines_end_as_browsers_send_them(site: Site) -> None:
+    async with visiting(site) as client:
+        page = await tried(client, settings=RULES.replace("\n", "\r\n"))
+        assert "newly blocked" in page.text
+        assert "\\x0d" not in page.text
+        assert html.unescape(page.text.split('placeholder="none">\n')[1]).startswith(RULES)
+
+
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
