@@ -11,7 +11,7 @@ _MOST = 100
 
 
 class Tickets:
-    """Tickets of this process that nobody has used. The oldest makes way for one too many."""
+    """Unused tickets of this process. The oldest makes way for one too many."""
 
     def __init__(self) -> None:
         self._issued: OrderedDict[str, tuple[Credential, float]] = OrderedDict()

@@ -30,7 +30,7 @@ _REDIRECT = """\
 def login_address(port: int, key: str) -> str | None:
     """Returns the page's address with a ticket that logs a browser in, once; None if the proxy gives none.
 
-    The ticket is behind a `#`: browsers send that part to nobody, and the page takes it out of the address.
+    The ticket is behind a `#`: browsers send no part from there on, and the page takes it out of the address.
     """
     connection = http.client.HTTPConnection(HOST, port, timeout=_SECONDS)
     try:
