@@ -107,11 +107,11 @@ def test_a_hostile_text_is_shown_as_it_is_written(visit: Visit, monitor: Proxy, 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_no_page_has_a_serious_finding_of_axe(
-    scheme: Literal["light", "dark"], visit: Visit, monitor: Proxy, ordinary: Stored
+    scheme: Literal["light", "dark"], visit: Visit, monitor: Proxy, ordinary: Stored, long: Stored
 ) -> None:
     visit.page.emulate_media(color_scheme=scheme)
     found = {}
-    for path in [*ordinary.pages, *listed(visit, monitor), "/login", "/no-such-page"]:
+    for path in [*ordinary.pages, *long.pages, *listed(visit, monitor), "/login", "/no-such-page"]:
         visit.page.goto(f"{monitor.url}{PATH}{path}")
         findings = Axe().run(visit.page).response["violations"]
         found[path] = [
@@ -128,8 +128,8 @@ def listed(visit: Visit, monitor: Proxy) -> list[str]:
     return [str(link.get_attribute("href")).removeprefix(PATH) for link in links]
 
 
-def test_no_page_weighs_more_than_100_kb(visit: Visit, monitor: Proxy, ordinary: Stored) -> None:
-    paths, responses = [*ordinary.pages, *listed(visit, monitor)], list[Response]()
+def test_no_page_weighs_more_than_100_kb(visit: Visit, monitor: Proxy, ordinary: Stored, long: Stored) -> None:
+    paths, responses = [*ordinary.pages, *long.pages, *listed(visit, monitor)], list[Response]()
     visit.page.on("response", lambda response: responses.append(response))
     weighed: dict[str, int] = {}
     for path in paths:
