@@ -158,7 +158,7 @@ _AGENT_PROGRAMS = frozenset(
 _ADDRESS_OPTION = compile_pattern(
     r"(?i).*(?:base[_-]?url|api[_-]?base|model_provider|endpoint|(?:ANTHROPIC|OPENAI)_\w*URL).*"
 )
-_DECISIONS = frozenset({"approve", "deny"})
+_DECISIONS = frozenset({"approve", "deny", "revoke"})
 _READERS = frozenset(
     {"cat", "ls", "env", "printenv", "ps", "head", "tail", "grep", "wc", "stat", "id", "whoami", "date", "df", "du"}
 )

@@ -231,9 +231,9 @@ async def _found(store: Store, id: str) -> AskedCall:
 
 
 async def _shown(call: AskedCall, user: UserAPIKeyAuth) -> dict[str, Any]:
-    may_decide = call.state == "pending" and not _is_asking(user, call)
-    effects = await off_loop(_effects_of, call.tool_call)  # a long command takes the parser its time
-    return {**call.model_dump(mode="json"), "effects": effects, "may_decide": may_decide}
+    is_pending = call.state == "pending"
+    in_words = await off_loop(_in_words, call.tool_call, is_pending)  # a long command takes the parser its time
+    return {**call.model_dump(mode="json"), **in_words, "may_decide": is_pending and not _is_asking(user, call)}
 
 
 async def permits(condition: Condition, call: ToolCall, ctx: PolicyContext) -> bool:
@@ -243,11 +243,16 @@ async def permits(condition: Condition, call: ToolCall, ctx: PolicyContext) -> b
     return await likeness.permits(condition, call, ctx)
 
 
-def _effects_of(call: ToolCall) -> list[str]:
-    """Returns the effects of a call in words. Imported only now: the parsers take 11 MB."""
-    from luthien_litellm_hooks.policies.rules.effects import effects_of
+def _in_words(call: ToolCall, is_pending: bool) -> dict[str, Any]:
+    """Returns the effects of a call, and the condition of a grant for calls like it.
 
-    return effects_of(call)
+    The parsers are imported only now: they take 11 MB.
+    """
+    from luthien_litellm_hooks.policies.rules.effects import effects_of
+    from luthien_litellm_hooks.policies.rules.likeness import like_condition, words_of
+
+    like = like_condition(call) if is_pending else None
+    return {"effects": effects_of(call), "like": None if like is None else words_of(like)}
 
 
 def _json(value: object) -> Response:

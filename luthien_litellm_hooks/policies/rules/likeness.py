@@ -95,11 +95,13 @@ def _use(call: ToolCall, members: Mapping[str, object]) -> ToolUse:
 
 
 def _digest(call: ToolCall) -> str:
-    """Returns the digest of the call without the words beside a script."""
+    """Returns the digest of the call, without the words beside a script if nothing is read in them."""
     members = _members(call)
-    if members is None or not _use(call, members).scripts:
-        return action_digest(call.name, call.arguments)
-    return action_digest(call.name, json.dumps({name: members[name] for name in _deciding(members)}))
+    if members is not None:
+        whole, rest = _use(call, members), {name: members[name] for name in _deciding(members)}
+        if whole.scripts and whole.scripts == _use(call, rest).scripts:
+            return action_digest(call.name, json.dumps(rest))
+    return action_digest(call.name, call.arguments)
 
 
 def _deciding(members: Mapping[str, object]) -> tuple[str, ...]:

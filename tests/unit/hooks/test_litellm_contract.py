@@ -20,6 +20,8 @@ from fastapi.routing import APIRoute
 from litellm import Router
 from litellm._logging import JsonFormatter, redact_secrets
 from litellm.caching.dual_cache import DualCache
+from litellm.caching.redis_cache import RedisCache
+from litellm.caching.redis_cluster_cache import RedisClusterCache
 from litellm.exceptions import GuardrailRaisedException
 from litellm.integrations.custom_logger import CustomLogger
 from litellm.litellm_core_utils import redact_messages
@@ -355,6 +357,14 @@ def test_litellm_knows_which_models_keep_to_a_schema() -> None:
     known: Any = litellm
     assert known.supports_response_schema("openai/gpt-4o-mini") is True
     assert known.supports_response_schema("openai/unheard-of") is False
+
+
+def test_the_proxys_own_redis_has_a_client_for_the_event_loop_and_a_namespace() -> None:
+    assert proxy_server.redis_usage_cache is None  # until the config is read, and without a Redis
+    assert "namespace" in signature(RedisCache.__init__).parameters
+    for cache in (RedisCache, RedisClusterCache):
+        made: Any = cache.init_async_client
+        assert [*signature(made).parameters] == ["self"]
 
 
 async def test_a_call_without_message_logging_is_known_by_litellms_redaction() -> None:
