@@ -28,6 +28,8 @@ from luthien_litellm_hooks.wire.events import ToolCall
 
 _MAX_DENIALS = 1_000
 """Denied calls to remember, so that each is counted once."""
+_UNASKED: tuple[str | None, ...] = (None, "used")
+"""States in which a call needs a question, or a grant."""
 _MAX_ATTEMPTS = 20
 """Attempts to put a question. Other workers may put the same one."""
 
@@ -100,14 +102,13 @@ class Approvals:
 
     async def _wait_for_decision(self, ctx: StreamingResponseContext, one: "_Asked", until: float) -> "_Found":
         loop, asked, key = asyncio.get_running_loop(), one.described, key_of(one.described.digest)
-        entry, attempts, is_first = (await self.store.get(key)).get(key), 0, True
+        entry, attempts, grantable = (await self.store.get(key)).get(key), 0, (*_UNASKED, "pending")
         while True:
             found = None if entry is None else read_call(entry)
-            is_unasked = entry is None or found is None or found.state == "used"
-            may_be_granted = is_unasked or (found.state == "pending" and is_first)
-            if may_be_granted and (grant := await self._grant_for(ctx, one.call)) is not None:
+            state = None if found is None else found.state
+            if state in grantable and (grant := await self._grant_for(ctx, one.call)) is not None:
                 return _Found("approved", asked, grant=grant)
-            is_first = False
+            grantable = _UNASKED
             if entry is None or found is None or found.state == "used":
                 attempts += 1
                 if attempts > _MAX_ATTEMPTS:
@@ -155,7 +156,13 @@ class Approvals:
             return
         if found.state == "denied":
             self._denials.append(call.id)
-        fields = {"id": approval.id, "digest": call.digest, "tool": call.tool, "policy": call.policy, "state": state}
+        fields: dict[str, object] = {
+            "id": approval.id,
+            "digest": call.digest,
+            "tool": call.tool,
+            "policy": call.policy,
+            "state": state,
+        }
         fields |= {"by": approval.by, "grant": approval.grant, "edited": approval.arguments is not None}
         if found.grant is None and call.decided_at is not None:
             fields["seconds"] = seconds = (call.decided_at - call.asked_at).total_seconds()

@@ -7,7 +7,7 @@ from typing import Any, cast
 from luthien_litellm_hooks.policies.rules import Rule, ToolRulesConfig
 from luthien_litellm_hooks.policies.rules.arguments import read_arguments, text_of
 from luthien_litellm_hooks.policies.rules.conditions import compile_condition
-from luthien_litellm_hooks.policies.rules.kinds import PROSE_KEYS, WORKDIR_KEYS, key_of, kinds_of_name
+from luthien_litellm_hooks.policies.rules.kinds import PROSE_KEYS, WORKDIR_KEYS, Kind, key_of, kinds_of_name
 from luthien_litellm_hooks.policies.rules.narrowing import (
     CHANGES_FOLDER,
     WAYS_OUT,
@@ -33,6 +33,7 @@ from luthien_litellm_hooks.wire.events import ToolCall
 
 _WORDS_BESIDE = PROSE_KEYS - WORKDIR_KEYS - {"session_id", "id"}
 """Keys of texts beside a script, with which a model describes the call anew each time."""
+_FILE_WRITE: frozenset[Kind] = frozenset({"file_write"})
 _CHARACTER = r"[^/.~$`\\=<>*?{\[-]|\w[/.-]|\./|\.(?:\s|\z)"
 """Parts of scripts without variables, wildcards, redirections, and paths out of the working directory. No word in them
 begins with a dash."""
@@ -158,7 +159,7 @@ def _like_path(use: ToolUse) -> dict[str, Any] | None:
     folder, _, name = use.paths[0].rpartition("/")
     if not (name and is_plain_path(folder) and may_be_whole(folder.split("/"))) or is_hidden(use.paths[0]):
         return None
-    others = {} if use.named_kinds == {"file_write"} else _pinned(read.members, keys[0])
+    others = {} if use.named_kinds == _FILE_WRITE else _pinned(read.members, keys[0])
     rule = allowing(
         use.name,
         paths=[f"{folder}/*", "!.*"],
