@@ -28,7 +28,7 @@ KEPT = 500
 """Transactions in memory."""
 MAX_PAGES = 200
 """Open pages of this process."""
-_MAX_DECISIONS = 20
+_MAX_DECISIONS = 5
 _MAX_CHARACTERS = 200
 _POLL_S = 2.0
 _TOGETHER_S = 0.2

@@ -157,3 +157,7 @@ def test_every_call_type_of_litellm_stands_in_one_table() -> None:
     elsewhere = {"call_mcp_tool", "list_mcp_tools"}  # `hooks.mcp`
     known = {call_type.value for call_type in CallTypes}
     assert known - elsewhere - {*governed, *NO_MODEL_OUTPUT, *REFUSED} == set()
+
+
+def test_without_ui_enabled_there_is_no_monitor_page(noop: Proxy) -> None:
+    assert [noop.http.get(f"/luthien/ui{path}").status_code for path in ("", "/", "/login", "/events")] == [404] * 4

@@ -142,6 +142,7 @@ def test_what_is_one_for_the_proxy_cannot_differ(monkeypatch: pytest.MonkeyPatch
         "events": {"jsonl": "events.jsonl"},
         "approvals": {"hold_s": 7},
         "state": "sqlite",
+        "ui": {"enabled": True},
     }
     callback(monkeypatch, NOOP)
     message = rf"litellm_params\.{key}: applies to the whole proxy, and callback_settings\.luthien has another value"

@@ -28,8 +28,9 @@ from litellm.litellm_core_utils import redact_messages
 from litellm.litellm_core_utils.exception_mapping_utils import ExceptionCheckers
 from litellm.litellm_core_utils.litellm_logging import Logging
 from litellm.llms.anthropic.chat.transformation import AnthropicConfig
-from litellm.proxy import litellm_pre_call_utils, proxy_server
+from litellm.proxy import litellm_pre_call_utils, plugin_routes, proxy_server
 from litellm.proxy._types import ProxyException, UserAPIKeyAuth
+from litellm.proxy.auth.user_api_key_auth import user_api_key_auth
 from litellm.proxy.google_endpoints import endpoints as google_endpoints
 from litellm.proxy.response_api_endpoints import endpoints as response_endpoints
 from litellm.proxy.types_utils.utils import get_instance_fn
@@ -43,6 +44,7 @@ from luthien_litellm_hooks import ConfigError, Policy, Request, SimplePolicy, To
 from luthien_litellm_hooks.engine.composition import ConfiguredPolicy
 from luthien_litellm_hooks.engine.executor import PolicyExecutor
 from luthien_litellm_hooks.hooks.active_policy import ActivePolicy, PolicyHolder
+from luthien_litellm_hooks.hooks.admin.monitor import credential_of
 from luthien_litellm_hooks.hooks.callback import LuthienCallback, UngovernedError, callbacks_after, check_dispatch
 from luthien_litellm_hooks.hooks.config_file import master_key_refusal
 from luthien_litellm_hooks.hooks.mcp import OTHER_CONTENTS, mcp_manager
@@ -376,3 +378,19 @@ async def test_a_call_without_message_logging_is_known_by_litellms_redaction() -
     assert redact_messages.should_redact_message_logging(call.model_call_details) is True
     redact_messages.perform_redaction(call.model_call_details, None)
     assert "asked" not in str(call.model_call_details["messages"])
+
+
+def test_a_session_of_the_admin_ui_is_a_claim_for_one_plugin(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The monitor page admits its holder."""
+    monkeypatch.setenv("LITELLM_SALT_KEY", "sk-a-salt")
+    known: Any = plugin_routes
+    claim = known.issue_plugin_session_claim("luthien", "a-user", "proxy_admin")
+    assert credential_of({"claim": claim}) == {"user": "a-user", "role": "proxy_admin"}
+    assert credential_of({"claim": known.issue_plugin_session_claim("another", "a-user", "proxy_admin")}) is None
+    monkeypatch.delenv("LITELLM_SALT_KEY")
+    unsalted = known.issue_plugin_session_claim("luthien", "a-user", "proxy_admin")
+    assert known.verify_plugin_session_claim("luthien", unsalted)["user_id"] == "a-user"
+    assert credential_of({"claim": unsalted}) is None  # anybody can make one
+    asked = signature(user_api_key_auth).parameters
+    assert list(asked)[:2] == ["request", "api_key"]
+    assert len(asked) == 7

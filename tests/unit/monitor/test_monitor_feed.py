@@ -1,6 +1,7 @@
 """Feed of the live page: what a transaction leaves there, and what the pages get of it."""
 
 import asyncio
+import gzip
 import json
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
@@ -13,6 +14,7 @@ from luthien_litellm_hooks.errors import ConfigError
 from luthien_litellm_hooks.monitor import feed as feed_module
 from luthien_litellm_hooks.monitor.feed import KEPT, MAX_PAGES, REQUESTED, Feed, News, Row
 from luthien_litellm_hooks.monitor.rows import FileRows
+from luthien_litellm_hooks.monitor.site import fragment
 from luthien_litellm_hooks.monitor.spend_logs import Filter
 from luthien_litellm_hooks.monitor.transactions import Transaction
 from luthien_litellm_hooks.recording.decision import Decision
@@ -140,7 +142,7 @@ def test_the_memory_is_bounded(feed: Feed) -> None:
         feed.decided(str(KEPT + 49), [Decision("rules", "block", ContentStreamBlock(), reason="z" * 10_000)])
     rows = feed.latest(ALL)
     assert len(rows) == KEPT
-    assert (len(rows[0].decisions), rows[0].more_decisions) == (20, 80)
+    assert (len(rows[0].decisions), rows[0].more_decisions) == (5, 95)
     assert len(repr(rows[0])) < 20_000
 
 
@@ -255,3 +257,16 @@ def test_a_decision_of_an_unknown_transaction_begins_its_row(feed: Feed) -> None
     assert [(row.id, [one.about for one in row.decisions]) for row in feed.latest(ALL)] == [("t1", ["request"])]
     feed.happened("t2", ENDED, {"outcome": "complete"})
     assert feed.row("t2") is None
+
+
+def test_a_full_page_of_hostile_rows_stays_small(feed: Feed) -> None:
+    long = "<&>\u202e" * 5_000
+    called = ToolCallStreamBlock(0)
+    called.name = long
+    for number in range(50):
+        begin(feed, f"{number:036}", model=long, key_alias=long)
+        feed.decided(f"{number:036}", [Decision("a_policy_of_mine", "block", called, reason=long)] * 50)
+    rows = [fragment("row.html", "/luthien/ui", row=row) for row in feed.latest(ALL)]
+    assert len(gzip.compress("".join(rows).encode())) < 10_000
+    assert max(map(len, rows)) < 6_000
+    assert not any("\u202e" in row or "<&" in row for row in rows)
