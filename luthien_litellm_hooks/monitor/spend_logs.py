@@ -137,10 +137,11 @@ ORDER BY (metadata #>> '{spend_logs_metadata,luthien,transaction_id}' = $1) DESC
 LIMIT $3::int
 """
 
+# PostgreSQL takes an equality for rare, and would read the whole table in place of its index by time.
 _LATEST = """
 SELECT request_id, litellm_call_id, call_type, api_key, model, model_group, "startTime", {metadata}
 FROM "LiteLLM_SpendLogs"
-WHERE jsonb_typeof(metadata #> '{spend_logs_metadata,luthien}') = 'object'
+WHERE jsonb_typeof(metadata #> '{spend_logs_metadata,luthien}') NOT IN ('null', 'array', 'string', 'number', 'boolean')
   AND ($1::text IS NULL OR metadata #>> '{spend_logs_metadata,luthien,outcome}' = $1)
   AND ($2::text IS NULL OR metadata #> '{spend_logs_metadata,luthien,policies}'
        @> jsonb_build_array(jsonb_build_object('name', $2::text)))

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import uuid
 from collections.abc import Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -9,8 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import httpx
+import psycopg
 import pytest
 
+from luthien_litellm_hooks.monitor.spend_logs import Filter, latest_query
 from luthien_litellm_hooks.testing.answers import Answer, Cut, Gate, Say, Wait
 from luthien_litellm_hooks.testing.provider import ScriptedProvider
 from luthien_litellm_hooks.testing.routes import ROUTES, RouteName
@@ -394,3 +397,25 @@ def test_an_answer_that_litellm_does_not_log_has_a_row_too(
     [row] = spend_logs(postgres_url, key)
     assert (row["status"], record(row)["outcome"]) == ("success", "complete")
     assert text(record(row)["final"]["answer"]) == CAME
+
+
+ROWS = """
+INSERT INTO "LiteLLM_SpendLogs" (request_id, call_type, "startTime", "endTime", metadata)
+SELECT 'plan-' || number, 'acompletion', now() - number * interval '1 second', now(),
+    jsonb_build_object(
+        'spend_logs_metadata', jsonb_build_object('luthien', jsonb_build_object('sealed', repeat('x', 500)))
+    )
+FROM generate_series(1, 5000) number
+"""
+
+
+def test_the_newest_of_many_rows_are_read_by_the_index(postgres_url: str) -> None:
+    query, *values = latest_query(Filter(), None, None, 50, with_texts=False)
+    placed = re.sub(r"\$(\d+)", r"%(p\1)s", query.replace("%", "%%"))
+    given = {f"p{number}": value for number, value in enumerate(values, 1)}
+    with psycopg.connect(postgres_url) as connection, connection.transaction(force_rollback=True):
+        connection.execute(ROWS)
+        connection.execute('ANALYZE "LiteLLM_SpendLogs"')
+        plan = "\n".join(row[0] for row in connection.execute(f"EXPLAIN {placed}", given).fetchall())
+    assert "Index Scan" in plan, plan
+    assert "Seq Scan" not in plan, plan
