@@ -133,6 +133,9 @@ class ApprovalsSettings(Section):
     """The same for a full response, whose client gets no sign of life meanwhile."""
     valid_s: Seconds = _DEFAULT_TERMS.valid_s
     """Time in which a call can be decided, and from then on the time in which the decision counts, in seconds."""
+    in_client: bool = False
+    """A client that asks for verdicts on its tool calls, as Claude Code does in its auto mode, gets the call flagged,
+    and leaves it to its own user. Nothing holds the call then: whoever has the key can run it."""
     approvers: Approvers = Approvers()
     notify: tuple[NotifySettings, ...] = ()
     """Webhooks."""
@@ -147,7 +150,7 @@ class ApprovalsSettings(Section):
     @property
     def terms(self) -> Terms:
         """Times for the gate."""
-        return Terms(self.hold_s, self.hold_full_s, self.valid_s)
+        return Terms(self.hold_s, self.hold_full_s, self.valid_s, self.in_client)
 
     def within(self, limits: LimitsSettings) -> "ApprovalsSettings":
         """Returns the settings with a default hold of at most half of `limits.max_hold_s`."""

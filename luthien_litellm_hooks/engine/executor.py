@@ -15,6 +15,7 @@ from collections.abc import (
 )
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Literal, Self, cast
 
 from pydantic import BaseModel
@@ -57,7 +58,7 @@ from luthien_litellm_hooks.policy.sending import send_text
 from luthien_litellm_hooks.recording.recorder import Outcome, TransactionRecorder
 from luthien_litellm_hooks.telemetry.log_lines import logger
 from luthien_litellm_hooks.wire.events import Chunk, Finish, StreamEvent, TextDelta, text_of
-from luthien_litellm_hooks.wire.format import Adapter, EchoingAdapter
+from luthien_litellm_hooks.wire.format import Adapter, EchoingAdapter, FlaggingAdapter
 
 PING_S = 10.0
 """Seconds of a client's wait for a policy between two pings. The shortest known limit of an agent is 20 s."""
@@ -258,6 +259,7 @@ class PolicyExecutor:
         is_streamed: bool,
     ) -> list[RunningStage]:
         """Starts the stages, each on the output of the one before it. Raises `LuthienError` alone."""
+        flagging = _flagging(adapter)
         source = StageInput(
             stream,
             decoder.decode,
@@ -269,6 +271,7 @@ class PolicyExecutor:
             self.limits,
             is_streamed,
             MEMORY_APART if ctx.is_observed else MEMORY,
+            flagging is not None and flagging.takes_flags,
         )
         running: list[RunningStage] = []
         try:
@@ -516,12 +519,24 @@ def _is_leaving(failure: BaseException | None) -> bool:
 def _sequencer(
     adapter: Adapter, running: Sequence[RunningStage], on_leave: Callable[[Chunk], None] | None = None
 ) -> Sequencer:
+    flagging = _flagging(adapter)
+    if on_leave is not None and flagging is not None and flagging.takes_flags:
+        on_leave = partial(_noted, flagging.note_left, on_leave)
     return Sequencer(
         adapter,
         on_leave,
         is_untouched=lambda: not any(each.stage.is_modified for each in running),
         is_judged=any(each.stage.judges for each in running),
     )
+
+
+def _flagging(adapter: Adapter) -> FlaggingAdapter | None:
+    return cast(FlaggingAdapter, adapter) if hasattr(adapter, "takes_flags") else None
+
+
+def _noted(first: Callable[[Chunk], None], second: Callable[[Chunk], None], chunk: Chunk) -> None:
+    first(chunk)
+    second(chunk)
 
 
 def _encoded(

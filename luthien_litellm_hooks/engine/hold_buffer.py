@@ -381,6 +381,7 @@ class StageControl:
     deadline: HookDeadline
     rules: ResponseRules
     is_streamed: bool = True
+    takes_flags: bool = False
     is_over: bool = False
     """All of the response has come."""
     event: StreamEvent | None = None

@@ -51,6 +51,7 @@ class StageInput:
     limits: Limits
     is_streamed: bool
     memory: MemoryBudget
+    takes_flags: bool = False
 
 
 class Stage(Protocol):

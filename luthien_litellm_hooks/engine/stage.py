@@ -116,6 +116,7 @@ class PolicyStage:
             self._deadline,
             source.rules,
             source.is_streamed,
+            source.takes_flags,
         )
         self._ctx = StreamingResponseContext(transaction, self._control)
         self.notice: str | None = None

@@ -130,7 +130,9 @@ def governed_format(call_type: str) -> WireFormat:
 
 def adapter_for(call_type: str, request: Request) -> Adapter:
     """Returns a new adapter for the response to a governed request."""
-    return governed_format(call_type).adapter(NewResponse(request.model, uuid.uuid4(), int(time.time())))
+    wire = governed_format(call_type)
+    takes_flags = wire.takes_flags(request.body)
+    return wire.adapter(NewResponse(request.model, uuid.uuid4(), int(time.time()), takes_flags))
 
 
 def paths_of(call_type: str, model: str) -> tuple[str, ...]:

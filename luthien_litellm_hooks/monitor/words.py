@@ -70,6 +70,7 @@ _SAID: Mapping[str, str] = {
     "pending": "waits for a person",
     "too_many": "nobody was asked: too many calls of the session waited",
     "too_large": "nobody was asked: it is too long to read",
+    "in_client": "left to the client's own user",
     "unavailable": "nobody could be asked",
 }
 _HELD_MS = 100.0

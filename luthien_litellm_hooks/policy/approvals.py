@@ -37,12 +37,13 @@ _MAX_ATTEMPTS = 20
 @dataclass(frozen=True, slots=True)
 class Terms:
     """Times in seconds: the longest hold of a streamed and of a full response; the validity of a question and of its
-    answer.
+    answer. With `in_client` a client that can asks its own user.
     """
 
     hold_s: float = 120.0
     hold_full_s: float = 0.0
     valid_s: float = 3600.0
+    in_client: bool = False
 
 
 class Approvals:
@@ -87,6 +88,8 @@ class Approvals:
 
     async def _decided_on(self, ctx: StreamingResponseContext, one: "_Asked", began: float, until: float) -> "_Found":
         asked = one.described
+        if self._terms().in_client and _is_for_client(ctx, one.call):
+            return _Found("in_client", asked)
         if len(asked.arguments) + len(asked.tool) > MAX_CHARACTERS:
             return _Found("too_large", asked)
         key = key_of(asked.digest)
@@ -223,6 +226,11 @@ class Approvals:
         self._is_stale = True
         self._decided.set()
         self._decided = asyncio.Event()
+
+
+def _is_for_client(ctx: StreamingResponseContext, call: ToolCall) -> bool:
+    """Tells whether the client can ask its own user about this call."""
+    return ctx.takes_flags and not ctx.is_voter and call.form == "function" and bool(call.id)
 
 
 @dataclass(frozen=True, slots=True)

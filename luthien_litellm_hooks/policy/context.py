@@ -208,6 +208,11 @@ class StreamControl(Protocol):
         """True if the client gets the response piece by piece."""
         ...
 
+    @property
+    def takes_flags(self) -> bool:
+        """True if the client asked for a verdict on each tool call, and leaves flagged ones to its own user."""
+        ...
+
     def keepalive(self) -> None:
         """Restarts the deadline of the running hook."""
         ...
@@ -285,6 +290,11 @@ class StreamingResponseContext(PolicyContext):
     def is_streamed(self) -> bool:
         """True if the client gets the response piece by piece; false for a full response."""
         return self.control.is_streamed
+
+    @property
+    def takes_flags(self) -> bool:
+        """True if the client asked for a verdict on each tool call, and leaves flagged ones to its own user."""
+        return self.control.takes_flags
 
     def keepalive(self) -> None:
         """Restarts the time limit of the running hook; call it while waiting for something slow."""

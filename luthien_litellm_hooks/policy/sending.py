@@ -8,6 +8,7 @@ from luthien_litellm_hooks.policy.notices import notice
 from luthien_litellm_hooks.wire.events import (
     Chunk,
     ContentStreamBlock,
+    Flagged,
     ReasoningDelta,
     ReasoningStreamBlock,
     StreamBlock,
@@ -57,6 +58,13 @@ async def send_tool_call(ctx: StreamingResponseContext, tool_call: ToolCall, blo
         extra=tool_call.extra,
     )
     await _send(ctx, delta, replaced=block)
+
+
+async def send_flag(ctx: StreamingResponseContext, block: StreamBlock, id: str, explanation: str) -> None:
+    """Tells a client that `takes_flags` about the call in `block`: its own user is to decide. The call itself leaves
+    beside it."""
+    _note_emission(ctx)
+    await ctx.control.send(Flagged(choice=block.choice, id=id, explanation=explanation), None, block)
 
 
 async def send_chunk(ctx: StreamingResponseContext, chunk: Chunk) -> None:

@@ -12,10 +12,11 @@ from typing import assert_never, cast
 from luthien_litellm_hooks.policy.base import Policy
 from luthien_litellm_hooks.policy.context import PolicyContext, Question, StreamingResponseContext
 from luthien_litellm_hooks.policy.limits import keep_undecided, tally
-from luthien_litellm_hooks.policy.notices import one_line
+from luthien_litellm_hooks.policy.notices import notice, one_line
 from luthien_litellm_hooks.policy.sending import (
     drop_block,
     passthrough_accumulated_chunks,
+    send_flag,
     send_notice,
     send_text,
     send_tool_call,
@@ -24,6 +25,7 @@ from luthien_litellm_hooks.recording.decision import Approval, PolicyAction, Spe
 from luthien_litellm_hooks.wire.events import StreamBlock, ToolCall, ToolCallStreamBlock
 
 _SHOWN_NAME = 100  # characters
+_LEFT_TO_USER = "The proxy's policy leaves this call to its user."
 _PROMPT_S = 0.005
 """Seconds to wait for a prompt verdict, so that its call need not wait for later events."""
 
@@ -219,6 +221,8 @@ async def _settled(
 
 def _with_approval(verdict: Verdict, call: ToolCall, approval: Approval | None) -> Verdict:
     """Returns the verdict on an asked call: it passes, as the person may have edited it, or it is withheld."""
+    if approval is not None and approval.state == "in_client":
+        return replace(verdict, message=None, approval=replace(approval, message=verdict.message or _LEFT_TO_USER))
     if approval is not None and approval.passes:
         edited = () if approval.arguments is None else (replace(call, arguments=approval.arguments),)
         return replace(verdict, message=None, instead=edited, approval=approval)
@@ -245,8 +249,8 @@ def _refusal(name: str, approval: Approval | None) -> str:
             return f"The call of {name} needs a person's approval, and is too long for a person to read."
         case "unavailable":
             return f"The call of {name} needs a person's approval, and nobody can be asked now."
-        case "approved":
-            raise ValueError("an approved call is not refused")
+        case "approved" | "in_client":
+            raise ValueError("a call that passes is not refused")
         case _:
             assert_never(state)
 
@@ -279,6 +283,9 @@ async def _apply(ctx: StreamingResponseContext, block: ToolCallStreamBlock, verd
             record_verdict(ctx, verdict, block)
         case "ask":
             if verdict.approval is not None and verdict.approval.passes and not verdict.calls:
+                if verdict.approval.state == "in_client" and block.id:
+                    explanation = notice(verdict.approval.message or "", ctx.transaction_id)
+                    await send_flag(ctx, block, block.id, explanation)
                 await passthrough_accumulated_chunks(ctx, block)
             else:
                 drop_block(ctx, block)

@@ -15,13 +15,14 @@ Action = Literal[PolicyAction, "error"]
 SEVERITY: Mapping[Action, int] = MappingProxyType({action: rank for rank, action in enumerate(get_args(Action))})
 
 
-ApprovalState = Literal["approved", "denied", "pending", "too_many", "too_large", "unavailable"]
-"""Result of asking. `pending` is undecided in time. With the last three the question was not put."""
+ApprovalState = Literal["approved", "denied", "pending", "in_client", "too_many", "too_large", "unavailable"]
+"""Result of asking. `pending` is undecided in time. `in_client` leaves the question to the client's own user. With the
+last three it was not put."""
 
 
 @dataclass(frozen=True, slots=True)
 class Approval:
-    """Result of asking a person about a tool call; only an approved one passes.
+    """Result of asking a person about a tool call. It passes if it is approved, or flagged for the client's own user.
 
     `digest` names the call with its session, key and policy. `by` is the person, `message` theirs to the agent.
     `arguments` replace those of the call, if the person edited it. `waited_ms` is the time of the hold. Without an `id`
@@ -39,7 +40,7 @@ class Approval:
 
     @property
     def passes(self) -> bool:
-        return self.state == "approved"
+        return self.state in ("approved", "in_client")
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,7 +55,9 @@ class Route:
 
     def adapter(self, request: Request) -> Adapter:
         """Returns a new adapter for the response to `request`."""
-        return FORMATS[self.name].adapter(NewResponse(request.model, uuid.uuid4(), int(time.time())))
+        wire = FORMATS[self.name]
+        takes_flags = wire.takes_flags(request.body)
+        return wire.adapter(NewResponse(request.model, uuid.uuid4(), int(time.time()), takes_flags))
 
     async def stream(self, answer: Answer, request: Mapping[str, Any]) -> AsyncIterator[object]:
         """Yields the items of a streamed response, or of recorded events, if `answer` has them."""

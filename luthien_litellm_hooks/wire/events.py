@@ -153,6 +153,17 @@ class Unknown(Opaque):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Flagged(Opaque):
+    """Policy's word to a client about a call that leaves: its own user is to decide. `id` is that of the call.
+
+    Only a wire whose client `takes_flags` has it.
+    """
+
+    id: str
+    explanation: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ProviderFailure(Opaque):
     """Provider's word that its response has failed, on wires with a unit of the stream for it."""
 

@@ -82,6 +82,22 @@ class Adapter(Protocol):
         ...
 
 
+class FlaggingAdapter(Adapter, Protocol):
+    """Adapter of a wire whose client may ask for verdicts on the calls of a response.
+
+    To give them it must get all that leaves, unchanged chunks too.
+    """
+
+    @property
+    def takes_flags(self) -> bool:
+        """True if the client asked: it gets the explanation of a `Flagged` call."""
+        ...
+
+    def note_left(self, chunk: Chunk) -> None:
+        """Notes events on their way to the client, before they are encoded."""
+        ...
+
+
 class EchoingAdapter(Adapter, Protocol):
     """Adapter of a wire with overlapping blocks.
 
@@ -107,6 +123,8 @@ class NewResponse:
     id: UUID
     created: int
     """Seconds since 1970."""
+    takes_flags: bool = False
+    """The client asked for verdicts on its tool calls."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,6 +238,8 @@ class WireFormat:
     """Those of `call_types` that mean a stream, where the kind of call decides."""
     next_turn: NextTurn | None = None
     """The request after a response with tool calls; None on a wire without any."""
+    takes_flags: Callable[[Json], bool] = lambda _: False
+    """Tells whether a request asks for verdicts on tool calls; its adapter is then a `FlaggingAdapter`."""
     tokens: Callable[[Json], tuple[int, int] | None] = lambda _: None
     """Returns the prompt's and the response's tokens of a full response, where LiteLLM cannot read them."""
 

@@ -404,3 +404,63 @@ def test_a_call_whose_proxy_was_killed_passes_at_the_next(
     with running_proxy(config, tmp_path / "second", {"LUTHIEN_RECORDS": str(first.records)}) as second:
         approvals(first, "approve", call["id"])
         assert said(second, "chat", tool).calls == ((tool, {"branch": "main"}),)
+
+
+# The client's own user
+
+IN_CLIENT: Mapping[str, Any] = {"policy": POLICY, "approvals": {"hold_s": 0, "in_client": True}}
+SAFEGUARDS = [{"type": "dangerous_tool_use", "classifier_context": {"permission_mode": "auto"}}]
+
+
+def of_messages(proxy: Proxy, *, stream: bool, **more: Any) -> dict[str, Any]:
+    """A raw response on messages, with its results beside its stop reason."""
+    body = {"model": MODELS["messages"], "max_tokens": 99, "messages": [{"role": "user", "content": "Push."}], **more}
+    headers = {"authorization": f"Bearer {KEY}"}
+    got = httpx.post(f"{proxy.url}/v1/messages", json={**body, "stream": stream}, headers=headers, timeout=60)
+    assert got.status_code == 200, got.text
+    if not stream:
+        return got.json()
+    frames = [json.loads(line[5:]) for line in got.text.splitlines() if line.startswith("data:")]
+    [end] = [frame["delta"] for frame in frames if frame["type"] == "message_delta"]
+    return {**end, "content": [frame["content_block"] for frame in frames if frame["type"] == "content_block_start"]}
+
+
+@pytest.mark.parametrize("stream", [True, False], ids=["streamed", "full"])
+def test_a_client_that_asks_its_own_user_gets_the_call_flagged(proxies: Proxies, tool: str, stream: bool) -> None:
+    proxy = proxies.get(IN_CLIENT)
+    got = of_messages(proxy, stream=stream, safeguards=SAFEGUARDS)
+    [call] = [block for block in got["content"] if block["type"] == "tool_use"]
+    [result] = got["safeguard_results"]
+    verdict = result["status"]["tool_uses"].pop(call["id"])
+    assert verdict["outcome"] == "flagged"
+    assert verdict["explanation"].startswith("[luthien] The proxy's policy leaves this call to its user. (transaction ")
+    assert (call["name"], got["stop_reason"], result["status"]["tool_uses"]) == (tool, "tool_use", {})
+    headers = {"authorization": f"Bearer {KEY}"}
+    assert tool not in httpx.get(f"{proxy.url}/luthien/approvals?state=all", headers=headers).text
+
+
+@pytest.mark.parametrize("stream", [True, False], ids=["streamed", "full"])
+def test_a_client_does_not_choose_who_is_asked(proxies: Proxies, tool: str, stream: bool) -> None:
+    asked = {"safeguards": SAFEGUARDS, "tool_choice": {"type": "auto"}}
+    got = of_messages(proxies.get(AT_ONCE), stream=stream, **asked)
+    assert [block["type"] for block in got["content"]] == ["text"] * len(got["content"])
+    assert got["safeguard_results"] == [
+        {"type": "dangerous_tool_use", "status": {"type": "available", "tool_uses": {}}}
+    ]
+    got = of_messages(proxies.get(IN_CLIENT), stream=stream, safeguards=[{"type": "another"}])
+    assert [block["type"] for block in got["content"]] == ["text"] * len(got["content"])
+    assert "safeguard_results" not in got
+
+
+def test_safeguards_on_another_wire_pass_no_call(proxies: Proxies, tool: str) -> None:
+    body = {"model": MODELS["chat"], "messages": [{"role": "user", "content": "Push."}], "safeguards": SAFEGUARDS}
+    headers = {"authorization": f"Bearer {KEY}"}
+    url = f"{proxies.get(IN_CLIENT).url}/v1/chat/completions"
+    got = httpx.post(url, json=body, headers=headers, timeout=60).json()
+    assert not got["choices"][0]["message"].get("tool_calls")
+
+
+def test_a_refused_request_says_that_there_are_no_calls_to_judge(proxies: Proxies) -> None:
+    refusing = {"policy": {"class": "tests.support.refusing:RefusesAll"}}
+    got = of_messages(proxies.get(refusing), stream=True, safeguards=SAFEGUARDS)
+    assert got["safeguard_results"][0]["status"] == {"type": "available", "tool_uses": {}}

@@ -105,7 +105,7 @@ block_status unjudged ungoverned_routes unselected queue queue.max_items queue.p
 limits.max_stream_bytes limits.max_held_bytes limits.max_hold_s limits.max_request_values limits.max_judged_characters
 limits.max_judged_blocks ping_s record record.bodies record.original record.readable_by record.store
 record.max_days record.max_bytes events events.jsonl events.redis approvals approvals.hold_s approvals.hold_full_s
-approvals.valid_s approvals.approvers approvals.approvers.users approvals.approvers.teams
+approvals.valid_s approvals.in_client approvals.approvers approvals.approvers.users approvals.approvers.teams
 approvals.notify state ui ui.enabled ui.url
 """
 JUDGES: Mapping[str, str] = {

@@ -40,7 +40,7 @@ _RULES = ResponseRules(
 def _adapter(new: NewResponse) -> Adapter:
     from luthien_litellm_hooks.wire.messages.adapter import MessagesAdapter
 
-    return MessagesAdapter(_RULES, model=new.model, id=f"msg_{new.id.hex}")
+    return MessagesAdapter(_RULES, model=new.model, id=f"msg_{new.id.hex}", takes_flags=new.takes_flags)
 
 
 _PIECES = {
@@ -50,6 +50,12 @@ _PIECES = {
     "input_json_delta": "input",
 }
 """Members of a block of content, by the kind of the deltas that add to them."""
+
+
+def _takes_flags(body: Json) -> bool:
+    from luthien_litellm_hooks.wire.messages.safeguards import asks_for_verdicts
+
+    return asks_for_verdicts(body)
 
 
 def _next_body(body: Json, response: Sequence[object], refusals: Sequence[Refusal]) -> JsonObject | None:
@@ -199,4 +205,5 @@ FORMAT = WireFormat(
     logged_fields=("messages",),
     question=_question,
     next_turn=NextTurn(call="aanthropic_messages", body=_next_body),
+    takes_flags=_takes_flags,
 )

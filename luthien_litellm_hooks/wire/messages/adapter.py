@@ -11,6 +11,7 @@ from luthien_litellm_hooks.wire.events import Chunk, StreamEvent, Unknown, from_
 from luthien_litellm_hooks.wire.format import ResponseRules
 from luthien_litellm_hooks.wire.messages.blocks import CALLS, JSON, empty_message, fields
 from luthien_litellm_hooks.wire.messages.read import Frame, MessageReader, read_message
+from luthien_litellm_hooks.wire.messages.safeguards import Verdicts
 from luthien_litellm_hooks.wire.messages.write import MessageWriter, write_message
 from luthien_litellm_hooks.wire.sse import SseDecoder, data_of, is_ended
 
@@ -25,17 +26,27 @@ _BLOCK_EVENTS = ("content_block_start", "content_block_delta", "content_block_st
 class MessagesAdapter:
     """Adapter of one message.
 
-    `model` and `id` go into a response that begins before the provider has sent anything.
+    `model` and `id` go into a response that begins before the provider has sent anything. A client that `takes_flags`
+    gets a verdict on each call.
     """
 
-    def __init__(self, rules: ResponseRules, model: str, id: str) -> None:
+    def __init__(self, rules: ResponseRules, model: str, id: str, *, takes_flags: bool = False) -> None:
         self.rules = rules
         self._empty = empty_message(model, id)
+        self._verdicts = Verdicts() if takes_flags else None
         self._decoder = SseDecoder()
         self._order = _FrameOrder()
-        self._reader = MessageReader()
-        self._writer = MessageWriter(model, id)
+        self._reader = MessageReader(self._verdicts)
+        self._writer = MessageWriter(model, id, self._verdicts)
         self._missing = b""  # end of the provider's last frame, if it sent none and other frames follow
+
+    @property
+    def takes_flags(self) -> bool:
+        return self._verdicts is not None
+
+    def note_left(self, chunk: Chunk) -> None:
+        if self._verdicts is not None:
+            self._verdicts.note_left(chunk.events)
 
     def decode(self, raw: object) -> Sequence[Chunk]:
         """Returns one chunk for each frame that `raw` completes, and for frames that waited for it."""
@@ -69,13 +80,13 @@ class MessagesAdapter:
     def decode_full(self, response: object) -> Chunk:
         """Returns the events of a message, in the order of a stream."""
         try:
-            return Chunk.from_wire(response, tuple(read_message(response)))
+            return Chunk.from_wire(response, tuple(read_message(response, self._verdicts)))
         except (WireError, ValueError, RecursionError):
             return _malformed(response, "message")
 
     def encode_full(self, response: object, events: Sequence[StreamEvent]) -> object:
         """Returns a copy of `response` with just `events`, its id, model and usage."""
-        return write_message(events, response, self._empty)
+        return write_message(events, response, self._empty, self._verdicts)
 
 
 def _malformed(raw: object, kind: str) -> Chunk:

@@ -45,6 +45,7 @@ from luthien_litellm_hooks.wire.messages.blocks import (
     text_of_result,
     without_extra,
 )
+from luthien_litellm_hooks.wire.messages.safeguards import RESULTS, Verdicts
 from luthien_litellm_hooks.wire.sse import is_ended
 
 _DELTAS: Mapping[object, tuple[frozenset[str], tuple[str, ...]]] = {
@@ -85,9 +86,10 @@ class Frame:
 
 
 class MessageReader:
-    """Decoder of the frames of one response; remembers the type of each block."""
+    """Decoder of the frames of one response; remembers the type of each block. It notes calls in `verdicts`."""
 
-    def __init__(self) -> None:
+    def __init__(self, verdicts: Verdicts | None = None) -> None:
+        self._verdicts = verdicts
         self._types: dict[int, str] = {}  # of blocks, by index
         self._calls: dict[str, int] = {}  # indices of server calls, by id
         self._follows: dict[int, int] = {}  # the call of each result, both by index
@@ -98,6 +100,8 @@ class MessageReader:
             if frame.payload is None:
                 raise WireError("a frame of a message is not a JSON object")
             events = tuple(self._events(frame.payload, frame))
+            if self._verdicts is not None:
+                self._verdicts.note_came(events)
         except (WireError, ValueError, RecursionError):
             is_whole = is_ended(frame.raw)  # clients ignore a truncated one
             unknown = Unknown(kind="frame" if is_whole else "frame that was broken off", is_malformed=is_whole)
@@ -115,7 +119,7 @@ class MessageReader:
             case "message_start":
                 return _message_start(payload)
             case "message_delta":
-                return _message_delta(payload)
+                return _message_delta(payload, self._verdicts)
             case "message_stop":
                 bare = without_extra(payload, _OF_MESSAGE)
                 return (*_extra(payload, bare), from_wire(StreamEnd(), bare))
@@ -207,8 +211,10 @@ def _message_start(payload: JSON) -> Iterator[StreamEvent]:
         yield from _with_extra(payload, bare, ResponseStart())
 
 
-def _message_delta(payload: JSON) -> Iterator[StreamEvent]:
+def _message_delta(payload: JSON, verdicts: Verdicts | None) -> Iterator[StreamEvent]:
     delta = fields(payload.get("delta") or {}, "a delta")
+    if verdicts is not None:
+        verdicts.note_given(delta.get(RESULTS))
     whole, quote = payload, read_refusal(delta.get("stop_details"))
     if quote is not None:
         whole = {**payload, "delta": {name: value for name, value in delta.items() if name != "stop_details"}}
@@ -217,8 +223,10 @@ def _message_delta(payload: JSON) -> Iterator[StreamEvent]:
         bare = _changed(bare, "delta", lambda delta: without_extra(delta, _OF_END))
     if quote is not None:
         yield from_wire(quote, Refusal(delta["stop_details"], bare))
-    yield from _extra(whole, bare)
     reason = text_of(delta, "stop_reason")
+    if verdicts is not None and reason and bare is whole:  # after a change the frame needs verdicts of ours
+        yield from_wire(Opaque(repeats_content=True), ExtraFields(whole, bare))
+    yield from _extra(whole, bare)
     yield from_wire(Finish(reason=reason) if reason else Usage(), bare)
 
 
@@ -267,14 +275,17 @@ class BlockSource:
     citation: JSON | None = None
 
 
-def read_message(response: object) -> Iterator[StreamEvent]:
-    """Yields the events of a full message, in the order of a stream. Raises `WireError`."""
+def read_message(response: object, verdicts: Verdicts | None = None) -> Iterator[StreamEvent]:
+    """Yields the events of a full message, in the order of a stream, and notes its calls in `verdicts`. Raises
+    `WireError`."""
     message = fields(response, "a message")
+    if verdicts is not None:
+        verdicts.note_given(message.get(RESULTS))
     content: object = message.get("content")
     if not isinstance(content, list):
         raise WireError("the content of a message is not a list")
     yield from_wire(ResponseStart(), BlockSource())
-    has_extra = message_without_extra(message) is not message
+    has_extra = verdicts is not None or message_without_extra(message) is not message
     calls: dict[str, int] = {}
     for index, value in enumerate(cast(list[object], content)):
         block = fields(value, "a content block")
@@ -282,7 +293,10 @@ def read_message(response: object) -> Iterator[StreamEvent]:
             calls[text_of(block, "id")] = index
         bare = block if kind_of(text_of(block, "type")) == "unknown" else block_without_extra(block)
         has_extra = has_extra or bare is not block
-        yield from _read_block(block, bare, index, calls)
+        for event in _read_block(block, bare, index, calls):
+            if verdicts is not None:
+                verdicts.note_came((event,))
+            yield event
     if (quote := read_refusal(message.get("stop_details"))) is not None:
         yield from_wire(quote, Refusal(message["stop_details"], message))
     if has_extra:

@@ -35,15 +35,18 @@ from luthien_litellm_hooks.wire.messages.blocks import (
     write_summary,
 )
 from luthien_litellm_hooks.wire.messages.read import BlockSource
+from luthien_litellm_hooks.wire.messages.safeguards import RESULTS, Verdicts
 from luthien_litellm_hooks.wire.sse import write_frame
 
 # Streamed messages
 
 
 class MessageWriter:
-    """Encoder of the frames of one response; `id` and `model` are for a `message_start` of our own."""
+    """Encoder of the frames of one response; `id` and `model` are for a `message_start` of our own. The finish of a
+    changed response gets the `verdicts`."""
 
-    def __init__(self, model: str, id: str) -> None:
+    def __init__(self, model: str, id: str, verdicts: Verdicts | None = None) -> None:
+        self._verdicts = verdicts
         self._model = model
         self._id = id
         self._companions: dict[int, list[StreamEvent]] = {}
@@ -91,7 +94,7 @@ class MessageWriter:
             elif event.role == "begin":
                 yield _start(event.index, empty_text() if event.kind == "text" else empty_thinking())
         elif isinstance(event, Finish):
-            end = {"stop_reason": event.reason, "stop_sequence": None}
+            end = {"stop_reason": event.reason, "stop_sequence": None, **self._results(event)}
             yield {"type": "message_delta", "delta": end, "usage": {"output_tokens": 0}}
         elif isinstance(event, StreamEnd):
             yield {"type": "message_stop"}
@@ -120,8 +123,12 @@ class MessageWriter:
                 return {**unit, "delta": write_summary(delta, event.text)}
             return {**unit, "delta": {**delta, "citation": write_citation(delta["citation"], event.text)}}
         if isinstance(event, Finish):
-            return {**unit, "delta": {**unit["delta"], "stop_reason": event.reason}}
+            results = {} if RESULTS in unit["delta"] else self._results(event)
+            return {**unit, "delta": {**unit["delta"], "stop_reason": event.reason, **results}}
         return _numbered(unit, event.index) if isinstance(event, BlockMarker | TextDelta | ReasoningDelta) else unit
+
+    def _results(self, event: Finish) -> JSON:
+        return {} if self._verdicts is None else self._verdicts.results(event)
 
     def _unit(self, event: StreamEvent) -> JSON:
         """Returns the unit of `event`, with its extra fields and refusal if they are sent too."""
@@ -165,8 +172,11 @@ def _frame(payload: JSON) -> bytes:
 # Full messages
 
 
-def write_message(events: Sequence[StreamEvent], template: object, empty: JSON) -> JSON:
-    """Returns a copy of `template` with just `events`; of the `empty` message if `template` is not a message."""
+def write_message(
+    events: Sequence[StreamEvent], template: object, empty: JSON, verdicts: Verdicts | None = None
+) -> JSON:
+    """Returns a copy of `template` with just `events`; of the `empty` message if `template` is not a message. A changed
+    one gets the `verdicts`."""
     message = cast(JSON, template) if isinstance(template, dict) else empty
     carries_extras = any(isinstance(event.source, ExtraFields) for event in events)
     drafts: list[_Draft | _Call | _Result] = []
@@ -181,6 +191,10 @@ def write_message(events: Sequence[StreamEvent], template: object, empty: JSON) 
         elif drafts and _is_content(event):
             drafts[-1].add(event)
     blocks = [block for draft in drafts if (block := draft.block(carries_extras=carries_extras)) is not None]
+    if verdicts is not None and not carries_extras:
+        verdicts.begin_again()
+        verdicts.note_left(events)
+        changes |= verdicts.results(next((event for event in events if isinstance(event, Finish)), None))
     return {**(message if carries_extras else message_without_extra(message)), "content": blocks, **changes}
 
 
