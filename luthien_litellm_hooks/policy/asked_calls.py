@@ -5,12 +5,15 @@ import json
 import secrets
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from luthien_litellm_hooks.errors import LuthienError
 from luthien_litellm_hooks.policy.context import Question, StreamingResponseContext
+from luthien_litellm_hooks.policy.limits import off_loop
+from luthien_litellm_hooks.policy.request import schema_of_tool
+from luthien_litellm_hooks.policy.tool_schema import UncheckedSchemaError, schema_fault, schema_text
 from luthien_litellm_hooks.policy.trajectory import Said
 from luthien_litellm_hooks.recording.digest import action_digest
 from luthien_litellm_hooks.recording.state import Entry, Store
@@ -33,9 +36,10 @@ _OF_TOOL = ("namespace", "server_label")
 class AskedCall(BaseModel):
     """A tool call before a person, as it is stored.
 
-    `arguments` are the model's own text, `edited` those of the person. `words` are the user's last ones. `transaction`
-    is the one that asked. `valid_s` is the validity of a decision, in seconds. `origin` tells the tool from others of
-    its name, `version` is the policy's.
+    `arguments` are the model's own text, `edited` those of the person. `tool_schema` is the JSON schema that they must
+    fit, as a text; None if the request offered none. `words` are the user's last ones. `transaction` is the one that
+    asked. `valid_s` is the validity of a decision, in seconds. `origin` tells the tool from others of its name,
+    `version` is the policy's.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -55,6 +59,7 @@ class AskedCall(BaseModel):
     session: str | None
     model: str
     words: str
+    tool_schema: str | None = None
     key_hash: str | None
     key_alias: str | None
     user_id: str | None
@@ -82,7 +87,7 @@ class DecidedError(LuthienError):
 
 
 class InvalidEditError(LuthienError):
-    """Arguments of a person in another form than the call's."""
+    """Arguments of a person that the tool does not take."""
 
 
 def digest_of(ctx: StreamingResponseContext, call: ToolCall) -> str:
@@ -124,6 +129,7 @@ def described(ctx: StreamingResponseContext, question: Question, valid_s: float)
         session=_bounded(request.session),
         model=_bounded(request.model) or "",
         words=printable(said[-1][-_MAX_BESIDE:]) if said else "",
+        tool_schema=schema_text(schema_of_tool(request, call.name)),
         key_hash=who.key_hash,
         key_alias=who.key_alias,
         user_id=who.user_id,
@@ -211,7 +217,7 @@ async def decide(
     if asked.state != "pending":
         raise DecidedError(f"approval {id} is {asked.state} already, by {asked.by}")
     if arguments is not None:
-        _check_edit(asked, arguments)
+        await off_loop(_check_edit, asked, arguments)
     decided = asked.model_copy(
         update={
             "state": decision,
@@ -232,8 +238,27 @@ def _check_edit(asked: AskedCall, arguments: str) -> None:
     if asked.form == "custom":
         return
     try:
-        is_object = isinstance(json.loads(arguments), dict)
+        given: object = json.loads(arguments, parse_constant=_no_constant)
     except (ValueError, RecursionError):
-        is_object = False
-    if not is_object:
+        given = None
+    if not isinstance(given, dict):
         raise InvalidEditError("the arguments should be a JSON object")
+    schema: object = None if asked.tool_schema is None else json.loads(asked.tool_schema)
+    if schema is None:
+        return
+    if not isinstance(schema, dict):
+        raise InvalidEditError(
+            "the tool's schema is too long to check an edit: approve the call as it came, or deny it"
+        )
+    try:
+        fault = schema_fault(cast(dict[str, Any], schema), cast(object, given))
+    except UncheckedSchemaError as error:
+        message = f"the tool's schema cannot be checked: {error}; approve the call as it came, or deny it"
+        raise InvalidEditError(message) from None
+    if fault is not None:
+        raise InvalidEditError(f"the arguments do not fit the tool's schema: {fault}")
+
+
+def _no_constant(name: str) -> object:
+    """Refuses NaN and the infinities, which JSON lacks."""
+    raise ValueError(name)

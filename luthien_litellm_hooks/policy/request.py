@@ -22,6 +22,7 @@ from luthien_litellm_hooks.wire.request_shape import (
     token_limit,
     tool_description,
     tool_names,
+    tool_schema,
 )
 from luthien_litellm_hooks.wire.request_shape import map_texts as map_body_texts
 
@@ -160,6 +161,11 @@ class Answer:
 def description_of_tool(request: Request, name: str) -> str:
     """Returns the words with which the request offers a tool; "" without any."""
     return tool_description(request.body, FORMATS.request, name)
+
+
+def schema_of_tool(request: Request, name: str) -> Mapping[str, Any] | None:
+    """Returns the JSON schema with which the request offers a tool; None without one."""
+    return tool_schema(request.body, FORMATS.request, name)
 
 
 def turn_of(body: Mapping[str, Any]) -> Turn:

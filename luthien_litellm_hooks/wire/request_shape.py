@@ -111,6 +111,8 @@ class RequestShape:
     tool_choices: tuple[str, ...] = ()
     declarations: tuple[str, ...] = ()
     """Members of a tool that declare one or several; "tools" holds tools again."""
+    schemas: tuple[str, ...] = ()
+    """Members of a tool with the JSON schema of its arguments."""
     implied_tools: Mapping[str, str] = field(default_factory=dict[str, str])
     """Fields of the body that switch a tool on, and its name."""
     loaded_tools: frozenset[str] = frozenset()
@@ -434,8 +436,22 @@ def tool_names(body: Json, shape: RequestShape) -> tuple[str, ...]:
 
 def tool_description(body: Json, shape: RequestShape, name: str) -> str:
     """Returns the description of a tool that the request offers, and the grammar of its free text; "" without one."""
-    waiting = _offered(body, shape)
     texts: list[str] = []
+    for tool in _named(body, shape, name):
+        grammar: object = _at(tool, ("format", "definition")) or _at(tool, ("format", "grammar", "definition"))
+        texts += [text for text in (tool.get("description"), grammar) if isinstance(text, str)]
+    return "\n".join(texts)
+
+
+def tool_schema(body: Json, shape: RequestShape, name: str) -> Json | None:
+    """Returns the JSON schema of a tool that the request offers; None without one."""
+    schemas = (tool.get(member) for tool in _named(body, shape, name) for member in shape.schemas)
+    return next((cast(Json, schema) for schema in schemas if isinstance(schema, Mapping)), None)
+
+
+def _named(body: Json, shape: RequestShape, name: str) -> Iterator[Json]:
+    """Yields the offered tools with this name."""
+    waiting = _offered(body, shape)
     while waiting:
         tool = waiting.pop(0)
         waiting += [
@@ -444,9 +460,7 @@ def tool_description(body: Json, shape: RequestShape, name: str) -> str:
             for inner in _objects(tool.get(member)) or _objects([tool.get(member)])
         ]
         if tool.get("name") == name:
-            grammar: object = _at(tool, ("format", "definition")) or _at(tool, ("format", "grammar", "definition"))
-            texts += [text for text in (tool.get("description"), grammar) if isinstance(text, str)]
-    return "\n".join(texts)
+            yield tool
 
 
 def _offered(body: Json, shape: RequestShape) -> list[Json]:

@@ -104,6 +104,34 @@ def test_an_edited_call_leaves_as_it_was_edited(
     assert client.result(60) == Said(TEXT, ((tool, {"branch": "draft"}),))
 
 
+def test_an_edit_has_to_fit_the_schema_of_the_offered_tool(proxies: Proxies, tool: str, tmp_path: Path) -> None:
+    proxy, file = proxies.get(AT_ONCE), tmp_path / "arguments.json"
+    schema = {"type": "object", "properties": {"branch": {"enum": ["main", "draft"]}}, "additionalProperties": False}
+    body = {
+        "model": MODELS["chat"],
+        "messages": [{"role": "user", "content": "Push."}],
+        "tools": [{"type": "function", "function": {"name": tool, "parameters": schema}}],
+    }
+    headers = {"authorization": f"Bearer {KEY}", "x-litellm-session-id": tool}
+
+    def calls() -> list[dict[str, Any]]:
+        got = httpx.post(f"{proxy.url}/v1/chat/completions", json=body, headers=headers, timeout=60).json()
+        return [call["function"] for call in got["choices"][0]["message"].get("tool_calls") or ()]
+
+    assert calls() == []
+    id = waiting_for(proxy, tool)["id"]
+    for edited, fault in (
+        ('{"branch": "x"}', "branch: 'x' is not one of"),
+        ('{"brunch": 1}', "'brunch' was unexpected"),
+    ):
+        file.write_text(edited)
+        assert fault in approvals(proxy, "approve", id, "--arguments", str(file), code=1)
+    file.write_text('{"branch": "draft"}')
+    approvals(proxy, "approve", id, "--arguments", str(file))
+    [call] = calls()
+    assert json.loads(call["arguments"]) == {"branch": "draft"}
+
+
 # Made again
 
 

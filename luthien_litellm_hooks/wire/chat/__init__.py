@@ -180,6 +180,7 @@ FORMAT = WireFormat(
         tools=("tools", "functions"),
         tool_choices=("tool_choice", "function_call"),
         declarations=("function", "custom"),
+        schemas=("parameters",),
         implied_tools={"web_search_options": "web_search"},
         unlisted_tools=("prompt_id",),
         token_limits=(("max_tokens",), ("max_completion_tokens",)),

@@ -179,6 +179,7 @@ FORMAT = WireFormat(
         readers=(_read_part,),
         tools=("tools",),
         declarations=("functionDeclarations", "function_declarations"),
+        schemas=("parameters", "parametersJsonSchema", "parameters_json_schema"),
         unlisted_tools=("cachedContent", "cached_content"),
         token_limits=(("generationConfig", "maxOutputTokens"),),
     ),

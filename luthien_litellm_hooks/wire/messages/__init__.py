@@ -190,6 +190,7 @@ FORMAT = WireFormat(
         readers=(_read_block,),
         surroundings=(_surroundings,),
         tools=("tools",),
+        schemas=("input_schema",),
         tool_choices=("tool_choice",),
         added_tools=frozenset({"tool_addition"}),
         unlisted_tools=("mcp_servers",),

@@ -183,6 +183,7 @@ FORMAT = WireFormat(
         tools=("tools",),
         tool_choices=("tool_choice",),
         declarations=("tools",),
+        schemas=("parameters",),
         loaded_tools=frozenset({"tool_search_output", "additional_tools"}),
         token_limits=(("max_output_tokens",),),
     ),
