@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 
 from luthien_litellm_hooks.config.check.admin_ui import check_admin_ui
+from luthien_litellm_hooks.config.check.asking import check_asking
 from luthien_litellm_hooks.config.check.rules import (
     check_lost_records,
     check_misplaced,
@@ -48,6 +49,7 @@ def check(source: Source, environment: Mapping[str, str]) -> list[Finding]:
             *check_guardrails(launch),
             *check_selection(launch),
             *check_admin_ui(launch),
+            *check_asking(launch),
         ]
     first: dict[str | Finding, Finding] = {}
     for finding in findings:

@@ -642,6 +642,44 @@ def test_the_page_in_the_admin_ui_needs_an_entry_with_an_absolute_address_and_a_
     assert check(path).exit_code == 0
 
 
+ASKS = "{class: tool_rules, config: {rules: [{action: ask, commands: [git push]}]}}"
+SWAPS = "{class: string_replacement, config: {replacements: [[a, b]], tool_arguments: true}}"
+UV = "{class: prefer_uv}"
+NAMED_BY_PLACE = "{class: 'luthien_litellm_hooks.policies.secrets:Secrets'}"
+SETS = "{class: tool_rules, config: {rules: [{action: rewrite, tool: Bash, set: {args.timeout: 5}}]}}"
+
+
+@pytest.mark.parametrize(
+    ("members", "told"),
+    [
+        ([ASKS, SWAPS], [1]),
+        ([ASKS, UV, "{class: noop}", "{class: secrets}"], [1, 3]),
+        (["{class: tool_rules, config: {default: ask, rules: []}}", UV], [1]),
+        (["{class: protect_work, config: {remote: ask}}", NAMED_BY_PLACE], [1]),
+        ([ASKS, SETS], [1]),
+        ([SWAPS, ASKS], []),
+        ([ASKS, SWAPS.replace(", tool_arguments: true", "")], []),
+        ([ASKS, "{class: secrets, config: {apply_to: request}}"], []),
+        ([ASKS, "{class: secrets, enforce: false}"], []),
+        ([ASKS.replace("tool_rules", "tool_rules, enforce: false"), SWAPS], []),
+        ([ASKS.replace("ask", "block"), SWAPS], []),
+    ],
+)
+def test_a_rewriting_policy_behind_an_asking_one_is_a_warning(members: list[str], told: list[int]) -> None:
+    above = "callback_settings:\n  luthien:\n    policy:\n      class: serial\n      config:\n        policies:\n"
+    path = write(NAMED + above + "".join(f"          - {member}\n" for member in members))
+    expected = [(9 + number, f"callback_settings.luthien.policy.config.policies.{number}") for number in told]
+    assert findings(path, "warning") == expected
+    assert check(path).exit_code == 0
+
+
+def test_the_order_counts_for_members_of_members() -> None:
+    inner = f"{{class: serial, config: {{policies: [{{class: noop}}, {UV}]}}}}"
+    outer = f"{{class: serial, config: {{policies: [{ASKS}, {inner}]}}}}"
+    path = write(f"{NAMED}callback_settings: {{luthien: {{policy: {outer}}}}}")
+    assert findings(path, "warning") == [(3, "callback_settings.luthien.policy.config.policies.1.config.policies.1")]
+
+
 def test_a_config_that_is_right_is_fine() -> None:
     path = write(GOOD)
     assert json.loads(check(path).stdout) == {"file": str(path), "is_fine": True, "findings": []}

@@ -73,8 +73,10 @@ async def delivered(
     policy: Policy | Composition, full: JSON, way: str, *, in_client: bool = False, takes_flags: bool = True
 ) -> tuple[JSON, PolicyContext]:
     """A response as the client gets it, with the results beside its stop reason."""
-    ctx, adapter = context(), MessagesAdapter("own", "msg_own", takes_flags=takes_flags)
-    ctx.approvals = Approvals(lambda: SqliteStore(Path("/dev/null/none")), lambda: Terms(hold_s=0, in_client=in_client))
+    ctx, adapter = context(), MessagesAdapter(FORMAT.rules, "own", "msg_own", takes_flags=takes_flags)
+    ctx.approvals = Approvals(
+        lambda: SqliteStore(Path("/dev/null/none")), lambda: Terms(hold_s=0, in_client=in_client), permits, notes.append
+    )
     executor = PolicyExecutor(policy)
     if way == "full":
         return await executor.run_full(full, adapter, ctx), ctx  # pyright: ignore[reportReturnType]
