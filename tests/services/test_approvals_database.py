@@ -243,8 +243,13 @@ def test_neither_the_asking_key_nor_its_user_or_team_decides(two: Two, tool: str
         for path in (ROUTE, f"{ROUTE}/{id}"):
             response = httpx.get(two.first.url + path, headers=headers, timeout=60)
             assert (response.status_code, tool in response.text) == (403, False), response.text
-    for decision in ("approve", "deny"):  # LiteLLM itself refuses a key without the route
-        assert decide(two.first, id, two.key(user_id="bob"), decision).status_code in (401, 403)
+    for plain in (two.key(user_id="bob"), two.key(user_id="bob", allowed_routes=["/v1/messages"])):
+        for decision in ("approve", "deny"):
+            assert decide(two.first, id, plain, decision).status_code == 403
+        for path in (ROUTE, f"{ROUTE}/{id}", "/luthien/policy"):
+            assert httpx.get(two.first.url + path, headers=plain, timeout=60).status_code == 403
+    for unknown in ({}, {"Authorization": "Bearer sk-unknown"}):
+        assert decide(two.first, id, unknown).status_code == 401
     shown = httpx.get(f"{two.first.url}{ROUTE}/{id}", headers=asking, timeout=60).json()
     assert (shown["state"], shown["may_decide"]) == ("pending", False)
 

@@ -8,21 +8,24 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from concurrent.futures import Future
+from inspect import signature
 from queue import Empty, SimpleQueue
 from types import FrameType
 from typing import Annotated, Any, cast
 
 import litellm
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, HTTPException
+from fastapi.routing import APIRoute
 from litellm.proxy import proxy_server
-from litellm.proxy._types import LitellmUserRoles, UserAPIKeyAuth
+from litellm.proxy._types import LitellmUserRoles, ProxyException, UserAPIKeyAuth
 from litellm.proxy.auth.user_api_key_auth import user_api_key_auth
 from litellm.proxy.proxy_server import ProxyConfig
 from litellm.types.guardrails import GuardrailInfoResponse, ListGuardrailsResponse
 from pydantic import BaseModel, Field
-from starlette.responses import JSONResponse
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 
 from luthien_litellm_hooks.config.settings import GUARDRAIL, POLICY_FILE_VARIABLE, SHORT_NAME, Settings, load_settings
 from luthien_litellm_hooks.errors import ConfigError
@@ -217,6 +220,51 @@ User = Annotated[UserAPIKeyAuth, Depends(user_api_key_auth)]
 """User of the request, from LiteLLM's own check of the key."""
 
 
+_FOR_ANY_KEY = "/v1/models"
+"""Path that LiteLLM lets every key reach."""
+_REFUSES_ROUTE = "403"
+
+
+class PersonRoute(APIRoute):
+    """Route for people. A key that LiteLLM knows, and does not let reach it, gets status 403 instead of LiteLLM's 401.
+
+    LiteLLM checks the route before any dependency of ours runs.
+    """
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def answer(request: Request) -> Response:
+            try:
+                return await handle(request)
+            except ProxyException as error:
+                if str(error.code) == "401" and await _is_known(request):
+                    raise refusal(403, "This key may not reach the routes for admins and approvers.") from None
+                raise
+
+        return answer
+
+
+async def _is_known(request: Request) -> bool:
+    """Tells whether LiteLLM knows the key of a request it has refused."""
+    headers, client = request.scope["headers"], request.scope.get("client")
+    scope = {"type": "http", "method": "GET", "path": _FOR_ANY_KEY, "query_string": b"", "headers": headers}
+    asked = Request({**scope, "client": client, "root_path": "", "state": {}}, _no_body)
+    check = cast(Any, user_api_key_auth)
+    parameters = {name: one.default for name, one in signature(check).parameters.items() if name != "request"}
+    try:
+        await check(asked, **{name: await default.dependency(asked) for name, default in parameters.items()})
+    except ProxyException as error:
+        return str(error.code) == _REFUSES_ROUTE
+    except HTTPException as error:
+        return str(error.status_code) == _REFUSES_ROUTE
+    return True
+
+
+async def _no_body() -> dict[str, Any]:
+    return {"type": "http.request", "body": b"", "more_body": False}
+
+
 def is_admin(user: UserAPIKeyAuth) -> bool:
     """Returns whether the key is the master key or a proxy admin's; false for an admin who may only view."""
     return user.user_role == LitellmUserRoles.PROXY_ADMIN
@@ -224,7 +272,7 @@ def is_admin(user: UserAPIKeyAuth) -> bool:
 
 def admin_router() -> APIRouter:
     """Returns a router below `/luthien` for admins only."""
-    return APIRouter(prefix="/luthien", tags=["luthien"], dependencies=[Depends(_admin)])
+    return APIRouter(prefix="/luthien", tags=["luthien"], dependencies=[Depends(_admin)], route_class=PersonRoute)
 
 
 async def _admin(user: User) -> None:

@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from luthien_litellm_hooks.config.settings import ApprovalsSettings, Approvers, State
 from luthien_litellm_hooks.errors import StateError
-from luthien_litellm_hooks.hooks.admin import User, is_admin
+from luthien_litellm_hooks.hooks.admin import PersonRoute, User, is_admin
 from luthien_litellm_hooks.hooks.routes import refusal
 from luthien_litellm_hooks.policy.approvals import Approvals
 from luthien_litellm_hooks.policy.asked_calls import (
@@ -114,7 +114,7 @@ def approval_routes(approvals: Approvals, settings: Callable[[], ApprovalsSettin
 
     Only a `POST` decides. It responds with status 403 to the key that asks, and to keys of its user or team.
     """
-    router = APIRouter(prefix="/luthien", tags=["luthien"])
+    router = APIRouter(prefix="/luthien", tags=["luthien"], route_class=PersonRoute)
 
     async def list_calls(user: User, state: Literal["pending", "all"] = "pending") -> Response:
         approvers = settings().approvers
