@@ -36,7 +36,7 @@ from luthien_litellm_hooks.hooks.admin import (
     policy_routes,
     record_routes,
 )
-from luthien_litellm_hooks.hooks.admin.approvals import approval_routes, grant_routes, permits, store_of
+from luthien_litellm_hooks.hooks.admin.approvals import Desk, approval_routes, grant_routes, permits, store_of
 from luthien_litellm_hooks.hooks.admin.monitor import monitor_route
 from luthien_litellm_hooks.hooks.admin.notes import notifier
 from luthien_litellm_hooks.hooks.callback import LuthienCallback, RecordWriter, check_dispatch
@@ -120,14 +120,14 @@ def _process_of(settings: Settings, where: str, holder: PolicyHolder | None = No
         present = (lambda: first) if holder is None else (lambda: holder.current.approvals)
         notes = notifier(present, settings.ui.url if settings.ui.enabled else None)
         approvals = Approvals(store_of(settings.state), lambda: present().terms, permits, notes)
-        deciding = (approval_routes(approvals, present), grant_routes(approvals, present))
-        routers = (record_routes(), guardrail_list_routes(), *deciding)
+        desk = Desk(approvals, present)
+        routers = (record_routes(), guardrail_list_routes(), approval_routes(desk), grant_routes(desk))
         routes: list[BaseRoute] = [route for router in routers for route in router.routes]
         feed: Feed | None = None
         if settings.ui.enabled:
             stored = (lambda: settings.record.store) if holder is None else (lambda: holder.current.record.store)
             in_force = (lambda: None) if holder is None else (lambda: described(holder))
-            route, feed = monitor_route(settings.ui, stored, present, in_force)
+            route, feed = monitor_route(settings.ui, stored, present, in_force, desk)
             routes.append(route)
         proxy_server.app.router.routes[:0] = routes
         records = EventPublisher([RecordFile(records_path(os.environ))], max_waiting=_MAX_RECORDS, what="records")

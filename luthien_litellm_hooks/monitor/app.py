@@ -16,7 +16,7 @@ from starlette.types import ASGIApp
 
 from luthien_litellm_hooks.errors import LuthienError
 from luthien_litellm_hooks.monitor.access import TOKEN, TOKEN_HEADER, WithHeaders, base_of, check_origin
-from luthien_litellm_hooks.monitor.pages import labels, live, policy, report, session, transaction
+from luthien_litellm_hooks.monitor.pages import approvals, labels, live, policy, report, session, transaction
 from luthien_litellm_hooks.monitor.site import HERE, Page, Site, form_of, render
 from luthien_litellm_hooks.telemetry.log_lines import logger
 
@@ -27,6 +27,7 @@ PAGES: tuple[Page, ...] = (
     *report.PAGES,
     *labels.PAGES,
     *policy.PAGES,
+    *approvals.PAGES,
 )
 """All pages. A new one is a file in `pages/`, and its `PAGES` here."""
 
@@ -126,6 +127,8 @@ async def _login(site: Site, request: Request) -> Response:
     visitor = None if credential is None else await site.access.admit(credential, request, response)
     if visitor is None:
         return _login_form(request, 403, _UNKNOWN)
+    if not visitor.may("read") and "claim" not in fields:
+        response.headers["location"] = f"{base_of(request)}{approvals.PATH}"
     return response
 
 

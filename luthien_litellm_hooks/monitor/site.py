@@ -1,10 +1,10 @@
 """Parts that all pages share: what they get of the proxy, how they are listed, and how they are rendered."""
 
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import parse_qsl, urlencode
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -27,6 +27,19 @@ HERE = Path(__file__).parent
 _MAX_FORM_BYTES = 1_000_000
 
 
+class Inbox(Protocol):
+    """Calls that wait for a person. Its methods raise an `HTTPException` for what the visitor may not do, and for what
+    does not count."""
+
+    async def calls(self, visitor: Visitor) -> Sequence[Mapping[str, Any]]:
+        """Returns all calls, the oldest first, as the routes for approvers show them."""
+        ...
+
+    async def decide(self, visitor: Visitor, id: str, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Decides about a call. `given` is the body of the route's request."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Site:
     """Parts of the proxy that the pages need.
@@ -34,7 +47,8 @@ class Site:
     `rows` returns the way to the stored transactions: the database is known only once LiteLLM has connected to it.
     `feed` has what runs in this process, `hour` the counts of the last hour. `credential_of` returns the credential of
     a login form's fields, None if there is none in them. `policy` returns the policy in force as `GET /luthien/policy`
-    does, None if guardrails alone have policies; `build` builds another. `labels` is the file of labels.
+    does, None if guardrails alone have policies; `build` builds another. `labels` is the file of labels. `inbox` has
+    the calls that wait for a person, None without approvals.
     """
 
     access: Access
@@ -45,6 +59,7 @@ class Site:
     policy: Callable[[], Mapping[str, Any] | None]
     build: Build
     labels: Path = USUAL_FILE
+    inbox: Inbox | None = None
     tickets: Tickets = field(default_factory=Tickets)
 
 

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Any, Literal, cast
 
@@ -17,7 +17,7 @@ from luthien_litellm_hooks.policy.tool_schema import UncheckedSchemaError, schem
 from luthien_litellm_hooks.policy.trajectory import Said
 from luthien_litellm_hooks.recording.digest import action_digest
 from luthien_litellm_hooks.recording.state import Entry, Store
-from luthien_litellm_hooks.wire.events import ToolCall, ToolForm
+from luthien_litellm_hooks.wire.events import ToolCall, ToolCallStreamBlock, ToolForm
 
 MAX_OPEN = 5
 """Calls of one session that may wait for a person. More would teach people to approve without a look."""
@@ -27,6 +27,8 @@ MAX_CHARACTERS = 100_000
 """Longest arguments for a person to read."""
 _MAX_BESIDE = 2_000
 """Longest text beside the arguments; of the user's words the last ones."""
+_MOST_BESIDE, _MAX_OF_OTHER = 10, 300
+"""Other calls of the response that a person is shown, and the characters of each."""
 _PREFIX = "approval/"
 _LETTERS = "23456789abcdefghjkmnpqrstuvwxyz"
 _OF_TOOL = ("namespace", "server_label")
@@ -37,9 +39,9 @@ class AskedCall(BaseModel):
     """A tool call before a person, as it is stored.
 
     `arguments` are the model's own text, `edited` those of the person. `tool_schema` is the JSON schema that they must
-    fit, as a text; None if the request offered none. `words` are the user's last ones. `transaction` is the one that
-    asked. `valid_s` is the validity of a decision, in seconds. `origin` tells the tool from others of its name,
-    `version` is the policy's.
+    fit, as a text; None if the request offered none. `beside` are the other calls of the response, shortened, `words`
+    the user's last ones. `transaction` is the one that asked. `valid_s` is the validity of a decision, in seconds.
+    `origin` tells the tool from others of its name, `version` is the policy's.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -60,6 +62,7 @@ class AskedCall(BaseModel):
     model: str
     words: str
     tool_schema: str | None = None
+    beside: tuple[str, ...] = ()
     key_hash: str | None
     key_alias: str | None
     user_id: str | None
@@ -129,6 +132,7 @@ def described(ctx: StreamingResponseContext, question: Question, valid_s: float)
         session=_bounded(request.session),
         model=_bounded(request.model) or "",
         words=printable(said[-1][-_MAX_BESIDE:]) if said else "",
+        beside=tuple(_others(ctx, call)),
         tool_schema=schema_text(schema_of_tool(request, call.name)),
         key_hash=who.key_hash,
         key_alias=who.key_alias,
@@ -138,6 +142,12 @@ def described(ctx: StreamingResponseContext, question: Question, valid_s: float)
         asked_at=datetime.now(UTC),
         valid_s=valid_s,
     )
+
+
+def _others(ctx: StreamingResponseContext, call: ToolCall) -> Iterator[str]:
+    blocks = [block for block in ctx.ingress_state.blocks if isinstance(block, ToolCallStreamBlock)]
+    for block in [block for block in blocks if block.tool_call != call][:_MOST_BESIDE]:
+        yield printable(f"{block.name} {block.arguments}"[:_MAX_OF_OTHER])
 
 
 def _bounded(text: str | None) -> str | None:

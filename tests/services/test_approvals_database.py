@@ -1,6 +1,7 @@
 """Approvals in the proxy's PostgreSQL, or in its Redis: two proxies share them, and only some keys decide."""
 
 import json
+import re
 import time
 import uuid
 from collections.abc import Generator, Mapping
@@ -26,6 +27,7 @@ from tests.support.waiting import wait_until
 SETTINGS: Mapping[str, Any] = {
     "policy": {"class": "tool_rules", "config": {"rules": [{"action": "ask", "tool": "push*"}]}},
     "approvals": {"hold_s": 110, "approvers": {"users": ["alice"], "teams": ["oncall"]}},
+    "ui": {"enabled": True},
 }
 ROUTE = "/luthien/approvals"
 
@@ -362,3 +364,106 @@ def test_the_command_says_why_it_cannot_read(two: Two, tmp_path: Path) -> None:
     assert "HTTP 401" in wrong
     assert "cannot be reached" in approvals(two.first, "list", "--url", "http://127.0.0.1:1", "--api-key", KEY, code=2)
     assert "There are no approvals in" in approvals(two.first, "list", "--records", str(tmp_path / "x.sqlite"), code=2)
+
+
+# The inbox page
+
+UI = "/luthien/ui"
+OURS = {"sec-fetch-site": "same-origin"}
+
+
+class Page:
+    """The inbox in the browser of a key's holder."""
+
+    def __init__(self, proxy: Proxy, headers: Mapping[str, str]) -> None:
+        self.client = httpx.Client(base_url=proxy.url, timeout=60)
+        key = headers["Authorization"].removeprefix("Bearer ")
+        response = self.client.post(f"{UI}/login", data={"key": key}, headers=OURS)
+        self.status, self.home = response.status_code, response.headers.get("location", "")
+
+    def inbox(self) -> str:
+        response = self.client.get(f"{UI}/approvals")
+        assert response.status_code == 200, response.text
+        return response.text
+
+    def decide(self, id: str, headers: Mapping[str, str] = OURS, **fields: str) -> httpx.Response:
+        token = re.findall('name="luthien-token" content="([0-9a-f]+)"', self.inbox())[0]
+        return self.client.post(f"{UI}/approvals/{id}", data={"token": token, **fields}, headers=headers)
+
+
+def offered(proxy: Proxy, headers: Mapping[str, str], tool: str) -> list[dict[str, Any]]:
+    """The calls of a streamed response to a request that offers the tool."""
+    schema = {"type": "object", "properties": {"branch": {"type": "string"}}, "additionalProperties": False}
+    body = {
+        "model": "openai/pushes",
+        "messages": [{"role": "user", "content": "Push it <b>now</b>\u202e."}],
+        "tools": [{"type": "function", "function": {"name": tool, "parameters": schema}}],
+        "stream": True,
+    }
+    response = httpx.post(proxy.url + "/v1/chat/completions", json=body, headers=headers, timeout=150)
+    assert response.status_code == 200, response.text
+    found: dict[int, dict[str, str]] = {}
+    for line in response.text.splitlines():
+        for choice in json.loads(line[5:])["choices"] if line.startswith("data: {") else ():
+            for piece in choice["delta"].get("tool_calls") or ():
+                call = found.setdefault(piece["index"], {"name": "", "arguments": ""})
+                for part in call:
+                    call[part] += piece["function"].get(part) or ""
+    return [{"name": call["name"], **json.loads(call["arguments"])} for call in found.values()]
+
+
+@pytest.mark.parametrize("decision", ["approve", "edit", "deny"])
+def test_a_held_call_is_decided_on_the_page_of_another_proxy(two: Two, tool: str, decision: str) -> None:
+    page = Page(two.second, two.key(user_id="alice", **APPROVES))
+    assert (page.status, page.home) == (303, f"{UI}/approvals")
+    with ThreadPoolExecutor(1) as pool:
+        client = pool.submit(offered, two.first, two.key(user_id="bob"), tool)
+        id = open_id(two.second, tool)
+        shown = page.inbox()
+        assert tool in shown
+        assert "Push it &lt;b&gt;now&lt;/b&gt;\\u202e." in shown
+        fields = {
+            "approve": {"decision": "approve"},
+            "edit": {"decision": "approve", "arguments": '{\r\n  "branch": "draft"\r\n}'},
+            "deny": {"decision": "deny", "message": "Not on a Sunday."},
+        }[decision]
+        if decision == "edit":
+            wrong = page.decide(id, decision="approve", arguments='{"branch": 1}')
+            assert wrong.status_code == 400
+            assert "branch: 1 is not of type" in wrong.text
+            assert not client.done()
+        assert page.decide(id, **fields).status_code == 303
+        branch = {"approve": "main", "edit": "draft"}.get(decision)
+        assert client.result(60) == ([{"name": tool, "branch": branch}] if branch else [])
+    late = page.decide(id, decision="approve")
+    assert late.status_code == 409
+    assert "already, by alice" in late.text
+    state = {"approve": "used", "edit": "used", "deny": "denied"}[decision]
+    cards = {card["id"]: card for card in page.client.get(f"{UI}/approvals/cards").json()["cards"]}
+    assert cards[id]["state"] == state
+    assert "Approve as edited" not in cards[id]["html"]
+
+
+def test_the_page_decides_for_nobody_else(two: Two, tool: str) -> None:
+    asking = two.key(user_id="alice", **ASKS_TOO)
+    with ThreadPoolExecutor(1) as pool:
+        client = pool.submit(ask, two.first, asking, stream=True)
+        id = open_id(two.second, tool)
+        for holder in (asking, two.key(user_id="alice", **APPROVES)):  # the key, and its user
+            page = Page(two.second, holder)
+            assert "Another person must decide" in page.inbox()
+            assert page.decide(id, decision="approve").status_code == 403
+        person = Page(two.second, two.key(team_id="oncall", **APPROVES))
+        assert person.client.get(f"{UI}/").status_code == 403  # an approver's inbox is all they see
+        assert person.decide(id, {"sec-fetch-site": "cross-site"}, decision="approve").status_code == 403
+        assert person.decide(id, decision="approve", token="0" * 64).status_code == 403
+        assert person.client.get(f"{UI}/approvals/{id}?decision=approve").status_code == 405
+        assert person.decide(id, decision="maybe").status_code == 400
+        assert person.decide("none-such", decision="approve").status_code == 404
+        for path in ("approvals", "approvals/cards"):
+            assert httpx.get(f"{two.first.url}{UI}/{path}", timeout=60).status_code == 403
+        assert httpx.post(f"{two.first.url}{UI}/approvals/{id}", headers=OURS, timeout=60).status_code == 403
+        assert Page(two.second, two.key(user_id="bob")).status == 403
+        assert not client.done()
+        assert person.decide(id, decision="deny").status_code == 303
+        assert "A person denied the call" in client.result(60)

@@ -98,7 +98,7 @@ class _GrantBody(BaseModel):
     like: bool = False
 
 
-class _Decision(BaseModel):
+class Decision(BaseModel):
     """Body of a decision. `arguments` replace those of the call; `message` is the agent's, `grant` for later calls."""
 
     model_config = ConfigDict(extra="forbid")
@@ -109,37 +109,41 @@ class _Decision(BaseModel):
     grant: _GrantBody | None = None
 
 
-def approval_routes(approvals: Approvals, settings: Callable[[], ApprovalsSettings]) -> APIRouter:
-    """Returns `GET /luthien/approvals`, and `GET` and `POST /luthien/approvals/{id}`, for proxy admins and approvers.
+class Desk:
+    """Way for people to the calls that wait and to the grants, the same for the routes and for the monitor's page.
 
-    Only a `POST` decides. It responds with status 403 to the key that asks, and to keys of its user or team.
+    Its methods raise a refusal with the status for what the user may not do, and for what does not count: 403 for the
+    key that asks, and for keys of its user or team.
     """
-    router = APIRouter(prefix="/luthien", tags=["luthien"], route_class=PersonRoute)
 
-    async def list_calls(user: User, state: Literal["pending", "all"] = "pending") -> Response:
-        approvers = settings().approvers
-        _check_person(user, approvers)
+    def __init__(self, approvals: Approvals, settings: Callable[[], ApprovalsSettings]) -> None:
+        self._approvals = approvals
+        self._settings = settings
+
+    async def calls(self, user: UserAPIKeyAuth, *, every: bool) -> list[dict[str, Any]]:
+        """Returns the calls that wait; with `every` the decided ones too."""
+        _check_person(user, self._settings().approvers)
         try:
-            calls = await all_calls(approvals.store)
+            calls = await all_calls(self._approvals.store)
         except StateError as error:
             raise refusal(503, f"The approvals cannot be read: {error}") from None
-        shown = [call for call in calls if state == "all" or call.state == "pending"]
-        return _json({"approvals": [await _shown(call, user) for call in shown]})
+        return [await _shown(call, user) for call in calls if every or call.state == "pending"]
 
-    async def show(user: User, id: str) -> Response:
-        _check_person(user, settings().approvers)
-        return _json(await _shown(await _found(approvals.store, id), user))
+    async def call(self, user: UserAPIKeyAuth, id: str) -> dict[str, Any]:
+        _check_person(user, self._settings().approvers)
+        return await _shown(await _found(self._approvals.store, id), user)
 
-    async def decide_call(user: User, id: str, body: _Decision) -> Response:
-        _check_person(user, settings().approvers)
-        if _is_asking(user, await _found(approvals.store, id)):
+    async def decide(self, user: UserAPIKeyAuth, id: str, body: Decision) -> dict[str, Any]:
+        """Decides about a call, and returns it with the grant, if one was given."""
+        _check_person(user, self._settings().approvers)
+        if _is_asking(user, await _found(self._approvals.store, id)):
             raise refusal(403, "Another person must decide: this key, its user or its team asks.")
         if body.decision == "deny" and (body.arguments is not None or body.grant is not None):
             raise refusal(400, "`arguments` and `grant` are for an approval.")
         if body.arguments is not None and body.grant is not None:
             raise refusal(400, "A `grant` is for the call as it is, without other `arguments`.")
         try:
-            decided, grant = await _decided(approvals.store, id, body, name_of(user))
+            decided, grant = await _decided(self._approvals.store, id, body, name_of(user))
         except UnknownApprovalError as error:
             raise refusal(404, str(error)) from None
         except DecidedError as error:
@@ -148,8 +152,45 @@ def approval_routes(approvals: Approvals, settings: Callable[[], ApprovalsSettin
             raise refusal(400, str(error)) from None
         except StateError as error:
             raise refusal(503, f"The decision could not be written: {error}") from None
-        approvals.wake()
-        return _json({**await _shown(decided, user), "grant": None if grant is None else grant.model_dump(mode="json")})
+        self._approvals.wake()
+        return {**await _shown(decided, user), "grant": None if grant is None else grant.model_dump(mode="json")}
+
+    async def grants(self, user: UserAPIKeyAuth) -> list[dict[str, Any]]:
+        """Returns the grants that hold."""
+        _check_person(user, self._settings().approvers)
+        try:
+            return [grant.model_dump(mode="json") for grant in await all_grants(self._approvals.store)]
+        except StateError as error:
+            raise refusal(503, f"The grants cannot be read: {error}") from None
+
+    async def revoke(self, user: UserAPIKeyAuth, id: str) -> dict[str, Any]:
+        """Revokes a grant, and returns it."""
+        _check_person(user, self._settings().approvers)
+        try:
+            if _is_asking(user, await find_grant(self._approvals.store, id)):
+                raise refusal(403, "Another person must decide: this key, its user or its team asked.")
+            return (await revoke(self._approvals.store, id)).model_dump(mode="json")
+        except UnknownGrantError as error:
+            raise refusal(404, str(error)) from None
+        except StateError as error:
+            raise refusal(503, f"The grant could not be revoked: {error}") from None
+
+
+def approval_routes(desk: Desk) -> APIRouter:
+    """Returns `GET /luthien/approvals`, and `GET` and `POST /luthien/approvals/{id}`, for proxy admins and approvers.
+
+    Only a `POST` decides.
+    """
+    router = APIRouter(prefix="/luthien", tags=["luthien"], route_class=PersonRoute)
+
+    async def list_calls(user: User, state: Literal["pending", "all"] = "pending") -> Response:
+        return _json({"approvals": await desk.calls(user, every=state == "all")})
+
+    async def show(user: User, id: str) -> Response:
+        return _json(await desk.call(user, id))
+
+    async def decide_call(user: User, id: str, body: Decision) -> Response:
+        return _json(await desk.decide(user, id, body))
 
     router.add_api_route("/approvals", list_calls, methods=["GET"], response_model=None)
     router.add_api_route("/approvals/{id}", show, methods=["GET"], response_model=None)
@@ -157,7 +198,7 @@ def approval_routes(approvals: Approvals, settings: Callable[[], ApprovalsSettin
     return router
 
 
-async def _decided(store: Store, id: str, body: _Decision, by: str) -> tuple[AskedCall, Grant | None]:
+async def _decided(store: Store, id: str, body: Decision, by: str) -> tuple[AskedCall, Grant | None]:
     if body.grant is not None:
         from luthien_litellm_hooks.policies.rules.likeness import exact_condition, like_condition
 
@@ -167,32 +208,15 @@ async def _decided(store: Store, id: str, body: _Decision, by: str) -> tuple[Ask
     return await decide(store, id, decision, by=by, message=body.message, arguments=body.arguments), None
 
 
-def grant_routes(approvals: Approvals, settings: Callable[[], ApprovalsSettings]) -> APIRouter:
-    """Returns `GET /luthien/grants` and `DELETE /luthien/grants/{id}`, for those who may decide.
-
-    The key that asked, and keys of its user or team, get status 403 for a revocation.
-    """
-    router = APIRouter(prefix="/luthien", tags=["luthien"])
+def grant_routes(desk: Desk) -> APIRouter:
+    """Returns `GET /luthien/grants` and `DELETE /luthien/grants/{id}`, for those who may decide."""
+    router = APIRouter(prefix="/luthien", tags=["luthien"], route_class=PersonRoute)
 
     async def list_grants(user: User) -> Response:
-        _check_person(user, settings().approvers)
-        try:
-            grants = await all_grants(approvals.store)
-        except StateError as error:
-            raise refusal(503, f"The grants cannot be read: {error}") from None
-        return _json({"grants": [grant.model_dump(mode="json") for grant in grants]})
+        return _json({"grants": await desk.grants(user)})
 
     async def revoke_grant(user: User, id: str) -> Response:
-        _check_person(user, settings().approvers)
-        try:
-            if _is_asking(user, await find_grant(approvals.store, id)):
-                raise refusal(403, "Another person must decide: this key, its user or its team asked.")
-            grant = await revoke(approvals.store, id)
-        except UnknownGrantError as error:
-            raise refusal(404, str(error)) from None
-        except StateError as error:
-            raise refusal(503, f"The grant could not be revoked: {error}") from None
-        return _json(grant.model_dump(mode="json"))
+        return _json(await desk.revoke(user, id))
 
     router.add_api_route("/grants", list_grants, methods=["GET"], response_model=None)
     router.add_api_route("/grants/{id}", revoke_grant, methods=["DELETE"], response_model=None)

@@ -2,7 +2,8 @@
 
 import os
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, cast
 
 from litellm.proxy import plugin_routes, proxy_server
@@ -10,6 +11,8 @@ from litellm.proxy._types import LitellmUserRoles, SpecialProxyStrings, UserAPIK
 from litellm.proxy.auth.auth_checks import get_user_object
 from litellm.proxy.auth.user_api_key_auth import user_api_key_auth
 from litellm.proxy.common_utils.encrypt_decrypt_utils import get_salt_key
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.routing import BaseRoute, Match
 from starlette.types import Receive, Scope, Send
@@ -24,7 +27,8 @@ from luthien_litellm_hooks.config.settings import (
 )
 from luthien_litellm_hooks.engine.executor import PolicyExecutor
 from luthien_litellm_hooks.hooks.admin import is_admin
-from luthien_litellm_hooks.hooks.admin.approvals import is_approver, name_of
+from luthien_litellm_hooks.hooks.admin.approvals import Decision, Desk, is_approver, name_of
+from luthien_litellm_hooks.hooks.routes import RefusedError
 from luthien_litellm_hooks.hooks.spend_logs import keeps_file
 from luthien_litellm_hooks.monitor.access import Access, Credential, Right, Visitor
 from luthien_litellm_hooks.monitor.app import monitor_app
@@ -49,6 +53,7 @@ def monitor_route(
     store: Callable[[], Store],
     approvals: Callable[[], ApprovalsSettings],
     policy: Callable[[], Mapping[str, Any] | None],
+    desk: Desk,
 ) -> tuple[BaseRoute, Feed]:
     """Returns the route of the monitor and the feed of its pages, and logs its address. `policy` describes the one in
     force, if the callback has one."""
@@ -67,9 +72,45 @@ def monitor_route(
         credential_of=credential_of,
         policy=policy,
         build=build_policy,
+        inbox=_Inbox(desk),
     )
     logger.info("the monitor page is at %s: log in with the master key", ui.url or f"{PATH} of this proxy")
     return _Mounted(monitor_app(site)), feed
+
+
+class _Inbox:
+    """The desk of approvers for visitors of the page."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+
+    async def calls(self, visitor: Visitor) -> Sequence[Mapping[str, Any]]:
+        with _as_page():
+            return await self._desk.calls(_user_behind(visitor), every=True)
+
+    async def decide(self, visitor: Visitor, id: str, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        try:
+            body = Decision.model_validate(given)
+        except ValidationError as error:
+            wrong = ".".join(map(str, error.errors()[0]["loc"]))
+            raise HTTPException(400, f"The form cannot be read: {wrong}") from None
+        with _as_page():
+            return await self._desk.decide(_user_behind(visitor), id, body)
+
+
+def _user_behind(visitor: Visitor) -> UserAPIKeyAuth:
+    if not isinstance(visitor.user, UserAPIKeyAuth):
+        raise HTTPException(403, "The proxy does not know you.")
+    return visitor.user
+
+
+@contextmanager
+def _as_page() -> Generator[None]:
+    """Makes a refusal of the routes one of the page."""
+    try:
+        yield
+    except RefusedError as error:
+        raise HTTPException(int(error.code or 500), error.message) from None
 
 
 def _is_ending() -> bool:
