@@ -12,15 +12,19 @@ from luthien_litellm_hooks import Policy, PolicyContext, PolicyExecutor, Streami
 from luthien_litellm_hooks.engine.composition import Composition, ConfiguredPolicy, Parallel, Serial
 from luthien_litellm_hooks.errors import PolicyBlockedError
 from luthien_litellm_hooks.policies.noop import NoOp
+from luthien_litellm_hooks.policies.rules.likeness import permits
 from luthien_litellm_hooks.policy.approvals import Approvals, Terms
+from luthien_litellm_hooks.policy.asked_calls import AskedCall
 from luthien_litellm_hooks.policy.request import Answer
 from luthien_litellm_hooks.policy.tool_gate import ALLOW, ToolGatePolicy, Verdict
 from luthien_litellm_hooks.recording.state import SqliteStore
+from luthien_litellm_hooks.wire import FORMATS
 from luthien_litellm_hooks.wire.messages.adapter import MessagesAdapter
 from luthien_litellm_hooks.wire.messages.safeguards import asks_for_verdicts
 from tests.support.chat import context, provide, pull
 from tests.support.messages import JSON, message, payloads, sse, streamed
 
+RULES = FORMATS["messages"].rules
 NOT_FLAGGED = {"type": "evaluated", "outcome": "not_flagged"}
 FLAGGED = {"type": "evaluated", "outcome": "flagged", "explanation": "it runs rm -rf there"}
 WITHOUT_WORDS = {"type": "evaluated", "outcome": "flagged"}
@@ -73,10 +77,9 @@ async def delivered(
     policy: Policy | Composition, full: JSON, way: str, *, in_client: bool = False, takes_flags: bool = True
 ) -> tuple[JSON, PolicyContext]:
     """A response as the client gets it, with the results beside its stop reason."""
-    ctx, adapter = context(), MessagesAdapter(FORMAT.rules, "own", "msg_own", takes_flags=takes_flags)
-    ctx.approvals = Approvals(
-        lambda: SqliteStore(Path("/dev/null/none")), lambda: Terms(hold_s=0, in_client=in_client), permits, notes.append
-    )
+    ctx, adapter = context(), MessagesAdapter(RULES, "own", "msg_own", takes_flags=takes_flags)
+    store, terms = SqliteStore(Path("/dev/null/none")), Terms(hold_s=0, in_client=in_client)
+    ctx.approvals = Approvals(lambda: store, lambda: terms, permits, list[AskedCall]().append)
     executor = PolicyExecutor(policy)
     if way == "full":
         return await executor.run_full(full, adapter, ctx), ctx  # pyright: ignore[reportReturnType]
@@ -184,7 +187,7 @@ async def test_a_response_of_ours_says_that_there_are_no_verdicts(way: str) -> N
     full = message([{"type": "text", "text": "Hi."}, call("a", "pass")])
     got, _ = await delivered(Blocks(), full, way)
     assert results(got) == {"type": "available", "tool_uses": {}}
-    ctx, adapter = context(), MessagesAdapter("own", "msg_own", takes_flags=True)
+    ctx, adapter = context(), MessagesAdapter(RULES, "own", "msg_own", takes_flags=True)
     ctx.answer = Answer("No.")
     if way == "full":
         got: Any = await PolicyExecutor(NoOp()).run_full(full, adapter, ctx)
