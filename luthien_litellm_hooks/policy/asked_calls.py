@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from luthien_litellm_hooks.errors import LuthienError
 from luthien_litellm_hooks.policy.context import Question, StreamingResponseContext
-from luthien_litellm_hooks.policy.limits import off_loop
+from luthien_litellm_hooks.policy.limits import LONG, off_loop
 from luthien_litellm_hooks.policy.request import schema_of_tool
 from luthien_litellm_hooks.policy.tool_schema import UncheckedSchemaError, schema_fault, schema_text
 from luthien_litellm_hooks.policy.trajectory import Said
@@ -227,7 +227,10 @@ async def decide(
     if asked.state != "pending":
         raise DecidedError(f"approval {id} is {asked.state} already, by {asked.by}")
     if arguments is not None:
-        await off_loop(_check_edit, asked, arguments)
+        if len(arguments) + len(asked.tool_schema or "") > LONG:
+            await off_loop(_check_edit, asked, arguments)
+        else:
+            _check_edit(asked, arguments)
     decided = asked.model_copy(
         update={
             "state": decision,

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Annotated, Any, Literal, assert_never, cast
 
 from fastapi import APIRouter
+from litellm.constants import LITELLM_PROXY_MASTER_KEY_ALIAS
 from litellm.proxy import proxy_server
 from litellm.proxy._types import SpecialProxyStrings, UserAPIKeyAuth
 from pydantic import BaseModel, ConfigDict, Field
@@ -234,9 +235,18 @@ def is_approver(user: UserAPIKeyAuth, approvers: Approvers) -> bool:
 
 
 def _is_asking(user: UserAPIKeyAuth, call: AskedCall | Grant) -> bool:
+    """Tells if a key, its user or its team asks. A user of LiteLLM's Admin UI has no key.
+
+    With the name and the password in the proxy's environment such a user is LiteLLM's default one. The password may be
+    the master key, so they do not decide what the master key asks.
+    """
     key = user.token or user.api_key
+    if key is None and user.user_id == _NO_PERSON:
+        return call.key_hash in (None, LITELLM_PROXY_MASTER_KEY_ALIAS)
+    if key is None:
+        return user.user_id in (None, call.user_id)
     is_user = user.user_id is not None and user.user_id == call.user_id != _NO_PERSON
-    return key is None or key == call.key_hash or is_user or (user.team_id is not None and user.team_id == call.team_id)
+    return key == call.key_hash or is_user or (user.team_id is not None and user.team_id == call.team_id)
 
 
 def name_of(user: UserAPIKeyAuth) -> str:

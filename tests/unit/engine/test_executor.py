@@ -435,7 +435,8 @@ async def test_nothing_of_what_cannot_be_said_as_a_whole_leaves() -> None:
             await send_text(ctx, "more")
 
     items = [text("first"), text("second"), finish()]
-    stream = PolicyExecutor(Adds()).run(provide(items), BreaksOff(lambda: ModelResponseStream(id="own")), context())
+    adapter = BreaksOff(FORMATS["chat"].rules, lambda: ModelResponseStream(id="own"))
+    stream = PolicyExecutor(Adds()).run(provide(items), adapter, context())
     assert [await anext(stream), await anext(stream)] == items[:2]
     with pytest.raises(WireError, match="could not be encoded"):
         await anext(stream)
