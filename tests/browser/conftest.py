@@ -15,6 +15,7 @@ POLICIES: Any = [
     {"class": "block_dangerous_commands"},
     {"class": "secrets"},
     {"class": "protect_work", "enforce": False},
+    {"class": "tool_rules", "config": {"rules": [{"action": "ask", "commands": ["npm publish"]}]}},
 ]
 
 

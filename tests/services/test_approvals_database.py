@@ -444,6 +444,20 @@ def test_a_held_call_is_decided_on_the_page_of_another_proxy(two: Two, tool: str
     assert "Approve as edited" not in cards[id]["html"]
 
 
+def test_the_page_grants_later_calls_of_a_session(two: Two, tool: str) -> None:
+    page = Page(two.second, two.key(user_id="alice", **GRANTS))
+    key = two.key(user_id="bob")
+    session = {**key, "x-litellm-session-id": f"session-{tool}"}
+    ask(two.first, session)
+    id = open_id(two.second, tool)
+    assert "exactly so, in this session" in page.inbox()
+    assert page.decide(id, decision="approve", grant="more").status_code == 400
+    assert page.decide(id, decision="approve", grant="session").status_code == 303
+    for _ in range(3):  # the approval, and then the grant
+        assert "tool_calls" in ask(two.first, session)
+    assert "tool_calls" not in ask(two.first, key)
+
+
 def test_the_page_decides_for_nobody_else(two: Two, tool: str) -> None:
     asking = two.key(user_id="alice", **ASKS_TOO)
     with ThreadPoolExecutor(1) as pool:

@@ -27,7 +27,7 @@ def notifier(settings: Callable[[], ApprovalsSettings], ui_url: str | None) -> C
 
 def note_of(call: AskedCall, ui_url: str | None, *, with_arguments: bool) -> dict[str, object]:
     """Returns the note: `text` for a chat, and the same in fields. Arguments, and words of the user, are left out."""
-    link = None if ui_url is None else f"{ui_url}/approvals#{call.id}"
+    link = None if ui_url is None else f"{ui_url}/approvals#a-{call.id}"
     tool, reason = bounded_line(call.tool, _MAX_NAME), bounded_line(call.reason or "no reason given", _MAX_REASON)
     who = call.key_alias or call.user_id or (call.key_hash or "")[:8]
     where = link or f"`luthien-hooks approvals show {call.id}`"

@@ -16,22 +16,26 @@ from starlette.responses import RedirectResponse, Response
 from luthien_litellm_hooks.monitor.access import base_of
 from luthien_litellm_hooks.monitor.outline import argument_lines
 from luthien_litellm_hooks.monitor.site import Inbox, Page, Site, html, json_response, render, visitor_of, wants_json
-from luthien_litellm_hooks.policy.approvals import AskedCall
+from luthien_litellm_hooks.policy.asked_calls import AskedCall
 from luthien_litellm_hooks.telemetry.log_lines import escape
 
 PATH = "/approvals"
 _SHOWN_DECIDED = 20
 Draft = tuple[str | None, str]
 """Text of a form that did not count, and the reason."""
+GRANTS: Mapping[str, Mapping[str, Any]] = {"session": {"scope": "session"}, "like": {"scope": "key", "like": True}}
+"""Grants that the form offers, with the bodies of the route."""
 
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """A call before a person: what a reader sees of it. `draft` is the text in its form, `problem` what was wrong."""
+    """A call before a person: what a reader sees of it. `like` is what a grant of like calls would cover, `draft` the
+    text in its form, `problem` what was wrong."""
 
     call: AskedCall
     lines: Sequence[str]
     effects: Sequence[str]
+    like: str | None
     may_decide: bool
     waits_s: int
     draft: str
@@ -80,6 +84,7 @@ def _card(given: Mapping[str, Any], draft: Draft | None) -> Card:
         call,
         argument_lines(call.arguments),
         given["effects"],
+        given["like"],
         given["may_decide"],
         waits_s,
         text or editable(call),
@@ -118,6 +123,8 @@ async def _decide(site: Site, request: Request) -> Response:
     edited = form.get("arguments", "").replace("\r\n", "\n") if "arguments" in form else None
     if edited is not None and edited.strip():
         given["arguments"] = edited
+    if grant := form.get("grant"):
+        given["grant"] = GRANTS.get(grant, {})
     if form.get("message", "").strip():
         given["message"] = form["message"].strip()
     try:

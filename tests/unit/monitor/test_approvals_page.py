@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import pytest
 
 from luthien_litellm_hooks.monitor.pages.approvals import editable
-from luthien_litellm_hooks.policy.approvals import AskedCall
+from luthien_litellm_hooks.policy.asked_calls import AskedCall
 from luthien_litellm_hooks.telemetry.log_lines import escape
 from luthien_litellm_hooks.wire.events import ToolForm
 

@@ -73,7 +73,7 @@ async def test_arguments_and_a_link_are_added_on_demand(server: Receiver) -> Non
     await until_got(server, 1)
     [note] = server.notes
     assert note["arguments"] == call.arguments
-    assert note["url"] == f"https://proxy.example.com/luthien/ui/approvals#{call.id}"
+    assert note["url"] == f"https://proxy.example.com/luthien/ui/approvals#a-{call.id}"
     assert note["text"].endswith(note["url"])
 
 
