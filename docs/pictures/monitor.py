@@ -11,11 +11,13 @@ import tempfile
 from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, chdir, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from playwright.sync_api import Browser, FloatRect, Page
 
+from docs.pictures.approvals import CALL, put
 from luthien_litellm_hooks.testing.answers import Answer, Call, Gate, Say, Step, Wait
 from luthien_litellm_hooks.testing.provider import ScriptedProvider, serve
 from tests.support.chromium import new_context, running_chromium
@@ -54,7 +56,7 @@ _CHANGES = (
 def played(browser: Browser) -> Generator[tuple[Page, Mapping[str, str]]]:
     """Runs the story, and yields a page that is logged in, and the path of each picture.
 
-    One more response is streaming.
+    One more response is streaming, and a call of another key waits for a person.
     """
     provider, gate = ScriptedProvider(), Gate()
     with (
@@ -74,12 +76,13 @@ def played(browser: Browser) -> Generator[tuple[Page, Mapping[str, str]]]:
         wait_until(lambda: _is_recorded(page, proxy))
         rows = page.request.get(f"{proxy.url}{PATH}/?format=json").json()["rows"]
         [blocked] = [row["id"] for row in rows if row["outcome"] == "blocked"]
+        pool.submit(put, proxy.records, CALL.model_copy(update={"asked_at": datetime.now(UTC)})).result()
         streaming = pool.submit(_ask, proxy, provider, messages[:1], [Say("Wait."), Wait(gate)])
         try:
             gate.wait_reached()
             page.goto(f"{proxy.url}{PATH}/")
             paths = {"live": "/", "transaction": f"/t/{blocked}", "session": f"/s/{SESSION}"}
-            yield page, {**paths, "report": "/report", "policy": "/policy"}
+            yield page, {**paths, "report": "/report", "policy": "/policy", "approvals": "/approvals"}
         finally:
             gate.open()
         streaming.result()
@@ -129,8 +132,12 @@ def digest(page: Page) -> str:
 
 
 def _clip(page: Page) -> FloatRect:
-    """Returns the first screen of a page; of a transaction, the part from its decisions to its last comparison."""
-    compared = page.locator(".compare")
+    """Returns the first screen of a page; of a transaction, the part from its decisions to its last comparison; of the
+    inbox, all to the end of the call."""
+    compared, card = page.locator(".compare"), page.locator(".card")
+    if card.count():
+        box: Any = card.bounding_box()
+        return {"x": 0, "y": 0, "width": SIZE["width"], "height": box["y"] + box["height"] + 16}
     if not compared.count():
         return {"x": 0, "y": 0, **SIZE}
     first: Any = page.locator("#decisions").bounding_box()

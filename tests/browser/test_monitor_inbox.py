@@ -24,7 +24,7 @@ def test_a_held_call_appears_and_is_decided(
     provider.answers[model] = Answer([Call("Bash", json.dumps({"command": command}))])
     visit.page.set_viewport_size({"width": 390, "height": 800})
     visit.page.goto(f"{monitor.url}{PATH}/approvals")
-    card = visit.page.locator(".asked", has_text=model)
+    card = visit.page.locator(".card", has_text=model)
     with ThreadPoolExecutor(1) as pool:
         client = pool.submit(called, monitor, model)
         expect(card).to_contain_text("pending")

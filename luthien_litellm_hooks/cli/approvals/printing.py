@@ -83,6 +83,7 @@ def print_call(call: AskedCall, *, as_json: bool) -> None:
     _print_part(console, "arguments", argument_lines(call.arguments))
     _print_part(console, "effects", [one_line(effect) for effect in effects_of(call.tool_call)])
     _print_part(console, "the user's last words", escape(call.words).split("\n") if call.words else [])
+    _print_part(console, "other calls of the response", [one_line(other) for other in call.beside])
     if call.state == "pending":
         _print_part(console, "what may be granted", _offers(call))
     if call.edited is not None:

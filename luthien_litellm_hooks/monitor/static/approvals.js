@@ -13,7 +13,7 @@ const element = (html) => {
 
 const show = (cards) => {
   const present = new Set(cards.map((card) => `a-${card.id}`));
-  for (const known of document.querySelectorAll(".asked")) if (!present.has(known.id)) known.remove();
+  for (const known of document.querySelectorAll(".card")) if (!present.has(known.id)) known.remove();
   for (const { id, state: now, html } of cards) {
     const known = document.getElementById(`a-${id}`);
     if (known?.dataset.state === now) continue; // its form may be in use
