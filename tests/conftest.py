@@ -32,11 +32,11 @@ ALONE = {
         "demo",
         "failing_starts",
         "load",
-        "monitor_pages",
         "proxies_fixture",
         "proxy_failover",
         "proxy_log_lines",
         "proxy_monitor",
+        "proxy_monitor_pages",
     },
     "tests/services": {
         *("approvals_database", "killed_worker", "live_policy", "proxy_client_faults", "proxy_guardrail"),

@@ -3,11 +3,13 @@
 It never blocks on a sink, and counts every dropped event.
 """
 
+import fcntl
 import json
 import os
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from itertools import islice
 from threading import Condition, Event, Thread
 from typing import Protocol
@@ -181,6 +183,9 @@ class JsonLinesSink:
         is_stdout = self._path == STDOUT
         target = 1 if is_stdout else self._path
         with open(target, "ab", buffering=0, closefd=not is_stdout, opener=None if is_stdout else _private) as file:
+            if not is_stdout:
+                with suppress(OSError):  # some file systems have no locks
+                    fcntl.flock(file, fcntl.LOCK_EX)  # so that no line of another worker looks incomplete
             start = "\n" if _is_torn("/dev/stdout" if is_stdout else self._path) else ""
             for count, line in enumerate(lines):
                 try:

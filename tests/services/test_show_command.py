@@ -407,7 +407,7 @@ def test_what_is_no_proxy_is_told(provider_url: str) -> None:
 
 @pytest.mark.parametrize("since", ["yesterday", "2x", "9999999999999d", "2026-13-01", ""])
 def test_a_time_that_is_none_is_told(since: str) -> None:
-    assert_is_refused(run("list", "--since", since, LITELLM_MASTER_KEY=KEY), "--since", "2026-05-31T12:00")
+    assert_is_refused(run("list", "--since", since, LITELLM_MASTER_KEY=KEY), "since", "2026-05-31T12:00")
 
 
 def test_an_outcome_that_is_none_is_told_with_those_that_are() -> None:
