@@ -19,8 +19,9 @@ def test_a_stream_appears_while_it_streams_and_its_held_call_as_withheld(
     chromium: Browser, monitor: Proxy, provider: ScriptedProvider
 ) -> None:
     model, gate = uuid.uuid4().hex, Gate()
-    call = Call("Bash", json.dumps({"command": "rm -rf /"}))
-    provider.answers[model] = Answer([Say("I tidy up."), call, Wait(gate)])
+    commands = ["rm -rf /", f"git push --force origin {model}"]
+    calls = [Call("Bash", json.dumps({"command": command})) for command in commands]
+    provider.answers[model] = Answer([Say("I tidy up."), *calls, Wait(gate)])
     with new_context(chromium) as context, ThreadPoolExecutor(1) as pool:
         page = context.new_page()
         sign_in_to_admin_ui(page, monitor)
@@ -37,24 +38,30 @@ def test_a_stream_appears_while_it_streams_and_its_held_call_as_withheld(
             gate.open()
         expect(row).to_contain_text("block Bash")
         expect(row).to_contain_text("blocked")
-        text, calls = client.result()
+        text, arguments = client.result()
         assert text.startswith("I tidy up.")
-        assert calls == 0
+        assert json.loads(arguments) == {"command": commands[1]}
         row.get_by_role("link").first.click()
         expect(frame.locator("main")).to_contain_text("recursive deletion of /")
         assert frame.url.startswith(f"{monitor.url}{PATH}/t/")
+        call = frame.locator("form.label", has=frame.get_by_role("button", name="Block")).last
+        call.get_by_role("button", name="Block").click()
+        expect(frame.locator("main")).to_contain_text("labelled block")
+        frame.get_by_role("link", name="Report").click()
+        expect(frame.locator(".examples > li", has_text=model)).to_contain_text("labelled block")
         assert heard.said == ["console: Failed to load resource: the server responded with a status of 403 (Forbidden)"]
 
 
-def delivered(monitor: Proxy, model: str) -> tuple[str, int]:
-    """The text that a client gets, and the number of pieces of calls."""
-    text, calls = "", 0
+def delivered(monitor: Proxy, model: str) -> tuple[str, str]:
+    """The text that a client gets, and the arguments of its calls."""
+    text, arguments = "", ""
     messages = [{"role": "user", "content": "Clean."}]
     for chunk in monitor.openai.chat.completions.create(model=f"openai/{model}", messages=messages, stream=True):
         for choice in chunk.choices:
             text += choice.delta.content or ""
-            calls += len(choice.delta.tool_calls or ())
-    return text, calls
+            for call in choice.delta.tool_calls or ():
+                arguments += (call.function.arguments if call.function else None) or ""
+    return text, arguments
 
 
 def test_an_observed_call_is_labelled_where_the_report_shows_it(
@@ -62,7 +69,7 @@ def test_an_observed_call_is_labelled_where_the_report_shows_it(
 ) -> None:
     model = uuid.uuid4().hex
     provider.answers[model] = Answer([Call("Bash", json.dumps({"command": f"git push --force origin {model}"}))])
-    assert delivered(monitor, model)[1] > 0, "a policy that observes withholds nothing"
+    assert delivered(monitor, model)[1], "a policy that observes withholds nothing"
     visit.page.goto(f"{monitor.url}{PATH}/")
     row = visit.page.locator("tr", has_text=model)
     expect(row).to_contain_text("complete")
@@ -71,8 +78,8 @@ def test_an_observed_call_is_labelled_where_the_report_shows_it(
     wait_until(lambda: bool(visit.page.goto(f"{monitor.url}{PATH}/report") and example.count()))
     example.get_by_role("button", name="Block").click()
     expect(example).to_contain_text("labelled block")
-    [label] = map(json.loads, (monitor.log.parent.parent / "labels.jsonl").read_text().splitlines())
-    assert (label["transaction"], label["label"]) == (transaction, "block")
+    labels = map(json.loads, (monitor.log.parent.parent / "labels.jsonl").read_text().splitlines())
+    assert {label["transaction"]: label["label"] for label in labels}[transaction] == "block"
     assert visit.heard.said == []
 
 
