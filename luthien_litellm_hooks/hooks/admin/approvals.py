@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Annotated, Any, Literal, assert_never, cast
 
 from fastapi import APIRouter
@@ -49,10 +50,12 @@ from luthien_litellm_hooks.recording.state import (
     approvals_path,
 )
 from luthien_litellm_hooks.telemetry.redis_clients import RedisCommands
-from luthien_litellm_hooks.wire.events import ToolCall
+from luthien_litellm_hooks.wire.events import ToolCall, ToolForm
 
 _NO_PERSON = SpecialProxyStrings.default_user_id.value
 """LiteLLM's user of the master key, and of keys without a user."""
+_REMEMBERED = 128
+"""Calls whose meaning in words is kept."""
 
 
 def store_of(state: State) -> Callable[[], Store]:
@@ -266,7 +269,9 @@ async def _found(store: Store, id: str) -> AskedCall:
 
 async def _shown(call: AskedCall, user: UserAPIKeyAuth) -> dict[str, Any]:
     is_pending = call.state == "pending"
-    in_words = await off_loop(_in_words, call.tool_call, is_pending)  # a long command takes the parser its time
+    origin = tuple(sorted(call.origin.items()))
+    # A long command takes the parsers their time.
+    in_words = await off_loop(_in_words, call.tool, call.form, call.arguments, origin, is_pending)
     return {**call.model_dump(mode="json"), **in_words, "may_decide": is_pending and not _is_asking(user, call)}
 
 
@@ -277,14 +282,18 @@ async def permits(condition: Condition, call: ToolCall, ctx: PolicyContext) -> b
     return await likeness.permits(condition, call, ctx)
 
 
-def _in_words(call: ToolCall, is_pending: bool) -> dict[str, Any]:
+@lru_cache(maxsize=_REMEMBERED)
+def _in_words(
+    name: str, form: ToolForm, arguments: str, origin: tuple[tuple[str, str], ...], is_pending: bool
+) -> Mapping[str, Any]:
     """Returns the effects of a call, and the condition of a grant for calls like it.
 
-    The parsers are imported only now: they take 11 MB.
+    Open pages ask again each second. The parsers are imported only now: they take 11 MB.
     """
     from luthien_litellm_hooks.policies.rules.effects import effects_of
     from luthien_litellm_hooks.policies.rules.likeness import like_condition, words_of
 
+    call = ToolCall(None, name, arguments, form, dict(origin))
     like = like_condition(call) if is_pending else None
     return {"effects": effects_of(call), "like": None if like is None else words_of(like)}
 

@@ -31,6 +31,8 @@ from luthien_litellm_hooks.policy.patterns import quoted
 from luthien_litellm_hooks.recording.digest import action_digest
 from luthien_litellm_hooks.wire.events import ToolCall
 
+_LONGEST = 4_000
+"""Characters of a call that a person may grant the like of. The time to find its condition grows with their square."""
 _WORDS_BESIDE = PROSE_KEYS - WORKDIR_KEYS - {"session_id", "id"}
 """Keys of texts beside a script, with which a model describes the call anew each time."""
 _FILE_WRITE: frozenset[Kind] = frozenset({"file_write"})
@@ -50,7 +52,9 @@ def exact_condition(call: ToolCall) -> Condition:
 
 def like_condition(call: ToolCall) -> Condition | None:
     """Returns the condition for calls like this one: commands with the same first words and no other flags, or files in
-    the same folder. None if the call is of another kind, or too wide a condition would be needed."""
+    the same folder. None if the call is of another kind or very long, or too wide a condition would be needed."""
+    if len(call.arguments) > _LONGEST:
+        return None
     members = _members(call)
     if members is None or any("." in name for name in members):  # in a rule, a dot divides a path
         return None

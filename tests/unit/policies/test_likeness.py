@@ -266,3 +266,13 @@ def test_a_person_is_told_what_a_condition_covers() -> None:
     assert words_of(exact_condition(PUSH)) == "exactly this call"
     assert words_of(commands).startswith("commands that begin with cd /work/app, or npm test, ")
     assert words_of(folder) == "files of /work/app/src/*"
+
+
+def test_a_very_long_call_has_nothing_like_it() -> None:
+    commands = [f"git add src/file_{number}.py" for number in range(200)]
+    short, long = (
+        ToolCall(None, "Bash", json.dumps({"command": "\n".join(some)})) for some in (commands[:20], commands)
+    )
+    assert like_condition(short) is not None
+    assert like_condition(long) is None
+    assert exact_condition(long).rule is not None
