@@ -307,6 +307,7 @@ def starting_proxy(
     write_config(path, config)
     proxy = Proxy(port or free_port(), folder / "output.txt")
     base = {"LITELLM_MASTER_KEY": KEY, **PYTHON, "LUTHIEN_RECORDS": str(folder / "records.sqlite")}
+    base["KEEPALIVE_TIMEOUT"] = "60"  # longer than the clients' 5 s: else both may close at once, and a request is lost
     if "SERVER_ROOT_PATH" in environment:
         base["LITELLM_UI_PATH"] = str(folder / "ui")  # LiteLLM writes that path into its installed Admin UI else
     whole = {**base, **environment, STARTUP_HOOKS: _startup_hooks(environment)}

@@ -1,10 +1,11 @@
 """A real Redis server for tests."""
 
+import socket
 import subprocess
 import sysconfig
 import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import redis
@@ -48,7 +49,7 @@ def _wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
 def running_cluster(folder: Path) -> Generator[str]:
     """The URL of the one node of a Redis cluster, which has all slots."""
     with (
-        running_redis(None, "--cluster-enabled", "yes", "--dir", str(folder)) as url,
+        running_redis(_cluster_port(), "--cluster-enabled", "yes", "--dir", str(folder)) as url,
         redis.Redis.from_url(url) as node,
     ):
         node.execute_command("CLUSTER", "ADDSLOTS", *range(16_384))
@@ -57,3 +58,11 @@ def running_cluster(folder: Path) -> Generator[str]:
             assert time.monotonic() < deadline, "the cluster did not start"
             time.sleep(0.02)
         yield url
+
+
+def _cluster_port() -> int:
+    """A free port with another free one 10,000 above it, at which a node listens for other nodes."""
+    while True:
+        port = free_port()
+        with suppress(OSError, OverflowError), socket.create_server((HOST, port + 10_000)):
+            return port
