@@ -1,5 +1,6 @@
 """Encoder of an `Answer` in the format of Gemini's generateContent."""
 
+import base64
 import json
 from collections.abc import Iterator
 
@@ -40,7 +41,7 @@ def _pieces(answer: Answer, step: Say | Think | Call) -> Iterator[JSON]:
         case Think(text, signature):
             yield from ({"text": piece, "thought": True} for piece in answer.pieces(text))
             if signature:
-                yield {"text": "", "thoughtSignature": signature}
+                yield {"text": "", "thoughtSignature": _signature(signature)}
         case Call():
             yield _call(step)
 
@@ -61,8 +62,13 @@ def _call(call: Call) -> JSON:
     id = {} if call.id is None else {"id": call.id}
     return {
         "functionCall": {**id, "name": call.name, "args": json.loads(call.arguments)},
-        "thoughtSignature": f"signature-of-{call.name}",
+        "thoughtSignature": _signature(f"signature-of-{call.name}"),
     }
+
+
+def _signature(text: str) -> str:
+    """Returns it in base64: Google's clients fail on another one."""
+    return base64.b64encode(text.encode()).decode()
 
 
 def _payload(answer: Answer, request: JSON, parts: list[JSON], id: str, *, is_last: bool) -> JSON:

@@ -334,7 +334,7 @@ def test_no_field_of_a_request_makes_litellm_fail_over_an_answer(
     provider.answers["said"] = Answer([Say(MARK), Call("tulip", json.dumps({"said": MARK}))])
     got = ask(proxy, route, wire, False, "said", ASKED, **READ_OTHERWISE[field])
     assert MARK not in got.all
-    assert "tulip" not in got.all.replace("signature-of-tulip", ""), "signatures are for the provider alone"
+    assert "tulip" not in got.all
     assert got.response.status_code == 200, got.all
 
 

@@ -1,4 +1,4 @@
-"""The scripted provider seen through the official OpenAI and Anthropic clients, over real sockets."""
+"""The scripted provider seen through the official clients, over real sockets."""
 
 import json
 from collections.abc import Callable, Generator, Iterable
@@ -13,6 +13,8 @@ import httpx2
 import openai
 import pytest
 import uvicorn
+from google import genai
+from google.genai.types import FinishReason, FunctionCall
 from starlette.types import Receive, Scope, Send
 
 from luthien_litellm_hooks.testing.answers import (
@@ -45,6 +47,7 @@ class Served:
     url: str
     openai: openai.OpenAI
     anthropic: anthropic.Anthropic
+    genai: genai.Client
 
     def chat(self, content: Any = "hello", **options: Any) -> Any:
         messages = [{"role": "user", "content": content}]
@@ -64,8 +67,9 @@ def running() -> Generator[Served]:
         serve(provider) as url,
         openai.OpenAI(base_url=f"{url}/v1", api_key="key", max_retries=0, timeout=10) as openai_client,
         anthropic.Anthropic(base_url=url, api_key="key", max_retries=0, timeout=10) as anthropic_client,
+        genai.Client(api_key="key", http_options={"base_url": url, "api_version": "v1beta"}) as genai_client,
     ):
-        yield Served(provider, url, openai_client, anthropic_client)
+        yield Served(provider, url, openai_client, anthropic_client, genai_client)
 
 
 @pytest.fixture
@@ -476,22 +480,21 @@ def test_text_completions(served: Served) -> None:
 
 def test_gemini(served: Served) -> None:
     served.provider.answers["m"] = Answer([Think("well", signature="sig"), Say(TEXT), CALLS[1]])
-    ask = {"contents": [{"role": "user", "parts": [{"text": "say: scripted"}]}]}
-    base = f"{served.url}/v1beta/models"
-    full = httpx.post(f"{base}/m:generateContent", json=ask).json()
-    thought, text, call = full["candidates"][0]["content"]["parts"]
-    assert (thought, text) == ({"text": "well", "thought": True}, {"text": TEXT})
-    assert call["functionCall"] == {"id": "fixed_id", "name": "add", "args": {"a": 1, "b": 2}}
-    streamed = httpx.post(f"{base}/m:streamGenerateContent?alt=sse", json=ask).text
-    frames = [json.loads(line.removeprefix("data: ")) for line in streamed.splitlines() if line]
-    parts = [part for frame in frames for part in frame["candidates"][0]["content"]["parts"]]
-    assert "".join(part["text"] for part in parts if part.keys() == {"text"}) == TEXT
-    assert [part for part in parts if "functionCall" in part] == [call]
-    assert frames[-1]["candidates"][0]["finishReason"] == "STOP"
-    assert frames[-1]["usageMetadata"] == full["usageMetadata"]
-    other = httpx.post(f"{base}/other:generateContent", json=ask).json()
-    assert other["candidates"][0]["content"]["parts"] == [{"text": "scripted"}]
-    assert served.provider.requests[0].body == ask
+    ask: Any = {"model": "m", "contents": "say: scripted"}
+    full = served.genai.models.generate_content(**ask)
+    thought, text, call = full.parts or ()
+    assert (thought.text, thought.thought, text.text) == ("well", True, TEXT)
+    assert call.function_call == FunctionCall(id="fixed_id", name="add", args={"a": 1, "b": 2})
+    chunks = list(served.genai.models.generate_content_stream(**ask))
+    parts = [part for chunk in chunks for part in chunk.parts or ()]
+    assert "".join(part.text or "" for part in parts if not part.thought) == TEXT
+    assert [part for part in parts if part.function_call] == [call]
+    assert [part.thought_signature for part in parts if part.thought_signature] == [b"sig", b"signature-of-add"]
+    assert chunks[-1].candidates is not None
+    assert chunks[-1].candidates[0].finish_reason == FinishReason.STOP
+    assert chunks[-1].usage_metadata == full.usage_metadata
+    assert served.genai.models.generate_content(**{**ask, "model": "other"}).text == "scripted"
+    assert served.provider.requests[0].body["contents"] == [{"role": "user", "parts": [{"text": "say: scripted"}]}]
 
 
 def test_log_wait_times_out() -> None:
