@@ -1,12 +1,13 @@
-"""Gemini's generateContent through a real proxy, of a Gemini model and of one that LiteLLM translates."""
+"""Gemini's generateContent through a real proxy, with the official client: of a Gemini model and of one that LiteLLM
+translates."""
 
-import json
 import re
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
 import pytest
+from google.genai.types import GenerateContentResponse, Part
 
 from luthien_litellm_hooks.testing.answers import Answer, Call, Cut, Gate, Say, Think, Wait
 from luthien_litellm_hooks.testing.provider import ScriptedProvider
@@ -31,9 +32,9 @@ def _answers(provider: ScriptedProvider) -> None:
     provider.answers.update(ANSWERS)
 
 
-def post(proxy: Proxy, model: str, stream: bool, text: str = "hello", **more: Any) -> httpx.Response:
+def post(proxy: Proxy, model: str, stream: bool, **more: Any) -> httpx.Response:
     method = "streamGenerateContent?alt=sse" if stream else "generateContent"
-    body = {"contents": [{"role": "user", "parts": [{"text": text}]}], **more}
+    body = {"contents": [{"role": "user", "parts": [{"text": "hello"}]}], **more}
     return proxy.http.post(f"/v1beta/models/{model}:{method}", json=body)
 
 
@@ -44,32 +45,30 @@ def raw(proxy: Proxy, model: str, stream: bool) -> str:
     return re.sub(r'"responseId":"\w+"', "", response.text)
 
 
-def ask(proxy: Proxy, model: str, stream: bool, **more: Any) -> dict[str, Any]:
-    """What a client gets, the same of a full and a streamed answer."""
-    response = post(proxy, model, stream, **more)
-    assert response.status_code == 200, response.text
-    if not stream:
-        return said([response.json()])
-    assert "[DONE]" not in response.text
-    return said([json.loads(line.removeprefix("data: ")) for line in response.text.splitlines() if line])
+def ask(proxy: Proxy, model: str, stream: bool, text: str = "hello", **more: Any) -> dict[str, Any]:
+    """What the official client gets, the same of a full and a streamed answer."""
+    body: Any = {"model": model, "contents": text, "config": {"http_options": {"extra_body": more}}}
+    models = proxy.genai.models
+    return said([*models.generate_content_stream(**body)] if stream else [models.generate_content(**body)])
 
 
-def said(payloads: list[dict[str, Any]]) -> dict[str, Any]:
-    candidates = [candidate for payload in payloads for candidate in payload.get("candidates", ())]
-    parts = [part for candidate in candidates for part in candidate["content"]["parts"]]
-    calls = [part for part in parts if "functionCall" in part]
-    usage = payloads[-1].get("usageMetadata") or {}
+def said(answers: list[GenerateContentResponse]) -> dict[str, Any]:
+    candidates = [candidate for answer in answers for candidate in answer.candidates or ()]
+    parts = [part for candidate in candidates if candidate.content for part in candidate.content.parts or ()]
+    usage = answers[-1].usage_metadata
     return {
-        "text": "".join(part["text"] for part in parts if "text" in part and not part.get("thought")),
-        "reasoning": "".join(part["text"] for part in parts if part.get("thought")),
-        "calls": [(part["functionCall"].get("id"), _call(part), part.get("thoughtSignature")) for part in calls],
-        "finish": "".join(candidate.get("finishReason") or "" for candidate in candidates),
-        "usage": (usage.get("promptTokenCount", 0), usage.get("candidatesTokenCount", 0)),
+        "text": "".join(part.text or "" for part in parts if not part.thought),
+        "reasoning": "".join(part.text or "" for part in parts if part.thought),
+        "calls": [_call(part) for part in parts if part.function_call],
+        "finish": "".join(candidate.finish_reason or "" for candidate in candidates),
+        "usage": (usage.prompt_token_count or 0, usage.candidates_token_count or 0) if usage else (0, 0),
     }
 
 
-def _call(part: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    return part["functionCall"]["name"], part["functionCall"]["args"]
+def _call(part: Part) -> tuple[str | None, tuple[str, dict[str, Any]], bytes | None]:
+    call = part.function_call
+    assert call
+    return call.id, (call.name or "", call.args or {}), part.thought_signature
 
 
 @each_mode

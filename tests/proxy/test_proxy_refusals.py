@@ -5,6 +5,7 @@ from typing import Any
 import anthropic
 import openai
 import pytest
+from google.genai import errors
 
 from luthien_litellm_hooks.testing.answers import Answer, Say
 from luthien_litellm_hooks.testing.provider import ScriptedProvider
@@ -65,12 +66,26 @@ def _responses(proxy: Proxy, model: str, user: str, stream: bool) -> tuple[str, 
     return answer.output_text, answer.status
 
 
-ROUTES = {"chat": _chat, "completions": _completions, "messages": _messages, "responses": _responses}
-USUAL_ENDS = {"stop", "end_turn", "completed", "content_filter"}
+def _gemini(proxy: Proxy, model: str, user: str, stream: bool) -> tuple[str, str | None]:
+    body: Any = {"model": model, "contents": "hello", "config": {"http_options": {"extra_body": {"user": user}}}}
+    models = proxy.genai.models
+    answers = [*models.generate_content_stream(**body)] if stream else [models.generate_content(**body)]
+    text = "".join(answer.text or "" for answer in answers)
+    return text, answers[-1].candidates[0].finish_reason
+
+
+ROUTES = {
+    "chat": _chat,
+    "completions": _completions,
+    "messages": _messages,
+    "responses": _responses,
+    "gemini": _gemini,
+}
+USUAL_ENDS = {"stop", "end_turn", "completed", "content_filter", "STOP"}
 
 
 @pytest.mark.parametrize("stream", [False, True])
-@pytest.mark.parametrize("wire", ["openai", "anthropic"])
+@pytest.mark.parametrize("wire", ["openai", "anthropic", "gemini"])
 @pytest.mark.parametrize("route", ROUTES)
 def test_the_client_gets_a_normal_answer(
     proxies: Proxies, provider: ScriptedProvider, route: str, wire: str, stream: bool
@@ -88,9 +103,9 @@ def test_the_client_gets_an_http_error_where_the_operator_says_so(
     proxies: Proxies, provider: ScriptedProvider, route: str, stream: bool
 ) -> None:
     before = len(provider.requests)
-    with pytest.raises((openai.APIStatusError, anthropic.APIStatusError)) as raised:
+    with pytest.raises((openai.APIStatusError, anthropic.APIStatusError, errors.APIError)) as raised:
         ROUTES[route](proxies.get(LAB_ERROR), "openai/refused", "refuse request", stream)
-    assert raised.value.status_code == 451
+    assert raised.value.response.status_code == 451
     body: Any = raised.value.response.json()
     assert body["error"]["message"] == REFUSED
     assert ("type" in body) is (route == "messages"), "an Anthropic client gets an Anthropic error"

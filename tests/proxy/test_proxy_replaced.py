@@ -56,14 +56,15 @@ def _responses(proxy: Proxy, model: str, stream: bool) -> Said:
 
 
 def _gemini(proxy: Proxy, model: str, stream: bool) -> Said:
-    method = "streamGenerateContent?alt=sse" if stream else "generateContent"
-    body = {"contents": [{"role": "user", "parts": [{"text": "hello"}]}], "user": "double"}
-    response = proxy.http.post(f"/v1beta/models/{model}:{method}", json=body)
-    lines = [line.removeprefix("data: ") for line in response.text.splitlines() if line.startswith("data: {")]
-    payloads = [json.loads(line) for line in lines] if stream else [response.json()]
-    parts = [part for payload in payloads for part in payload["candidates"][0]["content"].get("parts") or ()]
-    calls = [part["functionCall"] for part in parts if "functionCall" in part]
-    return "".join(part.get("text") or "" for part in parts), [(made["name"], made["args"]) for made in calls]
+    body: Any = {
+        "model": model,
+        "contents": "hello",
+        "config": {"http_options": {"extra_body": {"user": "double"}}},
+    }
+    models = proxy.genai.models
+    answers = [*models.generate_content_stream(**body)] if stream else [models.generate_content(**body)]
+    calls = [made for answer in answers for made in answer.function_calls or ()]
+    return "".join(answer.text or "" for answer in answers), [(made.name or "", made.args) for made in calls]
 
 
 ROUTES: dict[str, tuple[Callable[[Proxy, str, bool], Said], str]] = {

@@ -12,6 +12,7 @@ import anthropic
 import httpx
 import openai
 import pytest
+from google.genai import errors
 
 from luthien_litellm_hooks.testing.answers import JSON, Answer, Call, Cut, Gate, Say, Wait
 from luthien_litellm_hooks.testing.provider import ScriptedProvider
@@ -193,13 +194,13 @@ def test_an_error_of_litellms_own_before_a_provider_is_asked_leaves_as_it_is(
     assert (got.response.status_code, got.response.text) == (plain.response.status_code, plain.response.text)
 
 
-RAISED: Mapping[int, tuple[type[Exception], type[Exception]]] = {
-    400: (openai.BadRequestError, anthropic.BadRequestError),
-    401: (openai.AuthenticationError, anthropic.AuthenticationError),
-    403: (openai.PermissionDeniedError, anthropic.PermissionDeniedError),
-    404: (openai.NotFoundError, anthropic.NotFoundError),
-    429: (openai.RateLimitError, anthropic.RateLimitError),
-    500: (openai.InternalServerError, anthropic.InternalServerError),
+RAISED: Mapping[int, tuple[type[Exception], type[Exception], type[Exception]]] = {
+    400: (openai.BadRequestError, anthropic.BadRequestError, errors.ClientError),
+    401: (openai.AuthenticationError, anthropic.AuthenticationError, errors.ClientError),
+    403: (openai.PermissionDeniedError, anthropic.PermissionDeniedError, errors.ClientError),
+    404: (openai.NotFoundError, anthropic.NotFoundError, errors.ClientError),
+    429: (openai.RateLimitError, anthropic.RateLimitError, errors.ClientError),
+    500: (openai.InternalServerError, anthropic.InternalServerError, errors.ServerError),
 }
 
 
@@ -207,7 +208,7 @@ RAISED: Mapping[int, tuple[type[Exception], type[Exception]]] = {
 @pytest.mark.parametrize("status", RAISED)
 def test_official_clients_raise_what_they_raise_without_us(proxy: Proxy, status: int, stream: bool) -> None:
     headers = {"x-answer": f"status-{status}", **ASKED}
-    of_openai, of_anthropic = RAISED[status]
+    of_openai, of_anthropic, of_google = RAISED[status]
     messages: Any = [{"role": "user", "content": "hello"}]
     model = f"openai/{MODELS['openai']}"
     with pytest.raises(of_openai):
@@ -222,6 +223,14 @@ def test_official_clients_raise_what_they_raise_without_us(proxy: Proxy, status:
             stream=stream,
             extra_headers=headers,
         )
+    models = proxy.genai.models
+    body: Any = {
+        "model": f"gemini/status-{status}",
+        "contents": "hello",
+        "config": {"http_options": {"headers": ASKED}},
+    }
+    with pytest.raises(of_google, match=f"^{status} "):
+        list(models.generate_content_stream(**body)) if stream else models.generate_content(**body)
 
 
 @STREAM

@@ -85,17 +85,19 @@ def _responses(proxy: Proxy, name: str, stream: bool, headers: Mapping[str, str]
 
 
 def _gemini(proxy: Proxy, name: str, stream: bool, headers: Mapping[str, str]) -> Said:
-    method = "streamGenerateContent?alt=sse" if stream else "generateContent"
-    body = {"contents": [{"role": "user", "parts": [{"text": QUESTION}]}]}
-    response = proxy.http.post(f"/v1beta/models/gemini/{name}:{method}", json=body, headers=dict(headers))
-    assert response.status_code == 200, response.text
-    lines = [line.removeprefix("data: ") for line in response.text.splitlines() if line] if stream else [response.text]
-    parts = [part for line in lines for c in json.loads(line).get("candidates", ()) for part in c["content"]["parts"]]
-    calls = [part["functionCall"] for part in parts if "functionCall" in part]
+    chat = proxy.genai.chats.create(model=f"gemini/{name}", config={"http_options": {"headers": dict(headers)}})
+    if stream:
+        list(chat.send_message_stream(QUESTION))
+    else:
+        chat.send_message(QUESTION)
+    history = chat.get_history()
+    assert history == chat.get_history(curated=True), "the next request would be without this turn"
+    parts = [part for content in history[1:] for part in content.parts or ()]
+    calls = [part.function_call for part in parts if part.function_call]
     return Said(
-        "".join(part["text"] for part in parts if "text" in part and not part.get("thought")),
-        tuple((call["name"], call["args"]) for call in calls),
-        "".join(part["text"] for part in parts if part.get("thought")),
+        "".join(part.text or "" for part in parts if not part.thought),
+        tuple((call.name or "", call.args) for call in calls),
+        "".join(part.text or "" for part in parts if part.thought),
     )
 
 

@@ -18,6 +18,8 @@ import httpx
 import openai
 import psutil
 import yaml
+from google import genai
+from google.genai.types import HttpOptions
 
 from luthien_litellm_hooks.cli.demo.proxy import HOST, end, is_serving, proxy_process, quiet_start
 from tests.support import selected
@@ -80,9 +82,15 @@ class Proxy:
             base_url=self.url, api_key=KEY, max_retries=0, timeout=60, default_headers=self.headers
         )
 
+    @cached_property
+    def genai(self) -> genai.Client:
+        """The client of the version whose routes LiteLLM serves: the client's own default is `/v1`."""
+        options = HttpOptions(base_url=self.url, api_version="v1beta", timeout=60_000, headers=dict(self.headers))
+        return genai.Client(api_key=KEY, http_options=options)
+
     def close_clients(self) -> None:
         """Closes the connections of those clients that were used."""
-        for used in ("http", "openai", "anthropic"):
+        for used in ("http", "openai", "anthropic", "genai"):
             if used in vars(self):
                 getattr(self, used).close()
 
