@@ -4,17 +4,16 @@ import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar, cast, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from luthien_litellm_hooks.errors import ConfigError
+from luthien_litellm_hooks.policy.described import Described
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
-class Section(BaseModel):
-    """Section of the settings; an unknown key is an error."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+class Section(Described):
+    """Section of the settings."""
 
 
 def validate(model: type[ModelT], given: object, where: str) -> ModelT:

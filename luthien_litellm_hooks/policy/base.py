@@ -6,18 +6,17 @@ from fnmatch import fnmatchcase
 from types import MappingProxyType
 from typing import Annotated, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, Field, field_validator
 
 from luthien_litellm_hooks.policy.context import PolicyContext, StreamingResponseContext
+from luthien_litellm_hooks.policy.described import Described
 from luthien_litellm_hooks.policy.request import Answer, Request
 from luthien_litellm_hooks.policy.sending import passthrough_last_chunk
 from luthien_litellm_hooks.recording.decision import Identity
 
 
-class PolicyConfig(BaseModel):
+class PolicyConfig(Described):
     """Settings of a policy. An unknown key is an error. A field's docstring is its description."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class Policy:
