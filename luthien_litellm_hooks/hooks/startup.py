@@ -4,13 +4,14 @@ import logging
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from types import ModuleType
 from typing import Any, TextIO, cast
 
 import litellm
 from litellm._logging import JsonFormatter, redact_secrets
 from litellm.integrations.custom_guardrail import CustomGuardrail
 from litellm.proxy import proxy_server
-from litellm.proxy.guardrails.guardrail_registry import guardrail_initializer_registry
 from litellm.types.guardrails import Guardrail, LitellmParams
 from starlette.routing import BaseRoute
 
@@ -37,14 +38,13 @@ from luthien_litellm_hooks.hooks.admin import (
     record_routes,
 )
 from luthien_litellm_hooks.hooks.admin.approvals import Desk, approval_routes, grant_routes, permits, store_of
-from luthien_litellm_hooks.hooks.admin.monitor import monitor_route
 from luthien_litellm_hooks.hooks.admin.notes import notifier
 from luthien_litellm_hooks.hooks.callback import LuthienCallback, RecordWriter, check_dispatch
 from luthien_litellm_hooks.hooks.config_file import checked_config, warn_of_lost_records
 from luthien_litellm_hooks.hooks.enforcement import Enforcement
+from luthien_litellm_hooks.hooks.late import when_imported
 from luthien_litellm_hooks.hooks.mcp import JudgedResults, mcp_manager
 from luthien_litellm_hooks.hooks.routes import ClosedPaths
-from luthien_litellm_hooks.monitor.feed import Feed
 from luthien_litellm_hooks.policy.approvals import Approvals
 from luthien_litellm_hooks.recording.sqlite import RecordFile, records_path
 from luthien_litellm_hooks.telemetry import Watcher
@@ -68,7 +68,13 @@ _MAX_RECORDS = 1_000
 _process: _SharedState | None = None
 
 
-def build(initialize_guardrail: Callable[[LitellmParams, Guardrail], CustomGuardrail]) -> LuthienCallback:
+_Initializer = Callable[[LitellmParams, Guardrail], CustomGuardrail]
+_REGISTRY = "litellm.proxy.guardrails.guardrail_registry"
+"""Module with the names of guardrails. It imports all of LiteLLM's own; without guardrails or a database, LiteLLM does
+not import it at its start."""
+
+
+def build(initialize_guardrail: _Initializer) -> LuthienCallback:
     """Builds the callback from LiteLLM's settings. Raises `ConfigError`, and then LiteLLM does not start.
 
     `initialize_guardrail` is registered for guardrails under the short name.
@@ -86,8 +92,12 @@ def build(initialize_guardrail: Callable[[LitellmParams, Guardrail], CustomGuard
     proxy_server.app.router.routes[:0] = [closed, *policy_routes(holder, reload.now).routes]
     with fitting_litellm():
         JudgedResults.install(holder, enforcement.telemetry, proxy_server.proxy_logging_obj, mcp_manager())
-    cast(dict[str, object], guardrail_initializer_registry)[SHORT_NAME] = initialize_guardrail
+    when_imported(_REGISTRY, partial(_register, initialize_guardrail))
     return callback
+
+
+def _register(initialize_guardrail: _Initializer, registry: ModuleType) -> None:
+    cast(dict[str, object], registry.guardrail_initializer_registry)[SHORT_NAME] = initialize_guardrail
 
 
 def build_guardrail(own: Mapping[str, object], where: str) -> tuple[ActivePolicy, Enforcement]:
@@ -123,15 +133,17 @@ def _process_of(settings: Settings, where: str, holder: PolicyHolder | None = No
         desk = Desk(approvals, present)
         routers = (record_routes(), guardrail_list_routes(), approval_routes(desk), grant_routes(desk))
         routes: list[BaseRoute] = [route for router in routers for route in router.routes]
-        feed: Feed | None = None
+        watcher: Watcher | None = None
         if settings.ui.enabled:
+            from luthien_litellm_hooks.hooks.admin.monitor import monitor_route
+
             stored = (lambda: settings.record.store) if holder is None else (lambda: holder.current.record.store)
             in_force = (lambda: None) if holder is None else (lambda: described(holder))
-            route, feed = monitor_route(settings.ui, stored, present, in_force, desk)
+            route, watcher = monitor_route(settings.ui, stored, present, in_force, desk)
             routes.append(route)
         proxy_server.app.router.routes[:0] = routes
         records = EventPublisher([RecordFile(records_path(os.environ))], max_waiting=_MAX_RECORDS, what="records")
-        enforcement = Enforcement(telemetry(settings.events, os.environ, feed), records, approvals)
+        enforcement = Enforcement(telemetry(settings.events, os.environ, watcher), records, approvals)
         _process = _SharedState(settings, where, enforcement)
     return _process
 

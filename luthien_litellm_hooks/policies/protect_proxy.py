@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from luthien_litellm_hooks.policies.rules import PathText, ToolPolicyConfig, ToolRulesConfig
 from luthien_litellm_hooks.policies.rules.conditions import Check, Outcome, by_setting, by_text, unless_unclear
-from luthien_litellm_hooks.policies.rules.sql import SqlPattern, find_sql
+from luthien_litellm_hooks.policies.rules.sql import SqlPattern
+from luthien_litellm_hooks.policies.rules.statements import find_sql
 from luthien_litellm_hooks.policies.rules.tool_use import ToolUse
 from luthien_litellm_hooks.policies.shell import Command, Origins, contacts_network
 from luthien_litellm_hooks.policies.tool_rules import CompiledRule, ToolRules

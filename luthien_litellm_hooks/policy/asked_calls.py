@@ -3,7 +3,7 @@
 import hashlib
 import json
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, Literal, cast
 
@@ -11,9 +11,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from luthien_litellm_hooks.errors import LuthienError
 from luthien_litellm_hooks.policy.context import Question, StreamingResponseContext
-from luthien_litellm_hooks.policy.limits import LONG, off_loop
+from luthien_litellm_hooks.policy.limits import off_loop
 from luthien_litellm_hooks.policy.request import schema_of_tool
-from luthien_litellm_hooks.policy.tool_schema import UncheckedSchemaError, schema_fault, schema_text
 from luthien_litellm_hooks.policy.trajectory import Said
 from luthien_litellm_hooks.recording.digest import action_digest
 from luthien_litellm_hooks.recording.state import Entry, Store
@@ -25,6 +24,8 @@ MAX_OPEN_OF_KEY = 20
 """The same for all sessions of one key: clients name their sessions."""
 MAX_CHARACTERS = 100_000
 """Longest arguments for a person to read."""
+MAX_SCHEMA = 20_000
+"""Longest schema that an edit is checked against, in characters."""
 _MAX_BESIDE = 2_000
 """Longest text beside the arguments; of the user's words the last ones."""
 _MOST_BESIDE, _MAX_OF_OTHER = 10, 300
@@ -144,6 +145,15 @@ def described(ctx: StreamingResponseContext, question: Question, valid_s: float)
     )
 
 
+def schema_text(schema: Mapping[str, Any] | None) -> str | None:
+    """Returns a schema as JSON, for storage; None without one. One that is too long becomes `false`, which nothing
+    fits."""
+    if schema is None:
+        return None
+    text = json.dumps(schema)
+    return text if len(text) <= MAX_SCHEMA else "false"
+
+
 def _others(ctx: StreamingResponseContext, call: ToolCall) -> Iterator[str]:
     blocks = [block for block in ctx.ingress_state.blocks if isinstance(block, ToolCallStreamBlock)]
     for block in [block for block in blocks if block.tool_call != call][:_MOST_BESIDE]:
@@ -227,10 +237,7 @@ async def decide(
     if asked.state != "pending":
         raise DecidedError(f"approval {id} is {asked.state} already, by {asked.by}")
     if arguments is not None:
-        if len(arguments) + len(asked.tool_schema or "") > LONG:
-            await off_loop(_check_edit, asked, arguments)
-        else:
-            _check_edit(asked, arguments)
+        await off_loop(_check_edit, asked, arguments)
     decided = asked.model_copy(
         update={
             "state": decision,
@@ -263,6 +270,8 @@ def _check_edit(asked: AskedCall, arguments: str) -> None:
         raise InvalidEditError(
             "the tool's schema is too long to check an edit: approve the call as it came, or deny it"
         )
+    from luthien_litellm_hooks.policy.tool_schema import UncheckedSchemaError, schema_fault
+
     try:
         fault = schema_fault(cast(dict[str, Any], schema), cast(object, given))
     except UncheckedSchemaError as error:

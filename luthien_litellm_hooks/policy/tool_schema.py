@@ -3,7 +3,6 @@
 The schema is a client's, so it can neither hang the proxy nor make it fetch anything.
 """
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, cast
@@ -16,8 +15,6 @@ from referencing.exceptions import Unresolvable
 from luthien_litellm_hooks.errors import LuthienError
 from luthien_litellm_hooks.policy.patterns import compile_pattern
 
-MAX_SCHEMA = 20_000
-"""Longest schema that an edit is checked against, in characters."""
 _MAX_STEPS = 20_000
 """Most keywords applied in one check; a long text counts as several."""
 _MAX_UNIQUE = 1_000
@@ -117,12 +114,3 @@ def _has_key(value: object, names: tuple[str, ...]) -> bool:
         elif isinstance(one, list):
             waiting += cast(list[object], one)
     return False
-
-
-def schema_text(schema: Mapping[str, Any] | None) -> str | None:
-    """Returns a schema as JSON, for storage; None without one. One that is too long becomes `false`, which nothing
-    fits."""
-    if schema is None:
-        return None
-    text = json.dumps(schema)
-    return text if len(text) <= MAX_SCHEMA else "false"

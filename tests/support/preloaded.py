@@ -128,7 +128,11 @@ def parent_for(environment: Mapping[str, str], own: Mapping[str, str]) -> Parent
     return _parents[wanted]
 
 
-IMPORTED = ("luthien_litellm_hooks.hooks.guardrail", "luthien_litellm_hooks.hooks.startup", "openai.resources")
+IMPORTED = (
+    *("litellm.proxy.guardrails.guardrail_registry", "openai.resources"),
+    *("luthien_litellm_hooks.hooks.guardrail", "luthien_litellm_hooks.hooks.startup"),
+    *("luthien_litellm_hooks.hooks.admin.monitor", "luthien_litellm_hooks.policies.rules.statements"),
+)
 """What LiteLLM imports when it loads its config, or for its first request. It changes nothing of LiteLLM."""
 
 

@@ -251,11 +251,6 @@ def test_importing_the_package_has_no_side_effect(statement: str, tmp_path: Path
     assert run_python(code, LUTHIEN_POLICY_CONFIG=str(tmp_path / "missing.yaml")) == "[]"
 
 
-def test_a_proxy_loads_no_parser_before_a_policy_or_a_person_needs_one() -> None:
-    code = f"import {PACKAGE}.hooks.admin.approvals, {PACKAGE}.hooks.enforcement, sys; print('sqlglot' in sys.modules)"
-    assert run_python(code) == "False"
-
-
 def test_every_module_can_be_imported_without_prisma() -> None:
     names = [f"{PACKAGE}.{module}".rstrip(".") for module in MODULES if module != "hooks.startup"]  # reads the settings
     code = f"import sys; sys.modules['prisma'] = None\nfor name in {names}: __import__(name)"

@@ -31,7 +31,6 @@ from luthien_litellm_hooks.config.settings import (
 )
 from luthien_litellm_hooks.config.validation import did_you_mean, nearest, validate
 from luthien_litellm_hooks.errors import ConfigError
-from luthien_litellm_hooks.policies.judges import JudgeConfig
 
 _REFERENCE = re.compile(r"os\.environ/(.*)", re.DOTALL)
 
@@ -161,10 +160,8 @@ def check_judges(launch: LaunchEnvironment) -> Iterator[Finding]:
     in_database = launch.section("general_settings").get("store_model_in_db") is True
     level = "warning" if in_database or launch.environment.get("STORE_MODEL_IN_DB") == "True" else "error"
     for key, spec in launch.policies():
-        if not _is_judge(spec.get("class")):
-            continue
         for place, model in _own_models(spec.get("config"), f"{key}.config"):
-            if not any(fnmatchcase(model, name) for name in served):
+            if not any(fnmatchcase(model, name) for name in served) and _is_judge(spec.get("class")):
                 message = f"no entry of model_list has the model_name {model!r}{did_you_mean(model, served)}"
                 yield launch.finding(place, message, level)
 
@@ -184,6 +181,8 @@ def _own_models(config: object, key: str) -> Iterator[tuple[str, str]]:
 def _is_judge(name: object) -> bool:
     if not isinstance(name, str) or name in COMPOSITIONS:
         return False
+    from luthien_litellm_hooks.policies.judges import JudgeConfig
+
     try:
         return issubclass(config_model(name), JudgeConfig)
     except ConfigError:  # reported when the policy is loaded

@@ -14,7 +14,7 @@ from luthien_litellm_hooks.policies.rules import Condition, TextPattern, split_p
 from luthien_litellm_hooks.policies.rules.arguments import text_of, values_at
 from luthien_litellm_hooks.policies.rules.kinds import Kind, clean_name
 from luthien_litellm_hooks.policies.rules.patterns import CommandPattern, PathPatterns
-from luthien_litellm_hooks.policies.rules.sql import SqlPattern, find_sql, is_only_sql
+from luthien_litellm_hooks.policies.rules.sql import SqlPattern
 from luthien_litellm_hooks.policies.rules.tool_use import ToolUse
 from luthien_litellm_hooks.policies.shell import UNKNOWN_HOST, find_danger, split_danger
 
@@ -190,6 +190,8 @@ def _danger(*, is_strict: bool) -> Check:
 
 
 def _sql(patterns: Iterable[str], is_for_every: bool) -> Check:
+    from luthien_litellm_hooks.policies.rules.statements import find_sql, is_only_sql
+
     statements = tuple(SqlPattern.parse(pattern) for pattern in patterns)
 
     def check(use: ToolUse) -> Outcome:

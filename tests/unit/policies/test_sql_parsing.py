@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luthien_litellm_hooks.policies.rules.sql import SqlPattern, find_sql, is_sql
+from luthien_litellm_hooks.policies.rules.sql import SqlPattern, is_sql
+from luthien_litellm_hooks.policies.rules.statements import find_sql
 from luthien_litellm_hooks.policies.sql_protection import SqlProtection
 from tests.unit.policies.test_presets import bash, is_blocked, preset
 

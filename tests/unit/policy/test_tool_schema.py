@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from luthien_litellm_hooks import Request
+from luthien_litellm_hooks.policy.asked_calls import schema_text
 from luthien_litellm_hooks.policy.request import schema_of_tool
-from luthien_litellm_hooks.policy.tool_schema import UncheckedSchemaError, schema_fault, schema_text
+from luthien_litellm_hooks.policy.tool_schema import UncheckedSchemaError, schema_fault
 
 PUSH = {
     "type": "object",
