@@ -71,6 +71,7 @@ eval: install $(EVAL)/.installed ## Measure the presets on labelled tool calls o
 
 bench: install ## Measure what the plugin costs beside the stock proxy, in half an hour; BENCH=--quick in ten minutes
 	@LITELLM_LOCAL_MODEL_COST_MAP=True $(BIN)/python -m benchmarks $(BENCH)
+	@LITELLM_LOCAL_MODEL_COST_MAP=True $(BIN)/python -m benchmarks.starting
 	@LITELLM_LOCAL_MODEL_COST_MAP=True $(BIN)/python -m pytest -o addopts= -q --disable-warnings \
 		--benchmark-timer=time.process_time --benchmark-columns=median,min benchmarks/engine.py
 

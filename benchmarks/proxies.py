@@ -29,8 +29,7 @@ class MeasuredProxy:
 
     @property
     def cpu_s(self) -> float:
-        """The CPU time that the process has taken, to the nanosecond; psutil has it in hundredths."""
-        return time.clock_gettime(_cpu_clock(self.process.pid))
+        return cpu_seconds(self.process.pid)
 
     @property
     def collected_s(self) -> float:
@@ -54,9 +53,9 @@ class MeasuredProxy:
             before = now
 
 
-def _cpu_clock(pid: int) -> int:
-    """Linux's clock of the CPU time of a process, as clock_getcpuclockid(3) makes it."""
-    return ~pid << 3 | 2
+def cpu_seconds(pid: int) -> float:
+    """The CPU time that a process has taken, to the nanosecond; psutil has it in hundredths."""
+    return time.clock_gettime(~pid << 3 | 2)  # Linux's clock of it, as clock_getcpuclockid(3) makes it
 
 
 @contextmanager

@@ -4,14 +4,13 @@ import logging
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
-from types import ModuleType
 from typing import Any, TextIO, cast
 
 import litellm
 from litellm._logging import JsonFormatter, redact_secrets
 from litellm.integrations.custom_guardrail import CustomGuardrail
 from litellm.proxy import proxy_server
+from litellm.proxy.guardrails.guardrail_registry import guardrail_initializer_registry
 from litellm.types.guardrails import Guardrail, LitellmParams
 from starlette.routing import BaseRoute
 
@@ -42,7 +41,6 @@ from luthien_litellm_hooks.hooks.admin.notes import notifier
 from luthien_litellm_hooks.hooks.callback import LuthienCallback, RecordWriter, check_dispatch
 from luthien_litellm_hooks.hooks.config_file import checked_config, warn_of_lost_records
 from luthien_litellm_hooks.hooks.enforcement import Enforcement
-from luthien_litellm_hooks.hooks.late import when_imported
 from luthien_litellm_hooks.hooks.mcp import JudgedResults, mcp_manager
 from luthien_litellm_hooks.hooks.routes import ClosedPaths
 from luthien_litellm_hooks.policy.approvals import Approvals
@@ -68,13 +66,7 @@ _MAX_RECORDS = 1_000
 _process: _SharedState | None = None
 
 
-_Initializer = Callable[[LitellmParams, Guardrail], CustomGuardrail]
-_REGISTRY = "litellm.proxy.guardrails.guardrail_registry"
-"""Module with the names of guardrails. It imports all of LiteLLM's own; without guardrails or a database, LiteLLM does
-not import it at its start."""
-
-
-def build(initialize_guardrail: _Initializer) -> LuthienCallback:
+def build(initialize_guardrail: Callable[[LitellmParams, Guardrail], CustomGuardrail]) -> LuthienCallback:
     """Builds the callback from LiteLLM's settings. Raises `ConfigError`, and then LiteLLM does not start.
 
     `initialize_guardrail` is registered for guardrails under the short name.
@@ -92,12 +84,8 @@ def build(initialize_guardrail: _Initializer) -> LuthienCallback:
     proxy_server.app.router.routes[:0] = [closed, *policy_routes(holder, reload.now).routes]
     with fitting_litellm():
         JudgedResults.install(holder, enforcement.telemetry, proxy_server.proxy_logging_obj, mcp_manager())
-    when_imported(_REGISTRY, partial(_register, initialize_guardrail))
+    cast(dict[str, object], guardrail_initializer_registry)[SHORT_NAME] = initialize_guardrail
     return callback
-
-
-def _register(initialize_guardrail: _Initializer, registry: ModuleType) -> None:
-    cast(dict[str, object], registry.guardrail_initializer_registry)[SHORT_NAME] = initialize_guardrail
 
 
 def build_guardrail(own: Mapping[str, object], where: str) -> tuple[ActivePolicy, Enforcement]:

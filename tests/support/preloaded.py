@@ -129,8 +129,7 @@ def parent_for(environment: Mapping[str, str], own: Mapping[str, str]) -> Parent
 
 
 IMPORTED = (
-    *("litellm.proxy.guardrails.guardrail_registry", "openai.resources"),
-    *("luthien_litellm_hooks.hooks.guardrail", "luthien_litellm_hooks.hooks.startup"),
+    *("luthien_litellm_hooks.hooks.guardrail", "luthien_litellm_hooks.hooks.startup", "openai.resources"),
     *("luthien_litellm_hooks.hooks.admin.monitor", "luthien_litellm_hooks.policies.rules.statements"),
 )
 """What LiteLLM imports when it loads its config, or for its first request. It changes nothing of LiteLLM."""
