@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
+from functools import lru_cache, partial
 
 from luthien_litellm_hooks.engine.composition import ConfiguredPolicy, OnPolicyError, clock_of
 from luthien_litellm_hooks.engine.egress_queue import EgressSink
@@ -72,10 +72,17 @@ _CHARGED_AT_ONCE = 1_000
 """Characters counted towards the limits in one step."""
 
 
+@lru_cache(maxsize=256)  # each request asks several times
+def _own_hooks(kind: type[Policy]) -> frozenset[str]:
+    """Returns the hooks of a policy's own. Those of `Policy` itself forward everything, so the engine does not call
+    them."""
+    hooks = (*HOOKS, "process_full_response")
+    return frozenset(hook for hook in hooks if getattr(kind, hook) is not getattr(Policy, hook))
+
+
 def has_response_hook(policy: Policy) -> bool:
     """Holds for a policy with a hook of its own for responses; any other lets them through."""
-    hooks = (*HOOKS, "process_full_response")
-    return any(getattr(type(policy), hook) is not getattr(Policy, hook) for hook in hooks if hook != "on_request")
+    return not _own_hooks(type(policy)) <= {"on_request"}
 
 
 class PolicyStage:
@@ -125,8 +132,7 @@ class PolicyStage:
         self._is_abandoned = False
         self._client_stalled = False
         self._has_provider_failed = False  # by its own word; such a response is never complete
-        # The hooks of `Policy` itself forward everything: the engine does so without calling them.
-        self._own_hooks = frozenset(hook for hook in HOOKS if getattr(type(policy), hook) is not getattr(Policy, hook))
+        self._own_hooks = _own_hooks(type(policy))
         self._called = self._own_hooks  # empty after a failure with `on_policy_error: pass`
         self._judged: frozenset[type[StreamBlock]] = frozenset(
             kind for kind in _DELTA_HOOKS if {_DELTA_HOOKS[kind], _COMPLETE_HOOKS[kind]} & self._own_hooks

@@ -3,9 +3,10 @@ without a database, and as an event."""
 
 import asyncio
 import inspect
-from collections.abc import Coroutine, Generator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cache
 from typing import Any, cast
 
 import litellm
@@ -128,8 +129,8 @@ class SpendLogEntry:
     def govern(self, call: object) -> None:
         """Gives LiteLLM's loggers of this call the record, and the delivered response if a policy may withhold
         anything."""
-        self.delivery.is_judged = self.in_force.judges
-        self.delivery.hides_errors = self.in_force.judges and self.in_force.record.readable_by == "admins"
+        is_judged = self.delivery.is_judged = self.in_force.judges
+        self.delivery.hides_errors = is_judged and self.in_force.record.readable_by == "admins"
         if self.rewrites_log and isinstance(call, Logging):
             govern_logging(call, self.delivery)
 
@@ -360,10 +361,15 @@ def stores_bodies(bodies: Bodies, user: UserAPIKeyAuth | None = None) -> bool:
 def _litellm_stores(user: UserAPIKeyAuth | None) -> bool:
     """Asks LiteLLM; from 1.110 on it asks keys and teams, too."""
     stores = cast(Any, should_store_prompts_and_responses_in_spend_logs)
-    if user is None or "metadata" not in inspect.signature(stores).parameters:
+    if user is None or not _takes_metadata(stores):
         return stores()
     who = cast(Any, user)
     return stores({"user_api_key_metadata": who.metadata, "user_api_key_team_metadata": who.team_metadata})
+
+
+@cache
+def _takes_metadata(stores: Callable[..., bool]) -> bool:
+    return "metadata" in inspect.signature(stores).parameters
 
 
 def stores_last_turn(bodies: Bodies) -> bool:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Protocol, cast
@@ -175,8 +175,8 @@ def description(
 
 def known_identity(identity: Identity) -> dict[str, Any]:
     """Returns the known fields of the caller, without a key that is not hashed."""
-    fields = asdict(identity).items()
-    return _without_none(one for one in fields if one[0] != "key_hash" or _HASH.fullmatch(str(one[1])))
+    known = ((field.name, getattr(identity, field.name)) for field in fields(identity))
+    return _without_none(one for one in known if one[0] != "key_hash" or _HASH.fullmatch(str(one[1])))
 
 
 def redacted(body: object) -> Any:

@@ -221,13 +221,17 @@ class DefaultTransactionRecorder(TransactionRecorder):
             key: original[key] if key in original and original[key] == value else copy.deepcopy(value)
             for key, value in final.items()
         }
+        data = self._request_fields(original, final) if self._observability.has_listeners else {}
+        await self._observability.emit_event("transaction.request_recorded", data)
+
+    def _request_fields(self, original: Mapping[str, Any], final: Mapping[str, Any]) -> dict[str, object]:
         data: dict[str, object] = {"original_model": original.get("model"), "final_model": final.get("model")}
         if self._show is not None:
             data |= {
                 "original_request": None if self.is_original_hidden else self._show(original),
                 "final_request": self._show(final),
             }
-        await self._observability.emit_event("transaction.request_recorded", {**self.describe(), **data})
+        return {**self.describe(), **data}
 
     def add_ingress_chunk(self, chunk: Chunk) -> None:
         if self.outcome is None:
@@ -242,7 +246,7 @@ class DefaultTransactionRecorder(TransactionRecorder):
     async def finalize_streaming(self, outcome: Outcome) -> None:
         if await self._end(outcome):
             counts = {"ingress_chunks": self.ingress.chunks, "egress_chunks": self.egress.chunks}
-            await self._emit("transaction.streaming_response_recorded", counts)
+            await self._end_with("transaction.streaming_response_recorded", counts)
 
     async def finalize_non_streaming(self, outcome: Outcome) -> None:
         if await self._end(outcome):
@@ -250,7 +254,7 @@ class DefaultTransactionRecorder(TransactionRecorder):
                 "original_finish_reason": self.ingress.finish_reason,
                 "final_finish_reason": self.egress.finish_reason,
             }
-            await self._emit("transaction.non_streaming_response_recorded", reasons)
+            await self._end_with("transaction.non_streaming_response_recorded", reasons)
 
     def note_failure(self, kind: str, text: str) -> None:
         """Records the provider's first failure."""
@@ -316,15 +320,10 @@ class DefaultTransactionRecorder(TransactionRecorder):
             return self.egress.has_failed
         return outcome == "complete" and self.ingress.has_failed
 
-    async def _emit(self, event: str, data: Mapping[str, object]) -> None:
-        bodies = (
-            {"original_response": self.ingress.content(), "final_response": self.egress.content()}
-            if self._show is not None
-            else {}
-        )
+    async def _end_with(self, event: str, data: Mapping[str, object]) -> None:
         self._observability.record_metric("response.chunks.ingress", self.ingress.chunks)
         self._observability.record_metric("response.chunks.egress", self.egress.chunks)
-        fields = {**self.describe(), **data, "outcome": self.outcome, **bodies}
+        fields = self._response_fields(data) if self._observability.has_listeners else {}
         await self._observability.emit_event(event, fields)
         has_both = self._came_at > 0 and self._left_at > 0
         self._observability.end(
@@ -332,6 +331,14 @@ class DefaultTransactionRecorder(TransactionRecorder):
             attributes={"gen_ai.response.finish_reasons": _listed(self.egress.finish_reason)},
             added_latency_s=self._left_at - self._came_at if has_both else None,
         )
+
+    def _response_fields(self, data: Mapping[str, object]) -> dict[str, object]:
+        bodies = (
+            {"original_response": self.ingress.content(), "final_response": self.egress.content()}
+            if self._show is not None
+            else {}
+        )
+        return {**self.describe(), **data, "outcome": self.outcome, **bodies}
 
 
 def _listed(reason: str | None) -> list[str] | None:

@@ -46,6 +46,11 @@ class ObservabilityContext(ABC):
     def transaction_id(self) -> str:
         """The transaction's id."""
 
+    @property
+    def has_listeners(self) -> bool:
+        """Someone gets the data of events."""
+        return True
+
     @abstractmethod
     async def emit_event(self, event_type: str, data: Mapping[str, object]) -> None:
         """Publishes an event, with the transaction's id and the time."""

@@ -53,6 +53,10 @@ class DefaultObservabilityContext(ObservabilityContext):
     def transaction_id(self) -> str:
         return self._transaction_id
 
+    @property
+    def has_listeners(self) -> bool:
+        return self._publisher is not None or self._watcher is not None
+
     async def emit_event(self, event_type: str, data: Mapping[str, object]) -> None:
         """Gives the event to the publisher; the span gets only its name."""
         with self._fail_open:

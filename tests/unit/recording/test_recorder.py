@@ -21,10 +21,13 @@ from luthien_litellm_hooks.policies.noop import NoOp
 from luthien_litellm_hooks.policy.tool_gate import ALLOW, ToolGatePolicy, Verdict
 from luthien_litellm_hooks.recording.recorder import DefaultTransactionRecorder, ResponseRecord
 from luthien_litellm_hooks.telemetry import NoOpObservabilityContext
+from luthien_litellm_hooks.telemetry.publisher import EventPublisher
+from luthien_litellm_hooks.telemetry.spans import Telemetry
 from luthien_litellm_hooks.testing.answers import Answer, Call, Say, Think
 from luthien_litellm_hooks.testing.routes import ROUTES, RouteName
 from luthien_litellm_hooks.wire.events import Chunk, Finish, ReasoningDelta, TextDelta, ToolCallDelta
 from tests.support.chat import provide, pull
+from tests.support.telemetry import Lines
 
 ANSWER = Answer([Think("hm", signature="sig"), Say("one secret"), Call("delete", "{}", id="call_a")])
 TEXT_ALONE = Answer([Say("one secret")])
@@ -265,6 +268,17 @@ async def test_events_tell_without_any_text(is_streamed: bool) -> None:
     assert request == {"original_model": "m", "final_model": "other"}
     assert end["outcome"] == "complete"
     assert "secret" not in str(observed.events)
+
+
+@pytest.mark.parametrize("has_listener", [True, False])
+async def test_a_transaction_is_described_to_listeners_alone(has_listener: bool) -> None:
+    described: list[str] = []
+    publisher = EventPublisher([Lines()]) if has_listener else None
+    observed = Telemetry(publisher).begin("t", route="chat")
+    recorder = DefaultTransactionRecorder(observed, describe=lambda: {"number": described.append("once")})
+    await recorder.record_request({}, {})
+    await recorder.finalize_streaming("complete")
+    assert len(described) == (2 if has_listener else 0)
 
 
 async def test_the_first_ending_counts() -> None:
