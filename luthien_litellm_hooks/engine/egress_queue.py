@@ -3,7 +3,7 @@
 import asyncio
 import sys
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from luthien_litellm_hooks.errors import LimitExceededError, QueueFullError, StreamClosedError
@@ -61,9 +61,11 @@ class EgressItem:
     An item with a `notice` ends the response; its choices are known when the reader takes it. A policy's own events
     are `about` a block if they replace it, or if a hook about it sent them. An item `is_in_order` if no earlier
     event was held when it was put in.
+
+    The item of a `run` has several chunks, with one delta of the same block each; its `chunk` is the first.
     """
 
-    __slots__ = ("about", "blocks", "chunk", "events", "is_in_order", "is_taken", "notice", "size")
+    __slots__ = ("about", "blocks", "chunk", "events", "is_in_order", "is_taken", "notice", "run", "size")
 
     def __init__(
         self,
@@ -82,8 +84,23 @@ class EgressItem:
         self.about = about
         self.is_in_order = is_in_order
         self.is_taken = False
+        self.run: Sequence[Chunk] = ()
         self.size = 0
         """Bytes of memory for the item while it is in a queue."""
+
+    @classmethod
+    def of_run(
+        cls, run: Sequence[Chunk], pieces: Sequence[str], block: StreamBlock, *, is_in_order: bool
+    ) -> "EgressItem":
+        """Returns the item of a run with these pieces; nothing is added to it."""
+        item = cls(run[0], [chunk.events[0] for chunk in run], is_in_order=is_in_order)
+        item.run, item.blocks = run, [block] * len(run)
+        item.size = EVENT_BYTES * len(run) + sum(map(sys.getsizeof, pieces))
+        return item
+
+    def apart(self) -> "list[EgressItem]":
+        """Returns an item for each chunk of the run."""
+        return [EgressItem(chunk, chunk.events, self.blocks[0], is_in_order=self.is_in_order) for chunk in self.run]
 
     def add(self, event: StreamEvent, block: StreamBlock | None) -> None:
         self.events.append(event)
@@ -272,7 +289,7 @@ class EgressQueue:
         return item
 
     def _append(self, item: EgressItem) -> None:
-        item.size = sum(map(size_of, item.events))
+        item.size = item.size or sum(map(size_of, item.events))
         self._memory.taken += item.size
         self._items.append(item)
         if self._reader is not None:

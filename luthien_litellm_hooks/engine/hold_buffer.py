@@ -3,7 +3,7 @@
 import asyncio
 import sys
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from operator import attrgetter
 
@@ -76,6 +76,10 @@ class HoldBuffer:
         """No event is held."""
         return not self._held.blocks
 
+    def holds(self, block: StreamBlock) -> bool:
+        """Holds for a `block` with held events."""
+        return block in self._held
+
     def mark_modified(self, choice: int) -> None:
         """Notes a difference of `choice` from the provider's."""
         self._modified.add(choice)
@@ -116,6 +120,16 @@ class HoldBuffer:
                 self._open = item
             else:
                 await self._put(item)
+
+    async def forward_run(self, run: Sequence[Chunk], pieces: Sequence[str], block: StreamBlock) -> None:
+        """Forwards chunks with one piece each of a block with nothing held."""
+        if block in self._withheld:
+            return
+        await self.forward(run[0], run[0].events[0], block)  # by itself: it may follow a change, unlike the rest
+        if len(run) > 1:
+            is_in_order = self.keeps_order and not self._held.blocks
+            await self._put(EgressItem.of_run(run[1:], pieces[1:], block, is_in_order=is_in_order))
+            self._open = None
 
     async def forward_detail(self, chunk: Chunk, event: StreamEvent, block: StreamBlock | None) -> None:
         """Forwards or holds a detail together with its block; a changed block leaves without it.

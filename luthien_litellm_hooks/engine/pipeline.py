@@ -104,11 +104,11 @@ async def relay(running: RunningStage, adapter: Adapter) -> AsyncGenerator[Seque
             chunks: list[Chunk] = []
             following: EgressItem | None = item
             while following is not None:
-                chunk, events = following.chunk, sequencer.sequence(following)
-                if chunk is None:
-                    chunks.append(Chunk(tuple(events)))
-                elif events:
-                    chunks.append(chunk if is_unchanged(chunk, events) else chunk.subset(tuple(events)))
+                if following.run and sequencer.continues(following):
+                    chunks += following.run
+                else:
+                    for each in following.apart() if following.run else (following,):
+                        chunks += _sequenced(sequencer, each)
                 following = None if pace.step() else running.queue.get_now()
             yield chunks
             if pace.is_due:
@@ -119,6 +119,15 @@ async def relay(running: RunningStage, adapter: Adapter) -> AsyncGenerator[Seque
     finally:
         if not is_over:
             await running.stop()
+
+
+def _sequenced(sequencer: Sequencer, item: EgressItem) -> Sequence[Chunk]:
+    chunk, events = item.chunk, sequencer.sequence(item)
+    if chunk is None:
+        return (Chunk(tuple(events)),)
+    if not events:
+        return ()
+    return (chunk if is_unchanged(chunk, events) else chunk.subset(tuple(events)),)
 
 
 # A stage's worker

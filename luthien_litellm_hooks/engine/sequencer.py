@@ -84,6 +84,10 @@ class Sequencer:
     def encode(self, item: EgressItem) -> Iterable[object]:
         """Returns the items of the client's stream for `item`, and closes `item`."""
         chunk = item.chunk
+        if item.run and self.continues(item):
+            return [unit for each in item.run for unit in self._encode_unchanged(each)]
+        if item.run:
+            return [unit for each in item.apart() for unit in self.encode(each)]
         if chunk is not None and self._only_continues(item, chunk):
             item.is_taken = True
             return self._encode_unchanged(chunk)
@@ -106,6 +110,10 @@ class Sequencer:
             return False
         key = _block_key(item.events[0], item.blocks[0])
         return key is not None and key == self._latest
+
+    def continues(self, item: EgressItem) -> bool:
+        """Holds for a run behind a delta of its block that left as it came: so does all of the run."""
+        return _block_key(item.events[0], item.blocks[0]) == self._latest is not None
 
     def _encode_unchanged(self, chunk: Chunk) -> Iterable[object]:
         self._note(chunk)

@@ -30,7 +30,7 @@ from luthien_litellm_hooks.policy.base import Policy
 from luthien_litellm_hooks.policy.context import PolicyContext, StreamingResponseContext
 from luthien_litellm_hooks.policy.notices import NOTICE_MARK, notice
 from luthien_litellm_hooks.telemetry.log_lines import logger
-from luthien_litellm_hooks.wire.assembler import BlockAssembler
+from luthien_litellm_hooks.wire.assembler import MAX_RUN, BlockAssembler
 from luthien_litellm_hooks.wire.events import (
     DELTAS,
     EVERY_CHOICE,
@@ -49,6 +49,7 @@ from luthien_litellm_hooks.wire.events import (
     ToolCallDelta,
     ToolCallStreamBlock,
     Unknown,
+    text_of,
 )
 
 WITHHELD_CALLS = f"{NOTICE_MARK} The tool calls of this answer were withheld."
@@ -78,6 +79,17 @@ def _own_hooks(kind: type[Policy]) -> frozenset[str]:
     them."""
     hooks = (*HOOKS, "process_full_response")
     return frozenset(hook for hook in hooks if getattr(kind, hook) is not getattr(Policy, hook))
+
+
+@lru_cache(maxsize=256)
+def _skippable_hooks(kind: type[Policy]) -> frozenset[str]:
+    """Returns the delta hooks that `count_untouched` knows: those of its own class, or of classes before it."""
+    owners = [next(base for base in kind.__mro__ if name in vars(base)) for name in _DELTA_HOOKS.values()]
+    asked = next(base for base in kind.__mro__ if "count_untouched" in vars(base))
+    known = frozenset(
+        name for name, owner in zip(_DELTA_HOOKS.values(), owners, strict=True) if issubclass(asked, owner)
+    )
+    return known if asked is not Policy else frozenset()
 
 
 def has_response_hook(policy: Policy) -> bool:
@@ -137,6 +149,8 @@ class PolicyStage:
         self._judged: frozenset[type[StreamBlock]] = frozenset(
             kind for kind in _DELTA_HOOKS if {_DELTA_HOOKS[kind], _COMPLETE_HOOKS[kind]} & self._own_hooks
         )
+        self._look_ahead = MAX_RUN  # pieces to ask the policy about; few where it changes many
+        self._is_next_judged = False  # the policy has said that the next piece needs its hook
         self._pace = Pace()
         self._charged_blocks = 0
         self._uncharged = 0  # characters
@@ -191,16 +205,21 @@ class PolicyStage:
             self._fail(error)
             if isinstance(error, LimitExceededError):
                 return False
-        for number, chunk in enumerate(chunks):
+        number = 0
+        while number < len(chunks):
             if number and self._pace.step():
                 await self._pace.give_turn()
+            chunk, passed = chunks[number], 0
             if self.notice is None:
                 try:
-                    await self._process_chunk(chunk)
+                    passed = await self._pass_run(chunks, number) if number + 1 < len(chunks) else 0
+                    if not passed:
+                        await self._process_chunk(chunk)
                 except Exception as error:
                     self._fail(error)
             if self.notice is not None:
                 self._buffer.forward_ending(chunk, (event for event in chunk.events if isinstance(event, ENDING)))
+            number += passed or 1
         await self._queue.yield_to_reader()
         return not (self._is_abandoned or self._client_stalled)
 
@@ -232,6 +251,33 @@ class PolicyStage:
                 await self._on_marker(chunk, event, block)
             else:
                 await self._on_other(chunk, event)
+
+    async def _pass_run(self, chunks: Sequence[Chunk], start: int) -> int:
+        """Forwards the chunks from `start` on that only add to a block, as far as the policy needs no hook for them.
+        Returns their number."""
+        block = self._assembler.run_block
+        if block is None or "on_chunk_received" in self._called or self._buffer.holds(block):
+            return 0
+        if self._is_next_judged:
+            self._is_next_judged = False
+            return 0
+        is_judged = type(block) in self._judged
+        run = self._assembler.run_in(chunks, start, self._look_ahead if is_judged else MAX_RUN)
+        if len(run) < 2:
+            return 0
+        pieces = [text_of(chunk.events[0]) for chunk in run]
+        if is_judged:
+            count = await self._count_untouched(block, pieces)
+            self._is_next_judged = 0 < count < len(run)
+            self._look_ahead = min(2 * count + 2, MAX_RUN)
+            run, pieces = run[:count], pieces[:count]
+            self._uncharged += sum(map(len, pieces))
+            if self._uncharged > _CHARGED_AT_ONCE:
+                self._charge()
+        if run:
+            self._assembler.feed_run(run, pieces)
+            await self._buffer.forward_run(run, pieces, block)
+        return len(run)
 
     async def _complete_stream(self) -> None:
         """Completes the open blocks, calls `on_stream_complete`, and forwards the deferred rest."""
@@ -460,6 +506,34 @@ class PolicyStage:
         finally:
             ctx.block = ctx.delta = None
             ctx.choice = 0
+
+    async def _count_untouched(self, block: StreamBlock, pieces: Sequence[str]) -> int:
+        """Asks the policy which of the next pieces need no delta hook."""
+        hook, ctx, policy = _DELTA_HOOKS[type(block)], self._ctx, self._policy
+        if hook not in self._called:
+            return len(pieces)
+        if hook not in _skippable_hooks(type(policy)):
+            return 0
+
+        async def count() -> int | None:
+            return policy.count_untouched(ctx, pieces)
+
+        ctx.block, ctx.choice = block, block.choice
+        try:
+            counted = await call_hook(
+                ctx,
+                hook,
+                count,
+                self._on_policy_error,
+                fallback=None,
+                is_failure=self._is_failure,
+                unreported_ns=self._unreported_ns,
+            )
+        finally:
+            ctx.block, ctx.choice = None, 0
+        if counted is None:
+            await self._leave_out_policy()
+        return counted or 0
 
     def _is_failure(self, error: Exception) -> bool:
         """Holds unless the policy refuses, or the response has ended without it."""

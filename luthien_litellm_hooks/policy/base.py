@@ -1,7 +1,7 @@
 """`Policy`, the base class with every hook; its settings; and `When`, the requests to which a policy applies."""
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from types import MappingProxyType
 from typing import Annotated, ClassVar
@@ -73,6 +73,14 @@ class Policy:
     async def on_content_delta(self, ctx: StreamingResponseContext) -> None:
         """Handles a piece of text: `ctx.delta`, of `ctx.block`, a `ContentStreamBlock`."""
         await passthrough_last_chunk(ctx)
+
+    def count_untouched(self, ctx: StreamingResponseContext, pieces: Sequence[str]) -> int:
+        """Returns how many of the next `pieces` of `ctx.block` leave unchanged, without their delta hook.
+
+        Pieces that came together are asked about before their hooks, if none of the block is held. By default each has
+        its hook.
+        """
+        return 0
 
     async def on_content_complete(self, ctx: StreamingResponseContext) -> None:
         """Handles a complete block of text."""

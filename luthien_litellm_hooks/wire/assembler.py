@@ -6,7 +6,7 @@ Pure: no clock, no logger, nothing awaited.
 import json
 import re
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -28,6 +28,8 @@ from luthien_litellm_hooks.wire.events import (
 )
 
 RAW_CHUNKS_KEPT = 8
+MAX_RUN = 64
+"""Most chunks in a run: consecutive ones with one delta each of the same block."""
 
 _JSON_MARK = re.compile(r'\\(?:.|\Z)|["{}\[\]]', re.DOTALL)
 
@@ -92,6 +94,33 @@ class BlockAssembler:
         """Takes a new chunk; `feed` then takes its events, one by one."""
         self.state.raw_chunks.append(chunk)
         self.state.chunk_count += 1
+
+    def run_in(self, chunks: Sequence[Chunk], start: int, most: int) -> Sequence[Chunk]:
+        """Returns the provider's own chunks from `start` on that only add to the block of the latest delta: one delta
+        each, and `most` of them."""
+        if self._key is None:
+            return ()
+        end, last = start, min(len(chunks), start + most)
+        while end < last:
+            events = chunks[end].events
+            if len(events) != 1 or chunks[end].raw is None or not isinstance(events[0], DELTAS):
+                break
+            if self._key_of(events[0]) != self._key:
+                break
+            end += 1
+        return chunks[start:end]
+
+    @property
+    def run_block(self) -> StreamBlock | None:
+        """Block of the latest delta."""
+        return self._same_block.block
+
+    def feed_run(self, run: Sequence[Chunk], pieces: Sequence[str]) -> None:
+        """Takes the chunks of a run, with their pieces."""
+        self.state.raw_chunks.extend(run)
+        self.state.chunk_count += len(run)
+        if self.run_block is not None:
+            self.run_block.extend(pieces)
 
     def feed(self, event: StreamEvent) -> FeedResult:
         """Assembles one event."""

@@ -248,7 +248,7 @@ class StreamBlock:
     the provider had it open together with another.
     """
 
-    __slots__ = ("_joined", "_pieces", "append", "choice", "is_complete", "overlaps", "place")
+    __slots__ = ("_joined", "_pieces", "append", "choice", "extend", "is_complete", "overlaps", "place")
 
     def __init__(self, choice: int = 0) -> None:
         self.choice = choice
@@ -259,6 +259,8 @@ class StreamBlock:
         self._joined = ""
         self.append = self._pieces.append
         """Adds a piece, at the same cost for a block of any length."""
+        self.extend = self._pieces.extend
+        """Adds several pieces."""
 
     def _text(self) -> str:
         if self._pieces:

@@ -25,7 +25,14 @@ from luthien_litellm_hooks.policy.sending import (
     send_text,
     send_tool_call,
 )
-from luthien_litellm_hooks.wire.events import Finish, ReasoningStreamBlock, StreamBlock, ToolCall, ToolCallStreamBlock
+from luthien_litellm_hooks.wire.events import (
+    ContentStreamBlock,
+    Finish,
+    ReasoningStreamBlock,
+    StreamBlock,
+    ToolCall,
+    ToolCallStreamBlock,
+)
 
 CONTEXT = 16
 """Number of characters before a place that may influence a match there."""
@@ -133,6 +140,18 @@ def _finalise_window(rewriter: Rewriter, text: str, start: int, is_final: bool) 
     return edits, max(start, open_at)
 
 
+def _first_place(rewriter: Rewriter, text: str, start: int) -> int:
+    """Returns the first place from `start` on that has an edit, or that later text may change."""
+    open_at = rewriter.first_open(text, start)
+    while (edit := rewriter.next_edit(text, start)) is not None and edit.start < open_at:
+        if edit.text != text[edit.start : edit.end]:
+            return edit.start
+        start = edit.end
+        if start > open_at:
+            open_at = rewriter.first_open(text, start)
+    return max(start, open_at)
+
+
 ApplyTo = Literal["request", "response", "both"]
 
 EDIT_COST = 500
@@ -231,6 +250,23 @@ class TextRewriting(Policy):
 
     async def on_content_delta(self, ctx: StreamingResponseContext) -> None:
         await self._add(ctx, self._is_for_text, send_text)
+
+    def count_untouched(self, ctx: StreamingResponseContext, pieces: Sequence[str]) -> int:
+        """Counts the pieces before the first place with an edit, or that later text may still change."""
+        is_text, is_call = isinstance(ctx.block, ContentStreamBlock), isinstance(ctx.block, ToolCallStreamBlock)
+        if is_call or not (self._is_for_text if is_text else self._is_for_reasoning):
+            return 0 if is_call and self._is_for_calls else len(pieces)
+        pending = _pending(ctx)
+        if pending.held or (pending.is_changed and not is_text):
+            return 0
+        text, place = pending.before + "".join(pieces), len(pending.before)
+        end, count = _first_place(self._rewriter, text, place) if len(text) <= _WINDOW else place, 0
+        for piece in pieces:
+            if place + len(piece) > end:
+                break
+            place, count = place + len(piece), count + 1
+        pending.before = text[max(0, place - CONTEXT) : place]
+        return count
 
     async def on_content_complete(self, ctx: StreamingResponseContext) -> None:
         await self._complete(ctx, self._is_for_text, send_text)

@@ -3,16 +3,20 @@
 import asyncio
 import math
 from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from luthien_litellm_hooks import PolicyContext
+from luthien_litellm_hooks import Policy, PolicyContext, PolicyExecutor, StreamingResponseContext
 from luthien_litellm_hooks.config.settings import build_executor, load_settings
 from luthien_litellm_hooks.engine import executor as executor_module
 from luthien_litellm_hooks.engine import pipeline
+from luthien_litellm_hooks.engine.composition import Composition, ConfiguredPolicy, OnPolicyError, Serial
 from luthien_litellm_hooks.engine.stage import PolicyStage
 from luthien_litellm_hooks.hooks.routes import adapter_for
+from luthien_litellm_hooks.policies.noop import NoOp
+from luthien_litellm_hooks.policies.plain_dashes import PlainDashes
+from luthien_litellm_hooks.policies.string_replacement import StringReplacement, StringReplacementConfig
 from luthien_litellm_hooks.policy.request import Request
 from luthien_litellm_hooks.recording.recorder import DefaultTransactionRecorder
 from luthien_litellm_hooks.testing.answers import Answer, Call, Say
@@ -52,6 +56,130 @@ async def test_a_chain_delivers_in_as_few_items_as_one_policy(monkeypatch: pytes
     one, three = [await delivered(policy, items) for policy in (STRING_REPLACEMENT, THREE)]
     assert b"".join(three) == b"".join(one)
     assert len(three) <= len(one) + 2
+
+
+CHANGED = "the blue sky is forbidden7 to the one \u2014 or forbidde n7, the forbidden12 and f forbidden3forbidden4 "
+
+
+async def left_by(policy: Policy | Composition, items: Sequence[object]) -> tuple[bytes, object]:
+    """What leaves, and what is kept of it."""
+    recorder = DefaultTransactionRecorder()
+    body = {"model": "scripted", "stream": True, **ROUTES["messages"].body}
+    ctx = PolicyContext("t", Request(body, route=ROUTES["messages"].path), recorder=recorder)
+
+    async def stream() -> AsyncIterator[object]:
+        for item in items:
+            yield item
+
+    adapter = adapter_for(ROUTES["messages"].call_type, ctx.final_request)
+    run = PolicyExecutor(policy)
+    left = [item async for item in run.run(stream(), adapter, ctx)]
+    sides = [(side.content(), side.finish_reason, side.chunks) for side in (recorder.ingress, recorder.egress)]
+    decided = [(each.action, each.reason, each.error) for each in ctx.decisions]
+    return b"".join(cast(list[bytes], left)), (sides, decided, recorder.outcome)
+
+
+class Counts(StringReplacement):
+    """Counts its hooks."""
+
+    def __init__(self) -> None:
+        super().__init__(StringReplacementConfig.model_validate(STRING_REPLACEMENT["config"]))
+        self.asked: list[int] = []
+        self.judged: list[str] = []
+
+    def count_untouched(self, ctx: StreamingResponseContext, pieces: Sequence[str]) -> int:
+        self.asked.append(super().count_untouched(ctx, pieces))
+        return self.asked[-1]
+
+    async def on_content_delta(self, ctx: StreamingResponseContext) -> None:
+        self.judged.append(ctx.delta or "")
+        await super().on_content_delta(ctx)
+
+
+class Judges(Counts):
+    """Has a delta hook of its own, unknown to the class that counts."""
+
+    async def on_content_delta(self, ctx: StreamingResponseContext) -> None:
+        await super().on_content_delta(ctx)
+
+
+@pytest.mark.parametrize("piece", [1, 3, 5])
+@pytest.mark.parametrize(
+    "text", [CHANGED * 20, "some text that nobody changes " * 60, (CHANGED + "some text " * 30) * 4]
+)
+async def test_what_came_together_leaves_as_if_it_came_apart(text: str, piece: int) -> None:
+    events = await events_of(Answer([Say(text)], piece=piece))
+    together, apart = Counts(), Counts()
+    assert await left_by(together, [b"".join(events)]) == await left_by(apart, events)
+    assert sum(together.asked) + len(together.judged) == len(apart.judged)
+    assert not apart.asked
+
+
+@pytest.mark.parametrize("piece", [3, 5])
+async def test_it_leaves_a_chain_as_if_it_came_apart(piece: int) -> None:
+    def chain() -> Serial:
+        policies = (Counts(), PlainDashes(), NoOp(), Counts())
+        return Serial([ConfiguredPolicy(policy, f"{number}") for number, policy in enumerate(policies)])
+
+    events = await events_of(Answer([Say((CHANGED + "some text " * 30) * 4)], piece=piece))
+    together, apart = [await left_by(chain(), items) for items in ([b"".join(events)], events)]
+    assert together == apart
+    assert b"message_stop" in together[0]
+
+
+async def test_a_long_piece_is_not_cut_where_its_continuation_came_with_it() -> None:
+    events = await events_of(Answer([Say("the word is for all to see " * 20)], piece=20))
+    (together, _), (apart, _) = [await left_by(Counts(), items) for items in ([b"".join(events)], events)]
+    assert together == b"".join(events) != apart
+
+
+async def test_only_pieces_near_a_place_to_change_have_their_hook() -> None:
+    events = await events_of(Answer([Say(("some text " * 30 + "forbidden7 ") * 4)], piece=5))
+    policy = Counts()
+    await left_by(policy, [b"".join(events)])
+    assert len(policy.judged) < len(events) / 5
+    assert len(policy.asked) < len(events) / 5
+
+
+async def test_a_text_of_changes_alone_is_looked_at_few_times() -> None:
+    events = await events_of(Answer([Say("forbidden7 " * 200)], piece=11))
+    looked_at = 0
+
+    class Looks(Counts):
+        def count_untouched(self, ctx: StreamingResponseContext, pieces: Sequence[str]) -> int:
+            nonlocal looked_at
+            looked_at += len(pieces)
+            return super().count_untouched(ctx, pieces)
+
+    policy = Looks()
+    await left_by(policy, [b"".join(events)])
+    assert len(policy.judged) >= 200
+    assert looked_at < 3 * len(events)
+
+
+async def test_a_delta_hook_of_a_subclass_is_called_for_each_piece() -> None:
+    events = await events_of(Answer([Say("some text " * 50)], piece=5))
+    policy = Judges()
+    await left_by(policy, [b"".join(events)])
+    assert len(policy.judged) == 100
+    assert not policy.asked
+
+
+@pytest.mark.parametrize("on_policy_error", ["block", "pass"])
+async def test_a_failure_to_count_is_one_of_the_policy(on_policy_error: OnPolicyError) -> None:
+    class Fails(Counts):
+        def count_untouched(self, ctx: StreamingResponseContext, pieces: Sequence[str]) -> int:
+            raise RuntimeError("broken")
+
+        async def on_content_delta(self, ctx: StreamingResponseContext) -> None:
+            await super().on_content_delta(ctx)
+
+    events = await events_of(Answer([Say("some text " * 50)], piece=5))
+    member = ConfiguredPolicy(Fails(), "fails", on_policy_error=on_policy_error)
+    left, kept = await left_by(member, [b"".join(events)])
+    assert "RuntimeError" in str(kept)
+    assert (left == b"".join(events)) == (on_policy_error == "pass")
+    assert b"broken" not in left
 
 
 async def test_only_policies_with_a_hook_for_responses_run_a_stage(monkeypatch: pytest.MonkeyPatch) -> None:
