@@ -54,6 +54,7 @@ on_request on_chunk_received on_content_delta on_content_complete on_reasoning_d
 on_tool_call_delta on_tool_call_complete on_finish_reason on_stream_complete on_stream_closed process_full_response
 """
 MEMBERS: Mapping[type, str] = {
+    Policy: "count_untouched",
     PolicyContext: "transaction_id request final_request answer policy_name identity observability recorder scratchpad"
     " decisions spent decide charge policy_version",
     StreamingResponseContext: "block delta choice ingress_state has_text_after_calls is_cut_off is_streamed keepalive"
@@ -173,7 +174,7 @@ def test_an_object_that_a_policy_gets_has_its_members(made: object) -> None:
     assert all(hasattr(made, name) for name in MEMBERS[type(made)].split())
 
 
-@pytest.mark.parametrize("cls", [StreamingResponseContext, Request, Verdict])
+@pytest.mark.parametrize("cls", [Policy, StreamingResponseContext, Request, Verdict])
 def test_a_class_that_a_policy_meets_has_its_members(cls: type) -> None:
     source = "".join(inspect.getsource(each) for each in cls.__mro__[:-1] if each.__module__ == cls.__module__)
     assert all(hasattr(cls, name) or f"self.{name}" in source for name in MEMBERS[cls].split())
