@@ -140,7 +140,8 @@ ADMIN_ENDPOINT = (
 """Paths of LiteLLM for reconfiguring a proxy."""
 
 _ADMIN_URL = compile_pattern(rf"(?i)(?:://|localhost|127\.0\.0\.1|0\.0\.0\.0|_URL|_BASE)[^\s]*{ADMIN_ENDPOINT}")
-_POLICY_URL = compile_pattern(r"(?i)/luthien/policy\b")
+_POLICY_PATH = "/luthien/policy"
+_POLICY_URL = compile_pattern(rf"(?i){_POLICY_PATH}\b")
 _CHANGING = compile_pattern(
     r"(?:-X|--request[= ]?|--method[= ]?)?(?:POST|PUT|PATCH|DELETE)"
     r"|-[a-zA-Z]*[dFT].*|--(?:data|json|form|post|body|upload).*"
@@ -194,7 +195,7 @@ def _threat_to(proxy: Proxy, command: Command, finders: Origins) -> str | None:
         return f"{command.name} removes the proxy"
     if _harms_database(proxy, command):
         return f"{command.name} changes the proxy's database"
-    if any("/" in text and _ADMIN_URL.search(text) for text in command.texts) or _changes_policy(command):
+    if _calls_admin(command):
         return f"{command.name} calls an endpoint that reconfigures the proxy"
     if command.name == "luthien-hooks" and "approvals" in command.texts and _DECISIONS.intersection(command.texts):
         return f"{command.name} decides instead of a person"
@@ -205,9 +206,12 @@ def _threat_to(proxy: Proxy, command: Command, finders: Origins) -> str | None:
     return None
 
 
-def _changes_policy(command: Command) -> bool:
-    texts = command.texts
-    return any("/" in text and _POLICY_URL.search(text) for text in texts) and any(map(_CHANGING.fullmatch, texts))
+def _calls_admin(command: Command) -> bool:
+    lines = "\n".join(command.texts)  # no match goes on beyond its line
+    if "/" not in lines:
+        return False
+    is_change = _POLICY_PATH in lines.lower() and any(map(_CHANGING.fullmatch, command.texts))
+    return _ADMIN_URL.search(lines) is not None or (is_change and _POLICY_URL.search(lines) is not None)
 
 
 def _enters_container(proxy: Proxy, command: Command) -> bool:
@@ -235,7 +239,8 @@ def _starts_another(command: Command) -> bool:
 def _calls_provider(command: Command) -> bool:
     """Tells if the command calls a provider of models itself, or gives an agent another address."""
     if contacts_network(command) or _INTERPRETER.fullmatch(command.name):
-        return any(map(_PROVIDERS.search, (*command.texts, *([command.stdin.text] if command.stdin else []))))
+        lines = (*command.texts, *([command.stdin.text] if command.stdin else []))
+        return _PROVIDERS.search("\n".join(lines)) is not None
     return command.name in _AGENT_PROGRAMS and any(
         _ADDRESS_OPTION.fullmatch(text) for text in command.texts if text.startswith("-") or "=" in text
     )
