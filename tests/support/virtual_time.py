@@ -2,17 +2,19 @@
 
 import asyncio
 import selectors
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Executor
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 
 
 class VirtualTimeLoop(asyncio.SelectorEventLoop):
-    """Its clock stands while anything can run, and then jumps to the next timer."""
+    """Its clock stands while anything can run, in a thread too, and then jumps to the next timer."""
 
     def __init__(self) -> None:
         self._now = 0.0
+        self.in_threads = 0
         super().__init__(_Selector(self))
 
     def time(self) -> float:
@@ -20,6 +22,15 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
 
     def pass_time(self, seconds: float) -> None:
         self._now += seconds
+
+    def run_in_executor(self, executor: Executor | None, func: Callable[..., T], *args: Any) -> "asyncio.Future[T]":
+        future = super().run_in_executor(executor, func, *args)
+        self.in_threads += 1
+        future.add_done_callback(self._end_in_thread)
+        return future
+
+    def _end_in_thread(self, _: object) -> None:
+        self.in_threads -= 1
 
     @property
     def timers(self) -> list[asyncio.TimerHandle]:
@@ -33,7 +44,8 @@ class _Selector(selectors.DefaultSelector):
         self._loop = loop
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        found = super().select(None if timeout is None else 0)
+        waits = timeout is None or (timeout > 0 and self._loop.in_threads > 0)
+        found = super().select(None if waits else 0)
         if timeout and not found:
             self._loop.pass_time(timeout)
         return found
