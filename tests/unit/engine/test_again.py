@@ -307,7 +307,7 @@ def test_gemini_gets_its_own_parts_back(full: bool) -> None:
     deliver(model, full=full, first=Answer([THOUGHT, Say("I tidy up."), BAD]))
     *_, said, refused = model.bodies[0]["contents"]
     assert [part["functionCall"]["args"] for part in said["parts"] if "functionCall" in part] == [{"path": "a"}]
-    assert "signature" in json.dumps(said["parts"])
+    assert "thoughtSignature" in json.dumps(said["parts"])
     [part] = refused["parts"]
     assert REFUSED in part["functionResponse"]["response"]["error"]
 
