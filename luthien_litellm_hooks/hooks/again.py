@@ -7,12 +7,13 @@ from dataclasses import replace
 from typing import Any, cast
 
 from litellm.proxy import proxy_server
+from litellm.proxy._types import UserAPIKeyAuth
 
 from luthien_litellm_hooks.engine.composition import run_of
 from luthien_litellm_hooks.hooks.request_data import keys_of, own_extra_body, write_request
 from luthien_litellm_hooks.hooks.routes import adapter_for, governed_format
 from luthien_litellm_hooks.hooks.spend_logs import SLOT
-from luthien_litellm_hooks.hooks.transaction import Transaction, current_transaction
+from luthien_litellm_hooks.hooks.transaction import Transaction, current_transaction, metadata_of
 from luthien_litellm_hooks.policy.context import PolicyContext
 from luthien_litellm_hooks.policy.llm_client import CALL_MARK
 from luthien_litellm_hooks.policy.request import Request
@@ -21,8 +22,19 @@ from luthien_litellm_hooks.wire.format import Adapter, NextTurn, Refusal, json_c
 
 AGAIN_TAG = "luthien:again"
 """Tag of these calls in the spend logs."""
-_LITELLMS = frozenset({"headers", "provider_specific_header", "litellm_session_id", "litellm_trace_id", "user"})
-"""Fields that LiteLLM adds to a request: the forwarded headers, and whose request it is."""
+_LITELLMS = frozenset(
+    {"headers", "provider_specific_header", "litellm_session_id", "litellm_trace_id", "user"}
+    | {"allowed_model_region", "disable_fallbacks", "enable_tag_filtering", "litellm_disabled_callbacks"}
+    | {"api_key", "organization", "api_version", "drop_params"}
+)
+"""Fields that LiteLLM adds to a request: the forwarded headers, whose request it is, and the limits of its key."""
+_IDENTITY = "user_api_"
+"""Prefix of LiteLLM's metadata about the key, its team and its budgets."""
+_AUTH, _RESERVED = "user_api_key_auth", "user_api_key_budget_reservation"
+"""The key itself, and the part of its budget that LiteLLM has reserved for the first call."""
+_ROUTING = frozenset({"inherited_tags", "caller_tags", "user_agent"})
+_TAGS, _ROUTING_TAGS = "tags", "_routing_request_tags"
+"""Tags of the logs and budgets, and those that choose a deployment. Without the second, LiteLLM takes the first."""
 _NOT_AGAIN = frozenset(
     {"stream", "stream_options", "mock_response"}
     | {"fallbacks", "context_window_fallbacks", "content_policy_fallbacks"}
@@ -80,15 +92,24 @@ class ClientModel:
         write_request(call, request)
         is_new_kind = "litellm_metadata" in call
         clients: object = call.get("metadata")
-        call = {name: call[name] for name in (keys_of(call) | _LITELLMS & call.keys()) - _NOT_AGAIN}
+        call = {name: call[name] for name in keys_of(call) - _NOT_AGAIN}
+        call = {name: self._data[name] for name in _LITELLMS & self._data.keys()} | call
         if is_new_kind and clients is not None:
             call["metadata"] = clients
         call["litellm_metadata" if is_new_kind else "metadata"] = self._account()
         return {**call, **_PRIVATE}
 
     def _account(self) -> dict[str, Any]:
+        """Returns LiteLLM's metadata of the client's call, for another row: its key, budgets and tags."""
         mark = {"transaction_id": self._context.transaction_id, "policy": self._context.policy_name, "why": "on_block"}
-        return {**self._transaction.account, "tags": [AGAIN_TAG], SLOT: {CALL_MARK: mark}}
+        theirs = metadata_of(self._data) or {}
+        known = {name: theirs[name] for name in theirs if name.startswith(_IDENTITY) or name in _ROUTING}
+        known.pop(_RESERVED, None)
+        if isinstance(auth := known.get(_AUTH), UserAPIKeyAuth):
+            known[_AUTH] = auth.model_copy(update={"budget_reservation": None})
+        tags = theirs.get(_TAGS) or ()
+        known |= {_TAGS: [*tags, AGAIN_TAG], _ROUTING_TAGS: theirs.get(_ROUTING_TAGS, tags)}
+        return {**known, **self._transaction.account, SLOT: {CALL_MARK: mark}}
 
 
 def note_price(kwargs: Mapping[str, Any]) -> None:

@@ -111,7 +111,7 @@ _running: WeakValueDictionary[str, Transaction] = WeakValueDictionary()
 def mark(data: dict[str, Any], transaction: Transaction, transaction_id: str) -> None:
     """Notes the transaction's id in LiteLLM's own part of `data`."""
     _running[transaction_id] = transaction
-    bucket = _bucket_of(data)
+    bucket = metadata_of(data)
     if bucket is not None:
         bucket[_SLOT] = transaction_id
 
@@ -126,7 +126,7 @@ def transaction_of(data: dict[str, Any]) -> Transaction | None:
     is_calls = (path_of(data) or "").endswith(_TOOL_CALLS)  # a model's request around it has the same id
     if call is not None and is_calls and call.log_entry is not None and call.log_entry.has_id_of(data):
         return call
-    bucket = _bucket_of(data) if found is None else None
+    bucket = metadata_of(data) if found is None else None
     return found if bucket is None else _running.get(str(bucket.get(_SLOT)))
 
 
@@ -134,7 +134,7 @@ def caller_of(kwargs: dict[str, Any]) -> tuple[Transaction, Mapping[str, Any]] |
     """Returns the transaction for which a policy makes the call `kwargs`, and its mark; None for a client's call."""
     if path_of(kwargs) is not None:
         return None
-    slot: object = (_bucket_of(kwargs) or {}).get(SLOT)
+    slot: object = (metadata_of(kwargs) or {}).get(SLOT)
     marked: object = cast(Mapping[str, object], slot).get(CALL_MARK) if isinstance(slot, Mapping) else None
     if not isinstance(marked, Mapping):
         return None
@@ -143,7 +143,7 @@ def caller_of(kwargs: dict[str, Any]) -> tuple[Transaction, Mapping[str, Any]] |
     return None if transaction is None else (transaction, found)
 
 
-def _bucket_of(data: dict[str, Any]) -> dict[str, Any] | None:
+def metadata_of(data: dict[str, Any]) -> dict[str, Any] | None:
     """Returns LiteLLM's own metadata; on messages and Responses the client's `metadata` go to the provider."""
     held = (data.get("litellm_metadata"), data.get("metadata"))
     return next((cast(dict[str, Any], one) for one in held if isinstance(one, dict)), None)

@@ -8,7 +8,7 @@ import pytest
 from luthien_litellm_hooks.testing.answers import Answer, Call, Say
 from luthien_litellm_hooks.testing.provider import ScriptedProvider
 from tests.support.clients import ROUTES, Said
-from tests.support.proxy import Proxies, Proxy
+from tests.support.proxy import Proxies, Proxy, deployment
 
 RULES = {"rules": [{"action": "block", "tool": "remove", "message": "Not this one."}], "default": "allow"}
 POLICY = {"class": "tool_rules", "config": RULES}
@@ -69,3 +69,26 @@ def test_otherwise_a_client_gets_the_notice(
         assert got.text.startswith("I tidy up.")
         assert got.text.count("Not this one.") == 1
         assert len(provider.requests) == seen + 2
+
+
+@pytest.mark.parametrize("route", ["chat", "messages", "responses"])
+def test_the_tags_of_a_request_choose_its_second_deployment_too(
+    proxies: Proxies, provider: ScriptedProvider, provider_url: str, route: str
+) -> None:
+    wire, name = ("anthropic" if route == "messages" else "openai"), f"tagged-{route}"
+    places = {"eu": "eu", "elsewhere": "default"}
+    models = [deployment(provider_url, place, f"{wire}/{route}-{place}", tags=[tag]) for place, tag in places.items()]
+    strict = {"enable_tag_filtering": True, "tag_filtering_match_any": False, "num_retries": 0}
+    sections = {"model_list": [{**model, "model_name": name} for model in models], "router_settings": strict}
+    for place in places:
+        provider.answers[f"{route}-{place}"], provider.next_answers[f"{route}-{place}"] = FIRST, SECOND
+    seen = len(provider.requests)
+    path, body = {
+        "chat": ("/v1/chat/completions", {"messages": [{"role": "user", "content": "x"}]}),
+        "messages": ("/v1/messages", {"max_tokens": 99, "messages": [{"role": "user", "content": "x"}]}),
+        "responses": ("/v1/responses", {"input": "x", "store": False}),
+    }[route]
+    proxy = proxies.get(RETRY, sections=sections)
+    response = proxy.http.post(path, json={"model": name, **body}, headers={"x-litellm-tags": "eu"})
+    assert response.is_success, response.text
+    assert [request.body["model"] for request in provider.requests[seen:]] == [f"{route}-eu"] * 2

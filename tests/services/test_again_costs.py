@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 
+from luthien_litellm_hooks.testing.answers import Answer
 from luthien_litellm_hooks.testing.provider import ScriptedProvider
-from tests.proxy.test_proxy_again import MODELS, RETRY, script
+from tests.proxy.test_proxy_again import FIRST, MODELS, RETRY, SECOND, script
 from tests.services.test_judge_costs import KEY_SPEND, mark_of, spent_of
 from tests.support.postgres import spend_logs
 from tests.support.prisma_client import prisma_environment
-from tests.support.proxy import Proxy, proxy_config, running_proxy
+from tests.support.proxy import Proxy, deployment, proxy_config, running_proxy
 
 PATHS: dict[str, tuple[str, Any]] = {
     "chat": ("/v1/chat/completions", {"messages": [{"role": "user", "content": "x"}]}),
@@ -28,6 +29,12 @@ def proxy(
     environment = {**prisma_environment(postgres_url), "PROXY_BATCH_WRITE_AT": "1"}
     config = proxy_config(provider_url, RETRY)
     config["general_settings"] = {"store_prompts_in_spend_logs": True}
+    for number in range(8):
+        own = deployment(provider_url, "shared", f"openai/shared-{number}")
+        groups = {"access_groups": ["own" if number == 0 else "others"], "id": f"shared-{number}"}
+        config["model_list"].append({**own, "model_info": groups})
+    config["model_list"].append(deployment(provider_url, "failing", "openai/failing"))
+    config["router_settings"]["fallbacks"] = [{"failing": [f"openai/{MODELS['chat']}"]}]
     with running_proxy(config, tmp_path_factory.mktemp("proxy") / "p", environment) as proxy:
         yield proxy
 
@@ -67,3 +74,28 @@ def test_the_key_pays_for_both_calls(
     assert spent_of(postgres_url, KEY_SPEND, rows[0]["api_key"], spend) == pytest.approx(spend)
     if route != "gemini":
         assert mark_of(second) is not None
+
+
+def chat(proxy: Proxy, model: str, **settings: Any) -> str:
+    headers = {"Authorization": f"Bearer {proxy.virtual_key(**settings)}"}
+    body = {"model": model, "messages": [{"role": "user", "content": "x"}]}
+    response = proxy.http.post("/v1/chat/completions", json=body, headers=headers)
+    assert response.is_success, response.text
+    return response.text
+
+
+def test_a_key_with_a_group_of_deployments_has_no_other_in_the_second_call(
+    proxy: Proxy, provider: ScriptedProvider
+) -> None:
+    for number in range(8):
+        provider.answers[f"shared-{number}"], provider.next_answers[f"shared-{number}"] = FIRST, SECOND
+    seen = len(provider.requests)
+    assert "Then I read." in chat(proxy, "shared", models=["own"])
+    assert [request.body["model"] for request in provider.requests[seen:]] == ["shared-0"] * 2
+
+
+def test_a_key_without_fallbacks_has_none_in_the_second_call(proxy: Proxy, provider: ScriptedProvider) -> None:
+    script(provider)
+    provider.answers["failing"], provider.next_answers["failing"] = FIRST, Answer(status=500)
+    assert "Then I read." in chat(proxy, "failing")
+    assert "Then I read." not in chat(proxy, "failing", metadata={"disable_fallbacks": True})
