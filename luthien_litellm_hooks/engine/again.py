@@ -21,6 +21,7 @@ from luthien_litellm_hooks.telemetry.names import AGAIN, ASKED_AGAIN
 from luthien_litellm_hooks.wire.events import (
     Chunk,
     Finish,
+    Flagged,
     StreamBlock,
     StreamEvent,
     TextDelta,
@@ -185,6 +186,9 @@ class SecondTry:
             clock.stop()
         events = await judge(response, self._model.new_adapter(), view, recorder)
         again.content, again.finish_reason = recorder.ingress.content(), recorder.ingress.finish_reason
+        if any(block.get("choice") for block in again.content):
+            again.reason = "the model gave more than one choice"
+            return None
         own = [] if events is None else _own(events)
         asks = any(block["type"] == "tool_call" for block in again.content)
         has_server_call = any(block.get("form") == "server" for block in again.content)
@@ -224,8 +228,8 @@ def _words(decision: Decision, transaction_id: str) -> str:
 
 
 def _own(events: Iterable[StreamEvent]) -> list[StreamEvent]:
-    """Returns the texts and calls of a response, each whole, and as if a policy sent them."""
-    own: list[TextDelta | ToolCallDelta] = []
+    """Returns the texts, calls and flags of a response, each whole, and as if a policy sent them."""
+    own: list[TextDelta | ToolCallDelta | Flagged] = []
     latest: tuple[int | None, str] | None = None  # the block of the last text
     for event in events:
         if isinstance(event, TextDelta):
@@ -241,6 +245,8 @@ def _own(events: Iterable[StreamEvent]) -> list[StreamEvent]:
                 own[-1] = replace(last, arguments=last.arguments + event.arguments)
             else:
                 own.append(replace(event, index=None))
+        elif isinstance(event, Flagged):
+            own.append(event)
     return [*own]
 
 

@@ -468,6 +468,23 @@ def test_a_client_that_asks_its_own_user_gets_the_call_flagged(proxies: Proxies,
 
 
 @pytest.mark.parametrize("stream", [True, False], ids=["streamed", "full"])
+def test_a_call_of_a_second_answer_is_flagged_too(
+    proxies: Proxies, provider: ScriptedProvider, tool: str, stream: bool
+) -> None:
+    block = {"action": "block", "tool": "remove", "message": "Not this one."}
+    rules = {"class": "tool_rules", "config": {"rules": [block, {"action": "ask", "tool": tool}]}}
+    provider.next_answers[MODELS["messages"]] = provider.answers[MODELS["messages"]]
+    provider.answers[MODELS["messages"]] = Answer([Call("remove", "{}")])
+    proxy = proxies.get({**IN_CLIENT, "policy": rules, "on_block": "retry"})
+    got = of_messages(proxy, stream=stream, safeguards=SAFEGUARDS)
+    del provider.next_answers[MODELS["messages"]]
+    [call] = [block for block in got["content"] if block["type"] == "tool_use"]
+    [result] = got["safeguard_results"]
+    assert call["name"] == tool
+    assert result["status"]["tool_uses"][call["id"]]["outcome"] == "flagged"
+
+
+@pytest.mark.parametrize("stream", [True, False], ids=["streamed", "full"])
 def test_a_client_does_not_choose_who_is_asked(proxies: Proxies, tool: str, stream: bool) -> None:
     asked = {"safeguards": SAFEGUARDS, "tool_choice": {"type": "auto"}}
     got = of_messages(proxies.get(AT_ONCE), stream=stream, **asked)

@@ -234,6 +234,22 @@ def test_a_stored_response_is_not_continued() -> None:
     assert delivered.calls == []
 
 
+@pytest.mark.parametrize("full", MODES)
+def test_a_second_answer_with_several_choices_is_not_delivered(full: bool) -> None:
+    class Two(Scripted):
+        async def respond(self, request: Request, again: AskedAgain) -> object:
+            one: Any = await super().respond(request, again)
+            other: Any = await super().respond(request, again)
+            other.choices[0].index = 1
+            one.choices.append(other.choices[0])
+            return one
+
+    delivered = deliver(Two("chat", Answer([Say("Then I read."), GOOD])), full=full)
+    assert _contents(delivered) == _contents(deliver(Scripted("chat", None), full=full, on_block="notice"))
+    assert delivered.context.asked_again is not None
+    assert delivered.context.asked_again.reason == "the model gave more than one choice"
+
+
 def test_the_client_is_pinged_meanwhile_and_the_time_counts() -> None:
     delivered = deliver(
         Scripted("messages", None), full=False, ping_s=0.01, limits=replace(DEFAULT_LIMITS, max_hold_s=0.1)
