@@ -94,11 +94,16 @@ class InvalidEditError(LuthienError):
     """Arguments of a person that the tool does not take."""
 
 
+def action_of(call: ToolCall) -> str:
+    """Returns the digest of a tool and its arguments. Free text counts as written, even if it is JSON."""
+    return action_digest(call.name, json.dumps(call.arguments) if call.form == "custom" else call.arguments)
+
+
 def digest_of(ctx: StreamingResponseContext, call: ToolCall) -> str:
     """Returns the digest of a call in this session, by this key, for this version of the policy. No id counts."""
     bound = {
         "v": 1,
-        "action": action_digest(call.name, call.arguments),
+        "action": action_of(call),
         "form": call.form,
         **origin_of(call),
         "session": ctx.request.session,

@@ -24,6 +24,7 @@ from luthien_litellm_hooks.policies.rules.narrowing import (
 from luthien_litellm_hooks.policies.rules.tool_use import ToolUse
 from luthien_litellm_hooks.policies.shell import UNKNOWN_HOST
 from luthien_litellm_hooks.policies.tool_rules import ToolRules
+from luthien_litellm_hooks.policy.asked_calls import action_of
 from luthien_litellm_hooks.policy.context import PolicyContext, new_view
 from luthien_litellm_hooks.policy.grants import Condition
 from luthien_litellm_hooks.policy.limits import LONG, off_loop
@@ -102,11 +103,11 @@ def _use(call: ToolCall, members: Mapping[str, object]) -> ToolUse:
 def _digest(call: ToolCall) -> str:
     """Returns the digest of the call, without the words beside a script if nothing is read in them."""
     members = _members(call)
-    if members is not None:
+    if members is not None and call.form != "custom":
         whole, rest = _use(call, members), {name: members[name] for name in _deciding(members)}
         if whole.scripts and whole.scripts == _use(call, rest).scripts:
             return action_digest(call.name, json.dumps(rest))
-    return action_digest(call.name, call.arguments)
+    return action_of(call)
 
 
 def _deciding(members: Mapping[str, object]) -> tuple[str, ...]:

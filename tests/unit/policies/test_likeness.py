@@ -8,6 +8,7 @@ import pytest
 from luthien_litellm_hooks import Request, ToolCall
 from luthien_litellm_hooks.policies.rules.likeness import exact_condition, like_condition, permits, words_of
 from luthien_litellm_hooks.policies.tool_rules import ToolRules, ToolRulesConfig
+from luthien_litellm_hooks.policy.asked_calls import action_of
 from luthien_litellm_hooks.policy.context import PolicyContext
 from luthien_litellm_hooks.policy.grants import Condition
 
@@ -77,6 +78,14 @@ async def test_text_that_is_no_json_is_permitted_as_it_was_written() -> None:
     patch = ToolCall(None, "apply_patch", "*** Begin Patch\n", "custom")
     assert await permitted(exact_condition(patch), patch)
     assert not await permitted(exact_condition(patch), ToolCall(None, "apply_patch", "*** Begin Patch", "custom"))
+
+
+@pytest.mark.parametrize(("text", "other"), [("[ 1 ]", "[1]"), ('"a\\u002db"', '"a-b"'), ("", "{}")])
+async def test_free_text_counts_as_it_was_written_even_if_it_is_json(text: str, other: str) -> None:
+    granted, again = (ToolCall(None, "run", script, "custom") for script in (text, other))
+    assert await permitted(exact_condition(granted), granted)
+    assert not await permitted(exact_condition(granted), again)
+    assert action_of(granted) != action_of(again)
 
 
 LIKE: list[tuple[ToolCall, list[ToolCall], list[ToolCall]]] = [
