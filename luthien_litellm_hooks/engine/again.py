@@ -192,7 +192,9 @@ class SecondTry:
         own = [] if events is None else _own(events)
         asks = any(block["type"] == "tool_call" for block in again.content)
         has_server_call = any(block.get("form") == "server" for block in again.content)
-        if not own or has_server_call or (asks and not any(isinstance(event, ToolCallDelta) for event in own)):
+        is_for_person = any(decision.action == "ask" and decision.withholds for decision in view.decisions)
+        goes_on = is_for_person or any(isinstance(event, ToolCallDelta) for event in own)
+        if not own or has_server_call or (asks and not goes_on):
             again.result = "blocked"
             return None
         again.result = "delivered"

@@ -20,8 +20,9 @@ from luthien_litellm_hooks import (
     ToolGatePolicy,
     Verdict,
 )
+from luthien_litellm_hooks.policy.context import Question, StreamingResponseContext
 from luthien_litellm_hooks.policy.limits import DEFAULT_LIMITS
-from luthien_litellm_hooks.recording.decision import AskedAgain
+from luthien_litellm_hooks.recording.decision import Approval, ApprovalState, AskedAgain
 from luthien_litellm_hooks.recording.record import transaction_record
 from luthien_litellm_hooks.testing.answers import Answer, Call, Say, Think
 from luthien_litellm_hooks.testing.routes import ROUTES, RouteName
@@ -97,6 +98,7 @@ async def _deliver(
     first: Answer = FIRST,
     policy: Gate | None = None,
     fields: dict[str, Any] | None = None,
+    person: Any = None,
     **given: Any,
 ) -> Delivered:
     wire = ROUTES[model.route]
@@ -105,6 +107,7 @@ async def _deliver(
     recorder = DefaultTransactionRecorder()
     request, observability = Request(body, route=wire.path), Told("transaction-test")
     context = PolicyContext("transaction-test", request, recorder=recorder, observability=observability)
+    context.approvals = person
     executor = PolicyExecutor(policy or Gate(), on_block=on_block, **given)
     await executor.on_request(context)
     adapter = wire.adapter(context.final_request)
@@ -223,6 +226,34 @@ def test_an_undecided_question_is_not_continued() -> None:
             return Verdict("ask")
 
     _unasked(policy=Asks())
+
+
+class Person:
+    """Person who leaves a question undecided, or denies it."""
+
+    def __init__(self, state: ApprovalState) -> None:
+        self._state: ApprovalState = state
+
+    async def ask(self, ctx: StreamingResponseContext, questions: Sequence[Question]) -> list[Approval]:
+        return [Approval("digest", self._state, "7f3k-92ax", message="Later.") for _ in questions]
+
+
+@pytest.mark.parametrize(("state", "words"), [("pending", "waits for a person's approval (7f3k"), ("denied", "Later.")])
+@pytest.mark.parametrize("full", MODES)
+@pytest.mark.parametrize("wire", WIRES)
+def test_what_a_person_was_asked_about_the_second_answer_is_told(
+    wire: RouteName, full: bool, state: ApprovalState, words: str
+) -> None:
+    class AsksThen(Gate):
+        async def judge_tool_call(self, tool_call: ToolCall, ctx: PolicyContext) -> Verdict:
+            verdict = await super().judge_tool_call(tool_call, ctx)
+            return Verdict("ask") if verdict is ALLOW else verdict
+
+    model = Scripted(wire, Answer([Say("Then I read."), GOOD]))
+    delivered = deliver(model, full=full, policy=AsksThen(), person=Person(state))
+    assert delivered.calls == []
+    assert [part in delivered.text for part in (REFUSED, "Then I read.", words)] == [True] * 3
+    assert delivered.recorder.egress.finish_reason == FORMATS[wire].rules.stop_reason
 
 
 def test_a_stored_response_is_not_continued() -> None:
