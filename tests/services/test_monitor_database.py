@@ -86,13 +86,15 @@ def test_another_role_gets_no_cookie(proxy: Proxy, asked: Asked) -> None:
             assert (response.status_code, "set-cookie" in response.headers) == (403, False)
 
 
-def test_an_approver_does_not_read(proxy: Proxy, asked: Asked) -> None:
-    key = key_of(proxy, "a-lead", "internal_user", allowed_routes=["/luthien/approvals"])
+@pytest.mark.parametrize(("user", "role"), [("a-lead", "internal_user"), ("an-admin", "proxy_admin")])
+def test_a_key_for_approvals_does_not_read(proxy: Proxy, asked: Asked, user: str, role: str) -> None:
+    key = key_of(proxy, user, role, allowed_routes=["/luthien/approvals"])
     with httpx.Client(base_url=f"{proxy.url}{UI}") as client:
         assert client.post("/login", data={"key": key}, headers=SAME).status_code == 303
         for path in ("/", f"/t/{asked.id}", "/events"):
             response = client.get(path)
             assert (response.status_code, SECRET in response.text) == (403, False)
+        assert client.get("/approvals").status_code == 200
 
 
 def test_a_session_of_the_admin_ui_opens_the_page_and_a_forged_one_does_not(proxy: Proxy) -> None:

@@ -60,7 +60,10 @@ def monitor_route(
 
     async def ask(credential: Credential, request: Request) -> Visitor | None:
         user = await _user_of(credential, request)
-        return None if user is None else _visitor(user, approvals().approvers)
+        if user is None:
+            return None
+        is_reader = "key" not in credential or await _user_of(credential, request, PATH) is not None
+        return _visitor(user, approvals().approvers, is_reader=is_reader)
 
     rows = _rows(store)
     feed = Feed(rows, _is_ending)
@@ -169,22 +172,22 @@ def credential_of(fields: Mapping[str, str]) -> Credential | None:
     return {"user": str(claim["user_id"]), "role": str(claim["user_role"])}
 
 
-async def _user_of(credential: Credential, request: Request) -> UserAPIKeyAuth | None:
-    """Returns LiteLLM's user as it knows them now; None if it does not."""
+async def _user_of(credential: Credential, request: Request, path: str = _ASKED_AS) -> UserAPIKeyAuth | None:
+    """Returns LiteLLM's user as it knows them now; None if it does not, or does not let the key reach the path."""
     try:
         if "key" in credential:
-            return await _holder(credential["key"], request)
+            return await _holder(credential["key"], request, path)
         return await _user(credential["user"], credential["role"])
     except Exception as error:  # LiteLLM raises its own, FastAPI's and Python's
-        logger.info("the monitor page refused a visitor: %s", type(error).__name__)
+        logger.info("the monitor page refused a visitor of %s: %s", path, type(error).__name__)
         return None
 
 
-async def _holder(key: str, request: Request) -> UserAPIKeyAuth:
+async def _holder(key: str, request: Request, path: str) -> UserAPIKeyAuth:
     """Returns the holder of a key, by LiteLLM's own check. Raises if it refuses the key."""
     header: object = cast(Any, proxy_server).general_settings.get("litellm_key_header_name") or "authorization"
     headers = [(str(header).lower().encode(), f"Bearer {key}".encode())]
-    asked = {"type": "http", "method": "GET", "path": _ASKED_AS, "query_string": b"", "headers": headers}
+    asked = {"type": "http", "method": "GET", "path": path, "query_string": b"", "headers": headers}
     scope: dict[str, Any] = {**asked, "client": request.scope.get("client"), "root_path": "", "state": {}}
     check = cast(Any, user_api_key_auth)
 
@@ -218,11 +221,11 @@ async def _user(user_id: str, role: str) -> UserAPIKeyAuth | None:
     return UserAPIKeyAuth.model_validate({"user_id": user_id, "user_role": role})
 
 
-def _visitor(user: UserAPIKeyAuth, approvers: Approvers) -> Visitor | None:
+def _visitor(user: UserAPIKeyAuth, approvers: Approvers, *, is_reader: bool) -> Visitor | None:
     rights: set[Right] = set()
     if is_admin(user):
-        rights = {"read", "approve", "admin"}
-    elif user.user_role == LitellmUserRoles.PROXY_ADMIN_VIEW_ONLY:
+        rights = {"read", "approve", "admin"} if is_reader else {"approve"}
+    elif user.user_role == LitellmUserRoles.PROXY_ADMIN_VIEW_ONLY and is_reader:
         rights.add("read")
     if is_approver(user, approvers):
         rights.add("approve")
