@@ -196,6 +196,13 @@ def name_and_arguments(tool: Tool) -> tuple[Any, Any]:
     return fields.get("name"), fields.get("input" if is_custom(tool) else "arguments")
 
 
+def is_of_two_kinds(tool: Tool) -> bool:
+    """Returns whether an entry calls a function and a custom tool: clients may run either."""
+    other: object = getattr(tool, "function" if is_custom(tool) else "custom", None)
+    fields: object = set_fields(other) if isinstance(other, BaseModel) else other
+    return any(cast(Mapping[str, object], fields).values()) if isinstance(fields, Mapping) else bool(fields)
+
+
 def unjudged_fields(tool: Tool) -> dict[str, Any]:
     """Returns the fields of an entry that no policy judges."""
     fields = (tool.model_extra or {}).items()

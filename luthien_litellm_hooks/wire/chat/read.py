@@ -23,6 +23,7 @@ from luthien_litellm_hooks.wire.chat.fields import (
     fields_except,
     fields_of,
     is_custom,
+    is_of_two_kinds,
     is_picture,
     is_signed,
     is_unreadable,
@@ -251,7 +252,7 @@ def _read_calls(fields: Mapping[str, Any], choice: int, unknown_calls: UnknownCa
 def _read_entry(tool: Tool, choice: int, index: int | None, unknown: UnknownCalls, *, has_extra: bool) -> StreamEvent:
     event = _read_call(tool, choice, index)
     key, is_head = (choice, index or 0), bool(event.id or event.name)
-    if tool.type not in _CALL_TYPES or (key in unknown and not is_head):
+    if tool.type not in _CALL_TYPES or is_of_two_kinds(tool) or (key in unknown and not is_head):
         unknown.add(key)
         return from_wire(Unknown(choice=choice, kind="tool call"), Piece("call", {}, tool))
     unknown.discard(key)

@@ -416,6 +416,19 @@ async def test_a_call_of_an_unknown_type_needs_the_settings_leave() -> None:
     assert "secret" in written(await deliver_full(BlocksCommands(), response, unjudged="pass"))
 
 
+@pytest.mark.parametrize("type", ["function", "custom"])
+async def test_a_call_of_a_function_and_a_custom_tool_needs_the_settings_leave(type: str) -> None:
+    entry = tool(0, "call_1", "f", '{"a": "secret"}') | {"type": type, "custom": {"name": "g", "input": "harmless"}}
+    items = [text("a"), chunk(tool_calls=[entry]), finish("tool_calls")]
+    assert "secret" not in written(await deliver(BlocksCommands(), items))
+    assert "secret" in written(await deliver(BlocksCommands(), items, unjudged="pass"))
+    if type == "custom":  # LiteLLM itself refuses the other
+        response = full({"content": "a", "tool_calls": [entry]})
+        assert "secret" not in written(await deliver_full(BlocksCommands(), response))
+    one = tool(0, "call_1") | {"type": "custom", "custom": {"name": "g", "input": "harmless"}, "function": {}}
+    assert "harmless" in written(await deliver(BlocksCommands(), [chunk(tool_calls=[one]), finish("tool_calls")]))
+
+
 async def test_a_changed_call_keeps_its_signature_and_nothing_unjudged() -> None:
     class Renames(SimplePolicy):
         async def on_response_tool_call(self, tool_call: Any, request: Request) -> Any:
