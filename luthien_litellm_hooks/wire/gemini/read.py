@@ -145,7 +145,7 @@ class Reader:
             return self._continue_call(call, choice)
         index = self._next_call(choice)
         arguments = _PartialArguments(as_object(args, "args"))
-        arguments.add(call.get("partialArgs"))
+        arguments.add(call)
         if call.get("willContinue"):
             self._incomplete[choice] = index, arguments
         return ToolCallDelta(
@@ -161,7 +161,7 @@ class Reader:
         if choice not in self._incomplete:
             raise WireError("a Gemini call has no name")
         index, arguments = self._incomplete[choice]
-        arguments.add(call.get("partialArgs"))
+        arguments.add(call, is_first=False)
         if call.get("willContinue"):
             return ToolCallDelta(choice=choice, index=index)
         del self._incomplete[choice]
@@ -259,14 +259,21 @@ _UNREADABLE = "{"  # not JSON, so policies treat the call as one they cannot rea
 
 
 class _PartialArguments:
-    """Arguments so far of a call in pieces (`partialArgs`). Text at a path with text is appended to it."""
+    """Arguments so far of a call in pieces (`partialArgs`). Text at a path with text is appended to it.
+
+    Clients may take whole arguments (`args`) or pieces, so a call with both has invalid JSON for arguments, as one with
+    an unreadable piece has.
+    """
 
     def __init__(self, args: Json) -> None:
         self._args: dict[str, Any] = copy.deepcopy(dict(args))
-        self._is_readable = True
+        self._is_readable, self._is_whole = True, bool(args)
 
-    def add(self, pieces: object) -> None:
-        """Adds the pieces of one part. An unreadable piece turns the arguments into invalid JSON."""
+    def add(self, call: Json, *, is_first: bool = True) -> None:
+        """Adds the pieces of one part."""
+        pieces: object = call.get("partialArgs")
+        if (pieces and self._is_whole) or (call.get("args") and not is_first):
+            self._is_readable = False
         if pieces is None:
             return
         for piece in cast(list[object], pieces) if isinstance(pieces, list) else [pieces]:

@@ -523,6 +523,21 @@ async def test_arguments_at_a_place_that_is_none_are_not_understood(path: str) -
     assert b"functionCall" not in await deliver(load_policy("block_dangerous_commands", {}, "policy"), items)
 
 
+LISTING = {"partialArgs": [{"jsonPath": "$.command", "boolValue": True}]}
+REMOVING = {"args": {"command": "rm -rf /"}}
+
+
+@pytest.mark.parametrize(
+    "calls",
+    [[REMOVING | LISTING], [{"willContinue": True} | REMOVING, LISTING], [{"willContinue": True}, LISTING | REMOVING]],
+    ids=["at once", "pieces later", "whole later"],
+)
+async def test_whole_arguments_beside_pieces_are_not_understood(calls: list[dict[str, Any]]) -> None:
+    named, *others = calls
+    items = [frame({"functionCall": {"name": "bash", **named}}), *(frame({"functionCall": each}) for each in others)]
+    assert b"functionCall" not in await deliver(load_policy("block_dangerous_commands", {}, "policy"), [*items, END])
+
+
 async def test_fields_that_nobody_judges_leave_only_with_a_response_that_is_whole() -> None:
     sources = {"groundingMetadata": {"groundingChunks": [{"web": {"title": "sk-live", "uri": "http://a"}}]}}
     marked = frame(say("secret"), finish="STOP", logprobsResult={"x": "secret"}, finishMessage="secret", **sources)
