@@ -14,6 +14,7 @@ from luthien_litellm_hooks.wire.events import (
     EVERY_CHOICE,
     Finish,
     Opaque,
+    ProviderFailure,
     Quote,
     ReasoningDelta,
     StreamEvent,
@@ -32,11 +33,11 @@ CANDIDATE_HEAD = ("safetyRatings", "tokenCount")
 SERVER_CALLS = ("executableCode", "toolCall")
 _RESULTS = ("codeExecutionResult", "toolResponse", "functionResponse")
 _PAYLOAD_FIELDS = frozenset({"candidates", *HEAD})
-_STATUS = frozenset({"promptFeedback", "modelStatus", "error"})  # of the request, not of the model's output
+_STATUS = frozenset({"promptFeedback", "modelStatus"})  # of the request, not of the model's output
 _CANDIDATE_FIELDS = frozenset({"content", "index", "finishReason", *CANDIDATE_HEAD})
 _CITATIONS = ("groundingMetadata", "citationMetadata", "urlContextMetadata")
 _CONTENT_FIELDS = frozenset({"parts", "role"})
-_KNOWN = _PAYLOAD_FIELDS | _STATUS
+_KNOWN = _PAYLOAD_FIELDS | _STATUS | {"error"}
 _UNJUDGED_PARTS = frozenset(
     {"text", "thought", "thoughtSignature", "inlineData", "fileData", "videoMetadata", "mediaResolution"}
 )
@@ -73,7 +74,8 @@ class Reader:
     def read(self, payload: Json) -> tuple[StreamEvent, ...]:
         """Returns the events of `payload`, at least one. Raises `WireError`.
 
-        Order: of each candidate its parts and its finish, then fields that repeat content, such as citations."""
+        Order: of each candidate its parts and its finish, then fields that repeat content, such as citations; an error
+        comes last."""
         if not payload.keys() & _KNOWN:
             return (from_wire(Unknown(kind="payload"), Source(payload, extra=payload, is_payload_field=True)),)
         events = [
@@ -84,6 +86,9 @@ class Reader:
         if extra := fields_except(payload, _KNOWN):
             event = Opaque(choice=EVERY_CHOICE, repeats_content=True)
             events.append(from_wire(event, Source(payload, extra=extra, is_payload_field=True)))
+        if (error := payload.get("error")) is not None:
+            source = Source(payload, extra={"error": error}, is_payload_field=True)
+            events.append(from_wire(ProviderFailure(), source))
         if not events:
             only = Usage() if "usageMetadata" in payload else Opaque()
             events.append(from_wire(only, Source(payload, is_payload_field=True)))

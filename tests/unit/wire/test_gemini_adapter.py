@@ -33,6 +33,7 @@ from luthien_litellm_hooks.wire.assembler import BlockAssembler
 from luthien_litellm_hooks.wire.events import Finish, TextDelta, ToolCallDelta, Unknown
 from luthien_litellm_hooks.wire.gemini.adapter import GeminiAdapter
 from tests.support.chat import context, provide, pull
+from tests.support.faulty_policies import HoldsCalls
 from tests.support.recordings import STREAMS
 from tests.support.withholding import Holding
 
@@ -416,6 +417,13 @@ async def test_candidates_are_judged_apart() -> None:
 async def test_what_a_policy_made_looks_like_what_came_last() -> None:
     [made, *_] = payloads(await deliver(AllCaps(), [frame(say("x")), END]))
     assert (made["modelVersion"], made["responseId"]) == ("g", "r")
+
+
+async def test_what_is_held_does_not_leave_after_an_error() -> None:
+    error = b'data: {"error": {"code": 503, "message": "overloaded"}}\n\n'
+    said = frame(say("A call."))
+    out = await pull(PolicyExecutor(HoldsCalls()).run(provide([said, frame(call("rm")), error]), adapter(), context()))
+    assert out == [said, error]
 
 
 async def test_a_comment_and_an_error_pass() -> None:
