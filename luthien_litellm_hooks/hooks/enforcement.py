@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, cast
 
 from litellm.exceptions import ModifyResponseException
@@ -288,8 +289,10 @@ class Enforcement:
         safe_context, redactor = transaction.error_context, ErrorRedactor(transaction.context.transaction_id)
         adapter = adapter_for(transaction.route, transaction.context.final_request)
         is_redacted = safe_context is not None and governed_format(transaction.route).streams_events
-        if transaction.log_entry is not None:
-            response = ProviderStream(response, transaction.log_entry.recorder, request_data, user)
+        entry, provider = transaction.log_entry, None
+        if entry is not None:
+            log = partial(self._spend_logs.ensure_row, entry, request_data, user)
+            response = provider = ProviderStream(response, entry, request_data, user, log)
         model = client_model(transaction, request_data)
         stream = transaction.in_force.executor.run(response, adapter, transaction.context, model)
         try:
@@ -308,8 +311,8 @@ class Enforcement:
             try:
                 await stream.aclose()
             finally:
-                if transaction.log_entry is not None:
-                    self._spend_logs.ensure_row(transaction.log_entry, request_data, user)
+                if provider is not None:
+                    provider.ensure_row()
 
     async def on_response(self, name: str, response: object, data: dict[str, Any]) -> object:
         """Returns the client's full response. Raises a refusal, or `UngovernedError`."""

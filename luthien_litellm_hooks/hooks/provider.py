@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import AsyncIterable, AsyncIterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, cast
@@ -16,7 +16,9 @@ from litellm.proxy._types import ProxyException, UserAPIKeyAuth
 from litellm.proxy.common_request_processing import ProxyBaseLLMRequestProcessing
 
 from luthien_litellm_hooks.engine.pipeline import close_stream
-from luthien_litellm_hooks.recording.recorder import DefaultTransactionRecorder
+from luthien_litellm_hooks.hooks.spend_logs import SpendLogEntry
+from luthien_litellm_hooks.wire import FORMATS
+from luthien_litellm_hooks.wire.format import event_payloads
 from luthien_litellm_hooks.wire.provider_errors import CONTEXT_EXCEEDED, known_code, known_type, sentence
 
 _CONTEXT_ERROR = "ContextWindowExceededError"
@@ -140,29 +142,37 @@ def _headers_of(error: Exception) -> Mapping[str, str]:
 
 
 class ProviderStream:
-    """Provider's stream. LiteLLM logs it when it is closed because the client does not read.
+    """Provider's stream. It is logged when it is closed because the client does not read.
 
-    By itself LiteLLM would log it only at the end of the client's connection, perhaps never.
+    By itself LiteLLM would log it only at the end of the client's connection, perhaps never. `log` logs what LiteLLM
+    does not.
     """
 
     def __init__(
         self,
         response: AsyncIterable[object],
-        recorder: DefaultTransactionRecorder,
+        entry: SpendLogEntry,
         request_data: dict[str, Any],
         user: UserAPIKeyAuth,
+        log: Callable[[], None],
     ) -> None:
         self._response = response
-        self._recorder = recorder
+        self._entry = entry
         self._request_data = request_data
         self._user = user
+        self._log = log
 
     def __aiter__(self) -> AsyncIterator[object]:
         return aiter(self._response)
 
+    def ensure_row(self) -> None:
+        """Has the transaction logged, with the tokens that a departed client is to pay for."""
+        self._note_tokens()
+        self._log()
+
     async def aclose(self) -> None:
         """Closes the stream, and its connection: LiteLLM leaves it open when it closes one of Responses."""
-        if self._recorder.outcome == "client_disconnected":
+        if self._entry.recorder.outcome == "client_disconnected":
             await cast(Any, ProxyBaseLLMRequestProcessing).finalize_streaming_generator_cleanup(
                 None,
                 self._request_data,
@@ -171,10 +181,31 @@ class ProviderStream:
                 user_api_key_dict=self._user,
                 proxy_logging_obj=cast(Any, proxy_server).proxy_logging_obj,
             )
+            if self._note_tokens():
+                self._log()
         await close_stream(self._response)
         connection: object = getattr(self._response, "response", None)
         if isinstance(connection, httpx.Response):
             await connection.aclose()
+
+    def _note_tokens(self) -> bool:
+        """Returns whether the client has left a stream whose tokens are known, and LiteLLM logs none such."""
+        if self._entry.recorder.outcome == "client_disconnected":
+            self._entry.withheld = _counted(_unwrapped(self._response))
+        return self._entry.withheld is not None
+
+
+def _counted(response: object) -> object:
+    """Returns the latest payload with a count of tokens, from the bytes that LiteLLM keeps of a stream of Gemini's.
+
+    Returns None for other streams.
+    """
+    for item in reversed(cast(Sequence[object], getattr(response, "collected_chunks", ()))):
+        text = item.decode(errors="replace") if isinstance(item, bytes) else ""
+        for payload in event_payloads(text):
+            if any(wire.tokens(payload) is not None for wire in FORMATS):
+                return payload
+    return None
 
 
 def _unwrapped(response: object) -> object:

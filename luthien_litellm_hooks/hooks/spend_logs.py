@@ -73,7 +73,7 @@ class SpendLogEntry:
     """Transaction on its way into the spend logs.
 
     `call` is LiteLLM's logging of it, `route` LiteLLM's name for the kind of call. `is_told` is set when its record is
-    an event. `withheld` is a full response, undelivered but to be paid for. `opted_out`: the client's key or team
+    an event. `withheld` is a response, undelivered but to be paid for. `opted_out`: the client's key or team
     stores no texts. `rewrites_log`: the delivered response must replace the provider's in LiteLLM's log; of an MCP call
     LiteLLM logs the delivered result by itself.
     """
@@ -89,6 +89,8 @@ class SpendLogEntry:
     """Begun with the response."""
     opted_out: bool = False
     rewrites_log: bool = True
+    has_writer: bool = False
+    """Set when a task ensures its row."""
     delivery: Delivery = field(init=False)
 
     def __post_init__(self) -> None:
@@ -207,8 +209,9 @@ class SpendLogs:
 
         LiteLLM itself logs nothing of departed clients, nor of Gemini's responses without a known price.
         """
-        if entry.delivery.written.is_set():
+        if entry.has_writer or entry.delivery.written.is_set():
             return
+        entry.has_writer = True
         writing = self._write_if_missing(entry, request_data, user)
         self._start(writing, f"luthien-row-{entry.context.transaction_id}")
 

@@ -12,8 +12,9 @@ import pytest
 
 from luthien_litellm_hooks.testing.answers import Answer, Call, Gate, Say, Step, Wait
 from luthien_litellm_hooks.testing.provider import Log, ScriptedProvider, serve
-from luthien_litellm_hooks.testing.routes import ROUTES, RouteName
+from luthien_litellm_hooks.testing.routes import RouteName
 from tests.support.census import tasks
+from tests.support.clients import plain_request
 from tests.support.judge import JudgeModel
 from tests.support.leaving import Client, SilentProvider, asking
 from tests.support.postgres import spend_logs
@@ -29,11 +30,17 @@ MODELS: Mapping[RouteName, str] = {  # whose price LiteLLM knows
     "chat": "openai/gpt-4o",
     "messages": "anthropic/claude-sonnet-4-5",
     "responses": "openai/gpt-4o",
+    "gemini": "gemini/gemini-2.5-flash",
 }
 PIECE = 40_000
 MUCH = Say("".join(f"{number:07}".ljust(PIECE) for number in range(150)))
 """More than the sockets between provider and client take in; of equal chunks LiteLLM makes an error."""
-LAST: Mapping[RouteName, bytes] = {"chat": b"[DONE]", "messages": b"message_stop", "responses": b"response.completed"}
+LAST: Mapping[RouteName, bytes] = {
+    "chat": b"[DONE]",
+    "messages": b"message_stop",
+    "responses": b"response.completed",
+    "gemini": b"finishReason",
+}
 FAILURE = b'event: error\ndata: {"type": "error", "error": {"type": "overloaded_error", "message": "busy"}}\n\n'
 TEXT = "Early words."
 WORDS, CALL, OTHER_CALL = Say(TEXT), Call("look", "{}", id="call_a"), Call("look", "{}", id="call_b")
@@ -73,8 +80,7 @@ class Cell:
 
     def request(self) -> tuple[str, dict[str, Any]]:
         """The path and the body of its request."""
-        route = ROUTES[self.route]
-        return route.path, {**route.body, "model": MODELS[self.route], "stream": self.is_streamed}
+        return plain_request(self.route, MODELS[self.route], self.is_streamed)
 
 
 @dataclass(frozen=True)

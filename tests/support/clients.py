@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from luthien_litellm_hooks.testing.routes import ROUTES as SPOKEN
 from tests.support.proxy import Proxy
 
 QUESTION = "hello"
@@ -85,13 +86,15 @@ def _responses(proxy: Proxy, name: str, stream: bool, headers: Mapping[str, str]
 
 
 def _gemini(proxy: Proxy, name: str, stream: bool, headers: Mapping[str, str]) -> Said:
-    chat = proxy.genai.chats.create(model=f"gemini/{name}", config={"http_options": {"headers": dict(headers)}})
+    options: Any = {"headers": dict(headers), "extra_body": {"extra_headers": dict(headers)}}  # LiteLLM forwards these
+    chat = proxy.genai.chats.create(model=f"gemini/{name}", config={"http_options": options})
     if stream:
         list(chat.send_message_stream(QUESTION))
     else:
         chat.send_message(QUESTION)
     history = chat.get_history()
-    assert history == chat.get_history(curated=True), "the next request would be without this turn"
+    if history != chat.get_history(curated=True):
+        raise RuntimeError("the next request would be without this turn")
     parts = [part for content in history[1:] for part in content.parts or ()]
     calls = [part.function_call for part in parts if part.function_call]
     return Said(
@@ -108,6 +111,14 @@ ROUTES: dict[str, Ask] = {
     "completions": _completions,
     "gemini": _gemini,
 }
+
+
+def plain_request(route: str, model: str, stream: bool) -> tuple[str, dict[str, Any]]:
+    """The path and the body of the least request of this route, for a client that is no official one."""
+    path, body = SPOKEN[route].path, SPOKEN[route].body
+    if route == "gemini":
+        return f"/v1beta/models/{model}:{'streamGenerateContent?alt=sse' if stream else 'generateContent'}", {**body}
+    return path, {**body, "model": model, "stream": stream}
 
 
 def apart(route: str) -> str:
