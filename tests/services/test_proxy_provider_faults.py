@@ -11,11 +11,11 @@ from types import ModuleType
 
 import pytest
 
-from luthien_litellm_hooks.testing import anthropic_wire, openai_wire, responses_wire
+from luthien_litellm_hooks.testing import anthropic_wire, gemini_wire, openai_wire, responses_wire
 from luthien_litellm_hooks.testing.answers import JSON, Answer, Call, Cut, Gate, Say, Wait
 from luthien_litellm_hooks.testing.provider import ScriptedProvider
-from luthien_litellm_hooks.testing.routes import ROUTES, RouteName
-from tests.support.clients import Said
+from luthien_litellm_hooks.testing.routes import RouteName
+from tests.support.clients import Said, plain_request
 from tests.support.fault_matrix import (
     MODELS,
     MODES,
@@ -33,29 +33,35 @@ from tests.support.proxy import Proxies, Proxy
 from tests.support.taped import Got, check_strictly, payloads
 from tests.support.waiting import wait_until
 
-WIRES: Mapping[str, ModuleType] = {"chat": openai_wire, "messages": anthropic_wire, "responses": responses_wire}
-PREFIXES: Mapping[str, str] = {"chat": "openai", "messages": "anthropic", "responses": "openai"}
+WIRES: Mapping[str, ModuleType] = {
+    "chat": openai_wire,
+    "messages": anthropic_wire,
+    "responses": responses_wire,
+    "gemini": gemini_wire,
+}
+PREFIXES: Mapping[str, str] = {"chat": "openai", "messages": "anthropic", "responses": "openai", "gemini": "gemini"}
 OPERATORS_OWN = (b"Traceback", b"WireError", b"LimitExceeded", b"max_stream_bytes", b"max_held_bytes", b"luthien_")
-LIMITS = {"max_stream_bytes": 2**21, "max_held_bytes": 1_500_000}
+LIMITS = {"max_stream_bytes": 2_600_000, "max_held_bytes": 1_500_000}
 
 TEXT = "orchid; " * 3
 SAY, CALL = Say(TEXT), Call("tulip", '{"a": 1,"tulip": "tulip"}')
 CALLED = ("tulip", {"a": 1, "tulip": "tulip"})
 LETTERS = "".join(chr(ord("a") + number % 26) for number in range(10_000))
 LARGE, TOO_LARGE = ({"tulip": "t" * size} for size in (2**20, 1_800_000))
-ENDLESS = "orchid; " * 300_000
+ENDLESS = "orchid; " * 350_000
 ERRORS: Mapping[str, bytes] = {
     "chat": b'data: {"error": {"message": "busy", "type": "server_error", "code": 500}}\n\n',
     "messages": b'event: error\ndata: {"type": "error", "error": {"type": "overloaded_error", "message": "busy"}}\n\n',
     "responses": b"event: error\n"
     b'data: {"type": "error", "code": "server_error", "message": "busy", "param": null, "sequence_number": 99}\n\n',
+    "gemini": b'data: {"error": {"code": 503, "message": "busy", "status": "UNAVAILABLE"}}\r\n\r\n',
 }
 
 
 @dataclass(frozen=True)
 class Fault:
-    """What becomes of a fault: the client gets the `whole` answer, an `error`, or a `notice` after the text that
-    came before; `error` is the kind in the record, if something of ours failed."""
+    """What becomes of a fault: the client gets the `whole` answer, one that is `unfinished` as it came, an `error`, or
+    a `notice` after the text that came before; `error` is the kind in the record, if something of ours failed."""
 
     gets: str
     outcome: str = "complete"
@@ -87,11 +93,20 @@ SILENT = ("silent for a while", "cut")
 MINDS_MISSING_FINISH = tuple(map(int, version("litellm").split(".")[:2])) >= (1, 109)
 """LiteLLM fails a chat stream that ends without a finish reason, which it made up before."""
 OF_ROUTES: Mapping[tuple[str, str], Fault] = {  # LiteLLM skips what it cannot read of Responses, and hands on all
-    ("garbage", "responses"): WHOLE,  # bytes of messages, which the policy is asked to judge
+    ("garbage", "responses"): WHOLE,  # bytes of messages and of Gemini, which the policy is asked to judge
     ("garbage", "messages"): Fault("notice", "policy_error", "WireError"),
+    ("garbage", "gemini"): Fault("notice", "policy_error", "WireError"),
     ("block that never closes", "chat"): FAILED if MINDS_MISSING_FINISH else WHOLE,
     ("block that never closes", "responses"): FAILED,
+    ("block that never closes", "gemini"): Fault("unfinished"),  # LiteLLM asks for no finish, and Google's client does
 }
+CODES_ARE_TEXTS = "cut", "gemini"
+"""The fault that LiteLLM itself tells of within a stream of Gemini, with a code at which Google's client fails."""
+OPEN_CALL = (
+    b'data: {"candidates": [{"index": 0, "content": {"role": "model", "parts": [{"functionCall": '
+    b'{"name": "tulip", "partialArgs": [{"jsonPath": "$.tulip", "stringValue": "tul"}], "willContinue": true}}]}}]}'
+)
+"""The only call of Gemini's that can stay open: another comes as a whole."""
 CELLS = [
     *matrix(FAULTS),
     *(cell for cell in matrix(IN_STREAMS) if cell.is_streamed),
@@ -141,6 +156,8 @@ def answer(cell: Cell, gate: Gate) -> Answer:
 
 def unfinished(cell: Cell) -> list[bytes]:
     """The frames of text and of a call that is not closed."""
+    if cell.route == "gemini":
+        return [*frames(cell, Answer([SAY, Cut()], piece=8)), OPEN_CALL, b"\r\n\r\n"]
     return frames(cell, Answer([SAY, CALL, Cut()], piece=8))
 
 
@@ -180,9 +197,14 @@ def test_the_client_gets_the_whole_answer_or_an_error_or_a_notice_and_nothing_th
     got, fault = seen[cell].got, expected(cell)
     if fault.gets == "whole":
         assert (got.said, got.error) == (fault.whole, None)
+    elif fault.gets == "unfinished":
+        assert isinstance(got.error, RuntimeError)
+        assert got.raw.endswith(OPEN_CALL + b"\n\n")
     elif fault.gets == "error":
         assert got.said is None
-        assert fault.status in (None, getattr(got.error, "status_code", None))
+        is_unreadable = cell.is_streamed and (cell.fault, cell.route) == CODES_ARE_TEXTS
+        assert isinstance(got.error, TypeError) is is_unreadable
+        assert fault.status in (None, getattr(got.error, "status_code", getattr(got.error, "code", None)))
     else:
         assert got.said is not None, got.error
         notice = NOTICE.fullmatch(got.said.text)
@@ -190,7 +212,7 @@ def test_the_client_gets_the_whole_answer_or_an_error_or_a_notice_and_nothing_th
         assert notice["id"] == seen[cell].record["transaction_id"]
         assert (ENDLESS if cell.fault == "too much" else TEXT).startswith(notice["before"].rstrip("\n"))
         assert got.said.calls == ()
-    if fault.gets != "whole":
+    if fault.gets in ("error", "notice"):
         assert b"tulip" not in got.raw
 
 
@@ -227,6 +249,7 @@ DELTA: Mapping[str, Callable[[JSON], str]] = {
     "chat": lambda chunk: "".join(choice["delta"].get("content") or "" for choice in chunk["choices"]),
     "messages": lambda event: event["delta"]["text"] if event["type"] == "content_block_delta" else "",
     "responses": lambda event: event["delta"] if event["type"] == "response.output_text.delta" else "",
+    "gemini": lambda payload: payload["candidates"][0]["content"]["parts"][0]["text"],
 }
 
 
@@ -234,8 +257,10 @@ DELTA: Mapping[str, Callable[[JSON], str]] = {
 def test_ten_thousand_tiny_chunks_arrive_one_by_one(proxy: Proxy, provider: ScriptedProvider, route: RouteName) -> None:
     """Read without an official client, which takes longer over them than the proxy does."""
     provider.answers["tiny chunks"] = Answer([Say(LETTERS)], piece=1)
-    body = {**ROUTES[route].body, "model": f"{PREFIXES[route]}/{MODELS[route]}", "stream": True}
+    path, body = plain_request(route, f"{PREFIXES[route]}/{MODELS[route]}", True)
     headers = {"x-fault": "tiny chunks", "x-mode": "block", "x-answer": "tiny chunks"}
-    response = proxy.http.post(ROUTES[route].path, json=body, headers=headers, timeout=300)
+    if route == "gemini":
+        body["extra_headers"] = headers
+    response = proxy.http.post(path, json=body, headers=headers, timeout=300)
     pieces = [DELTA[route](payload) for payload in payloads(response.content)]
     assert [piece for piece in pieces if piece] == list(LETTERS)

@@ -19,6 +19,7 @@ MODELS: Mapping[str, str] = {
     "chat": "gpt-4o",
     "messages": "claude-sonnet-4-5",
     "responses": "gpt-4o",  # LiteLLM streams Responses only of models that it knows
+    "gemini": "gemini-2.5-flash",
 }
 MODES = ("block", "pass")
 AT_ONCE = 8
@@ -33,7 +34,11 @@ FORWARDING: Mapping[str, Any] = {**KEEPS_PROMPTS, "forward_client_headers_to_llm
 """Settings of a proxy: the spend logs hold texts, and a provider gets the headers that name the cell and its answer."""
 NOBODY = "nobody"
 """A model of each wire behind that port. LiteLLM knows it by its name."""
-_KNOWN: Mapping[str, str] = {"openai": "openai/gpt-4o-mini", "anthropic": "anthropic/claude-haiku-4-5"}
+_KNOWN: Mapping[str, str] = {
+    "openai": "openai/gpt-4o-mini",
+    "anthropic": "anthropic/claude-haiku-4-5",
+    "gemini": "gemini/gemini-2.5-flash-lite",
+}
 
 
 def faulty_proxy(

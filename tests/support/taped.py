@@ -10,6 +10,9 @@ import anthropic
 import httpx
 import httpx2
 import openai
+from google import genai
+from google.genai import errors
+from google.genai.types import GenerateContentResponse, HttpOptions
 from litellm.types.utils import ModelResponseStream
 
 from tests.support import messages, responses
@@ -67,6 +70,18 @@ class TapedProxy(Proxy):
             base_url=self.url, api_key=self.key, max_retries=0, http_client=client, default_headers=self.headers
         )
 
+    @cached_property
+    def genai(self) -> genai.Client:
+        client: Any = taping(httpx, self.heard)
+        options = HttpOptions(
+            base_url=self.url,
+            api_version="v1beta",
+            timeout=60_000,
+            headers=dict(self.headers),
+            httpx_client=client,
+        )
+        return genai.Client(api_key=self.key, http_options=options)
+
 
 @dataclass
 class Got:
@@ -82,9 +97,17 @@ class Got:
         taped = TapedProxy(proxy.port, proxy.log, proxy.headers, key=key, heard=self.raw)
         try:
             self.said = ROUTES[route](taped, model, stream, headers)
-        except (openai.APIError, anthropic.APIError, httpx.TransportError, httpx2.TransportError) as error:
+        except (
+            openai.APIError,
+            anthropic.APIError,
+            errors.APIError,
+            httpx.TransportError,
+            httpx2.TransportError,
+        ) as error:
             self.error = error
         except RuntimeError as error:  # as which the client tells of a stream of Responses without an end
+            self.error = error
+        except TypeError as error:  # as which Google's client tells of LiteLLM's own errors, whose codes are texts
             self.error = error
         finally:
             taped.close_clients()
@@ -97,9 +120,23 @@ def check_strictly(route: str, raw: bytes | bytearray) -> None:
         messages.read(raw)
     elif route == "responses":
         responses.Strict().read(payloads(raw))
+    elif route == "gemini":
+        _check_gemini(raw)
     else:
         assert raw.endswith(b"data: [DONE]\n\n")
         assert len(Delivered.of(ModelResponseStream(**chunk) for chunk in payloads(raw)).finish_reasons) == 1
+
+
+def _check_gemini(raw: bytes) -> None:
+    *frames, rest = raw.decode().split("\n\n")
+    assert rest == ""
+    assert all(frame.startswith("data: ") for frame in frames), "Google's client reads no other lines"
+    answers = [GenerateContentResponse(**json.loads(frame.removeprefix("data: "))) for frame in frames]
+    candidates = [candidate for answer in answers for candidate in answer.candidates or ()]
+    assert [candidate.finish_reason is not None for candidate in candidates] == [False] * (len(candidates) - 1) + [True]
+    parts = [part for candidate in candidates if candidate.content for part in candidate.content.parts or ()]
+    said = ["call" if part.function_call else "text" for part in parts if part.function_call or part.text]
+    assert "text" not in said[said.index("call") :] if "call" in said else True, "text after a call"
 
 
 def payloads(raw: bytes) -> list[dict[str, Any]]:

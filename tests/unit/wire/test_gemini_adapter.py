@@ -419,10 +419,14 @@ async def test_what_a_policy_made_looks_like_what_came_last() -> None:
     assert (made["modelVersion"], made["responseId"]) == ("g", "r")
 
 
-async def test_what_is_held_does_not_leave_after_an_error() -> None:
+OPEN = {"functionCall": {"name": "rm", "willContinue": True}}
+
+
+@pytest.mark.parametrize("held", [call("rm"), OPEN], ids=["whole", "open"])
+async def test_what_is_held_does_not_leave_after_an_error(held: dict[str, Any]) -> None:
     error = b'data: {"error": {"code": 503, "message": "overloaded"}}\n\n'
     said = frame(say("A call."))
-    out = await pull(PolicyExecutor(HoldsCalls()).run(provide([said, frame(call("rm")), error]), adapter(), context()))
+    out = await pull(PolicyExecutor(HoldsCalls()).run(provide([said, frame(held), error]), adapter(), context()))
     assert out == [said, error]
 
 
