@@ -43,7 +43,7 @@ run: $(RUNS) ## Serve litellm_config.yaml with a scripted model, no key needed
 	@exec $(BIN)/luthien-hooks demo --config $(CONFIG) --port $(PORT)
 
 test: install ## Run what to run before each commit: unit tests, a little fuzzing, and a real proxy on all routes
-	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(BEFORE_COMMIT)
+	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(BEFORE_COMMIT)
 
 test-all: install ## Run all tests, as CI does
 	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(TESTS)
