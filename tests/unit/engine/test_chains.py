@@ -1,11 +1,14 @@
 """Stages in a row hand on all that is ready at once, and long work of one leaves the loop its turns."""
 
 import asyncio
+import itertools
 import math
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, cast
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from luthien_litellm_hooks import Policy, PolicyContext, PolicyExecutor, StreamingResponseContext
 from luthien_litellm_hooks.config.settings import build_executor, load_settings
@@ -125,6 +128,42 @@ async def test_it_leaves_a_chain_as_if_it_came_apart(piece: int) -> None:
     together, apart = [await left_by(chain(), items) for items in ([b"".join(events)], events)]
     assert together == apart
     assert b"message_stop" in together[0]
+
+
+WORDS = (
+    *("the ", " word", "ok. ", "\n", "é", "password=", 'API_KEY="', '" ', "token: ", "hunter2secret99 "),
+    *("AKIAIOSFODNN7EXAMPLE", "ghp_" + "a1B2c3D4e5" * 4, "sk-proj-" + "abcDEF1234567890" * 3, "\u2014"),
+    *("-----BEGIN RSA PRIVATE KEY-----\nMIIEabc\n-----END RSA PRIVATE KEY-----", "abbbbc ", "2024-12 ", "foo  bar"),
+    *("I'm sorry, but ", "I apologize for "),
+)
+REWRITERS: Mapping[str, Mapping[str, Any]] = {
+    "secrets": {"assignments": True},
+    "regex_replacement": {"replacements": [["ab+c", "x"], [r"\d{4}-\d{2}", "a date"], [r"(?i)foo\s+bar", "y"]]},
+    "no_apologies": {},
+    "plain_dashes": {},
+}
+
+
+@pytest.mark.parametrize("name", REWRITERS)
+@settings(max_examples=30, deadline=None)
+@given(
+    words=st.lists(st.sampled_from(WORDS), min_size=5, max_size=80),
+    piece=st.sampled_from((1, 2, 3, 7, 20)),
+    sizes=st.lists(st.integers(1, 90), min_size=1, max_size=5),
+)
+def test_however_a_text_is_read_the_same_leaves(name: str, words: list[str], piece: int, sizes: list[int]) -> None:
+    policy = build_executor(load_settings({"luthien": {"policy": {"class": name, "config": REWRITERS[name]}}}, {}))
+
+    async def kept_of_both() -> list[Any]:
+        events, sized = await events_of(Answer([Say("".join(words))], piece=piece)), itertools.cycle(sizes)
+        rest, reads = iter(events), list[bytes]()
+        while read := b"".join(itertools.islice(rest, next(sized))):
+            reads.append(read)
+        return [(await left_by(policy.composition, items))[1] for items in (reads, events)]
+
+    (together, *others), (apart, *same) = asyncio.run(kept_of_both())
+    assert [content for content, *_ in together] == [content for content, *_ in apart]
+    assert others == same
 
 
 async def test_a_long_piece_is_not_cut_where_its_continuation_came_with_it() -> None:
