@@ -4,13 +4,13 @@ import functools
 import gc
 import os
 import signal
+import ssl
 import tempfile
 from collections.abc import AsyncGenerator, Generator
 from pathlib import PurePath
 from typing import Any
 
 import pytest
-from httpx._transports import default as httpx_transports
 
 from luthien_litellm_hooks.testing.provider import ScriptedProvider, serve
 from tests.support.postgres import running_postgres
@@ -23,8 +23,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # LiteLLM would look for it on the network
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # each process of a test would compile this package for half a second
 os.environ["LUTHIEN_RECORDS"] = os.path.join(tempfile.mkdtemp(), "records.sqlite")  # not the developer's own
-# Each client would read the authorities of the world for 25 ms, and none of them speaks TLS.
-httpx_transports.create_ssl_context = functools.cache(httpx_transports.create_ssl_context)
+# Each client would read the authorities of the world, up to three times for 25 ms, and none of them speaks TLS.
+ssl.create_default_context = functools.cache(ssl.create_default_context)
 
 
 ALONE = {
