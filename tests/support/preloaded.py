@@ -3,18 +3,24 @@
 LiteLLM's own `--run_gunicorn` with `preload_app` forks its workers so too.
 """
 
+import fcntl
 import gc
+import hashlib
 import importlib
-import json
 import os
+import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
+
+from pydantic import BaseModel
 
 _ROOT = str(Path(__file__).parents[2])
 READ_LATE = frozenset(
@@ -55,18 +61,21 @@ class Forked:
 
 
 class Parent:
-    """The process that has imported LiteLLM. It ends with this one, and is asked by one thread at once."""
+    """The process at `address` that has imported LiteLLM, started where there is none. All workers of a run share it.
 
-    def __init__(self, environment: Mapping[str, str]) -> None:
+    It ends with the last of them, and is asked by one thread at once."""
+
+    def __init__(self, address: str, environment: Mapping[str, str]) -> None:
         self._lock = threading.Lock()
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", __name__],
-            env=dict(environment),
-            cwd=_ROOT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            start_new_session=True,
-        )
+        folder = os.open(_ROOT, os.O_RDONLY)
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        try:
+            self._connection = _connected(address)
+        except (FileNotFoundError, ConnectionRefusedError):
+            _start_parent(address, environment)
+            self._connection = _connected(address)
+        finally:
+            os.close(folder)
 
     def start(
         self,
@@ -90,11 +99,30 @@ class Parent:
 
     def ask(self, question: Mapping[str, Any]) -> Any:
         with self._lock:
-            assert self._process.stdin, "a pipe, for it was asked for"
-            assert self._process.stdout, "a pipe, for it was asked for"
-            self._process.stdin.write(json.dumps(question).encode() + b"\n")
-            self._process.stdin.flush()
-            return json.loads(self._process.stdout.readline())
+            self._connection.send(question)
+            return self._connection.recv()
+
+
+def _connected(address: str) -> Connection:
+    client = socket.socket(socket.AF_UNIX)
+    client.connect(address)
+    return Connection(client.detach())
+
+
+def _start_parent(address: str, environment: Mapping[str, str]) -> None:
+    """Starts a process that listens there: who connects meanwhile waits."""
+    Path(address).unlink(missing_ok=True)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(address)
+        listener.listen()
+        subprocess.Popen(
+            [sys.executable, "-m", __name__, address],
+            env=dict(environment),
+            cwd=_ROOT,
+            stdin=listener.fileno(),
+            stdout=2,  # what LiteLLM says is not for the terminal of a test
+            start_new_session=True,
+        )
 
 
 @dataclass(frozen=True)
@@ -124,15 +152,27 @@ def parent_for(environment: Mapping[str, str], own: Mapping[str, str]) -> Parent
     for early, parent in _parents.items():
         if early.fits(wanted):
             return parent
-    _parents[wanted] = Parent(environment)
+    run = os.environ.get("PYTEST_XDIST_TESTRUNUID", str(os.getpid()))
+    name = hashlib.sha256(repr((run, wanted)).encode()).hexdigest()[:16]
+    _parents[wanted] = Parent(str(Path(tempfile.gettempdir()) / f"litellm-{name}"), environment)
     return _parents[wanted]
 
 
 IMPORTED = (
     *("luthien_litellm_hooks.hooks.guardrail", "luthien_litellm_hooks.hooks.startup", "openai.resources"),
     *("luthien_litellm_hooks.hooks.admin.monitor", "luthien_litellm_hooks.policies.rules.statements"),
+    *(f"luthien_litellm_hooks.wire.{wire}.adapter" for wire in ("chat", "gemini", "messages", "responses")),
+    *("litellm.proxy.proxy_cli", "litellm.proxy.admin_mcp", "litellm.proxy.hooks.mcp_semantic_filter"),
+    "litellm.proxy._experimental.mcp_server.mcp_server_manager",
+    "litellm.proxy.pass_through_endpoints.llm_passthrough_endpoints",
+    *("litellm.integrations.otel.logger", "litellm.integrations.otel.presets.destinations"),
+    *("litellm.integrations.shadow_eval_logger", "litellm.litellm_core_utils.default_encoding"),
+    *("uvicorn.loops.uvloop", "uvicorn.protocols.http.auto", "uvicorn.protocols.websockets.auto"),
+    *("anyio._backends._asyncio", "nacl.secret", "prometheus_client"),
 )
-"""What LiteLLM imports when it loads its config, or for its first request. It changes nothing of LiteLLM."""
+"""What LiteLLM imports when it loads its config, or for its first requests. It changes nothing of LiteLLM."""
+BUILT = ("litellm.proxy._types", "litellm.types.llms.openai", "litellm.types.router", "litellm.types.utils")
+"""Modules with models of which pydantic builds each when it is first used."""
 
 
 def _import_all() -> None:
@@ -141,37 +181,53 @@ def _import_all() -> None:
 
     for name in IMPORTED:
         importlib.import_module(name)
+    for model in [kind for name in BUILT for kind in vars(sys.modules[name]).values()]:
+        if isinstance(model, type) and issubclass(model, BaseModel) and model.__module__ in BUILT:
+            model.model_rebuild(raise_errors=False)
     for route in app.routes:  # which FastAPI builds when they are looked at
         route.matches({"type": "http", "method": "GET", "path": "/nowhere", "headers": []})
     reserve_process_for_forking("the parent of the tests' proxies")
 
 
 def _serve() -> None:
-    """Forks as it is told until nobody can tell it anything."""
+    """Forks as it is told until nobody is there who could tell it anything."""
     gc.disable()  # what is imported stays
-    answers = os.fdopen(os.dup(1), "wb", buffering=0)
-    os.dup2(2, 1)  # what LiteLLM says is no answer
+    given = set(os.environ)
     _import_all()
+    added = {name: os.environ[name] for name in os.environ.keys() - given}
     assert threading.active_count() == 1, threading.enumerate()
-    gc.collect()
     gc.freeze()
     gc.enable()
-    for line in sys.stdin.buffer:
-        question = json.loads(line)
-        if "start" in question:
-            sys.stdout.flush()
-            pid = os.fork()
-            if pid == 0:
-                answers.close()
-                _become(question["start"])
-                return
-            answers.write(b"%d\n" % pid)
-        else:
-            pid, status = os.waitpid(question["code of"], os.WNOHANG)
-            answers.write(json.dumps(os.waitstatus_to_exitcode(status) if pid else None).encode() + b"\n")
+    listener, asking = socket.socket(fileno=os.dup(0)), list[Connection]()
+    while True:
+        for ready in wait([listener, *asking]):
+            if ready is listener:
+                asking.append(Connection(listener.accept()[0].detach()))
+                continue
+            client = next(one for one in asking if one is ready)
+            try:
+                question = client.recv()
+            except (EOFError, ConnectionError):
+                asking.remove(client)
+                if not asking:
+                    Path(sys.argv[1]).unlink(missing_ok=True)
+                    return
+                continue
+            if "start" in question:
+                sys.stdout.flush()
+                if (pid := os.fork()) == 0:
+                    for inherited in (listener, *asking):
+                        inherited.close()
+                    _become(question["start"], added)
+                    return
+                client.send(pid)
+            else:
+                pid, status = os.waitpid(question["code of"], os.WNOHANG)
+                client.send(os.waitstatus_to_exitcode(status) if pid else None)
 
 
-def _become(order: Mapping[str, Any]) -> None:
+def _become(order: Mapping[str, Any], added: Mapping[str, str]) -> None:
+    """Runs what is ordered; `added` are variables that imports have set."""
     os.setsid()
     os.chdir(order["cwd"])
     written = [(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND) for path in order["outputs"]]
@@ -180,7 +236,7 @@ def _become(order: Mapping[str, Any]) -> None:
         os.dup2(opened, number)
         os.close(opened)
     os.environ.clear()
-    os.environ.update(order["environment"])
+    os.environ.update({**added, **order["environment"]})
     module, _, function = order["program"].partition(":")
     sys.argv = [module, *order["arguments"]]
     getattr(importlib.import_module(module), function)()

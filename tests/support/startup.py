@@ -1,5 +1,6 @@
 """What each proxy of the tests does at its start, for LiteLLM alone would make a test slow, or end it."""
 
+import gc
 import random
 import sys
 
@@ -17,13 +18,14 @@ class _Least(random.Random):
 
 
 def prepare() -> None:
-    """Has LiteLLM write spend logs every moment.
+    """Has LiteLLM write spend logs every moment, and spares the million objects that it has collections of garbage.
 
     Its least is a second, to which it adds up to five by chance. On Python 3.11 `CustomStreamWrapper.__del__` is
     removed. It sets context variables, to restore the ids in log lines, and Python calls it from the garbage
     collector. Before 3.12 that may run within another `ContextVar.set`, whose data it then frees: a segmentation fault,
     seldom (https://github.com/python/cpython/issues/148891).
     """
+    gc.freeze()
     proxy_server.random = _Least()
     proxy_server.proxy_batch_write_at = _WRITE_S
     if sys.version_info < (3, 12) and "__del__" in vars(CustomStreamWrapper):
