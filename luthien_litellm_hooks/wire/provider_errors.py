@@ -37,8 +37,8 @@ _GOOGLE_STATUSES = frozenset(
     | {"UNIMPLEMENTED", "UNAVAILABLE", "DEADLINE_EXCEEDED"}
 )
 """https://cloud.google.com/apis/design/errors#handling_errors"""
-_NOT_SSE = re.compile(rb"(?:\A|[\r\n])(?!(?:\xef\xbb\xbf)?data:|event:|id:|retry:|:|[\r\n]|\Z)")
-"""Beginning of a line that is not of an event stream: no policy has read it, so no client may."""
+_NOT_SSE = re.compile(rb"\n(?!data:|event:|[\n:]|id:|retry:|\xef\xbb\xbfdata:|\Z)")
+"""Beginning of a line that is not of an event stream, behind the line feed before it."""
 _SENTENCES = {
     # Agents that compact their context search for exactly these words.
     "ContextWindowExceededError": f"prompt is too long: it exceeds the maximum context length ({CONTEXT_EXCEEDED}).",
@@ -95,7 +95,7 @@ class ErrorRedactor:
     def redact(self, unit: object) -> object:
         """Returns `unit` itself, or if it has an error a copy without the provider's message."""
         if isinstance(unit, bytes):
-            return self._frames(unit) if b"error" in unit or _NOT_SSE.search(unit) else unit
+            return self._frames(unit) if b"error" in unit or _has_other_lines(unit) else unit
         if isinstance(unit, BaseModel):
             return self._model(unit)
         return self._object(cast(dict[str, Any], unit)) if isinstance(unit, dict) else unit
@@ -105,8 +105,10 @@ class ErrorRedactor:
         return b"".join(map(self._frame, [*decoder.feed(data), *decoder.flush()]))
 
     def _frame(self, frame: bytes) -> bytes:
-        if _NOT_SSE.search(frame):  # such as a page of a server between us and the provider
-            frame = b"".join(line for line in frame.splitlines(keepends=True) if not _NOT_SSE.match(line))
+        if _has_other_lines(frame):  # such as a page of a server between us and the provider
+            frame = b"".join(line for line in frame.splitlines(keepends=True) if not _has_other_lines(line))
+        if b"error" not in frame:
+            return frame
         try:
             payload: object = json.loads(data_of(frame))
         except (ValueError, RecursionError):
@@ -152,6 +154,11 @@ class ErrorRedactor:
     def _message(self, kind: str, error: Mapping[str, object]) -> str:
         self.failure = ReportedFailure(kind, str(error.get("message") or ""))
         return f"{sentence(529 if kind == 'overloaded_error' else 500)} ({kind}, transaction {self._transaction_id})"
+
+
+def _has_other_lines(data: bytes) -> bool:
+    """Tells if `data` has a line that is not of an event stream: no policy has read it, so no client may."""
+    return _NOT_SSE.search(b"\n" + data.replace(b"\r", b"\n")) is not None
 
 
 def _field(model: BaseModel, name: str) -> Any:
