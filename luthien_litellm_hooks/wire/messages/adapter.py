@@ -64,7 +64,12 @@ class MessagesAdapter:
     def _chunks(self, frames: Iterable[bytes]) -> list[Chunk]:
         chunks: list[Chunk] = []
         for raw in frames:
-            chunks += map(self._reader.chunk, self._order.take(Frame(raw, _parse(raw))))
+            payload = _parse(raw)
+            text = None if self._order.is_waiting else self._reader.text_chunk(raw, payload)
+            if text is not None:
+                chunks.append(text)
+            else:
+                chunks += map(self._reader.chunk, self._order.take(Frame(raw, payload)))
         return chunks
 
     def encode(self, events: Sequence[StreamEvent], of: Chunk | None) -> Iterable[object]:
@@ -102,6 +107,10 @@ class _FrameOrder:
     def __init__(self) -> None:
         self._waiting: deque[Frame] = deque()
         self._open: dict[int, Frame] = {}  # by the index of the call
+
+    @property
+    def is_waiting(self) -> bool:
+        return bool(self._waiting)
 
     def take(self, frame: Frame) -> Sequence[Frame]:
         """Adds a frame, and returns those that need not wait any longer."""

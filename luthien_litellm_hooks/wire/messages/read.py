@@ -94,6 +94,19 @@ class MessageReader:
         self._calls: dict[str, int] = {}  # indices of server calls, by id
         self._follows: dict[int, int] = {}  # the call of each result, both by index
 
+    def text_chunk(self, raw: bytes, payload: JSON | None) -> Chunk | None:
+        """Returns the chunk of one more plain piece of a text, like most frames; None for any other frame."""
+        if payload is None or len(payload) != 3 or payload.get("type") != "content_block_delta":
+            return None
+        index: object = payload.get("index")
+        delta: JSON | None = payload.get("delta")
+        if type(index) is not int or self._types.get(index) != "text" or not isinstance(delta, dict) or len(delta) != 2:
+            return None
+        text = delta.get("text")
+        if delta.get("type") != "text_delta" or type(text) is not str or not text:
+            return None
+        return Chunk.from_wire(raw, (TextDelta.from_wire(payload, text, index),))
+
     def chunk(self, frame: Frame) -> Chunk:
         """Returns the chunk of one frame, with an `Unknown` if it is unreadable."""
         try:
