@@ -1,6 +1,6 @@
 """State machine for the outgoing stream: makes it legal for any client, after any output of the policies."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from operator import is_
 from typing import cast
@@ -85,12 +85,12 @@ class Sequencer:
         """Returns the items of the client's stream for `item`, and closes `item`."""
         chunk = item.chunk
         if item.run and self.continues(item):
-            return [unit for each in item.run for unit in self._encode_unchanged(each)]
+            return self._encode_unchanged(item.run)
         if item.run:
             return [unit for each in item.apart() for unit in self.encode(each)]
         if chunk is not None and self._only_continues(item, chunk):
             item.is_taken = True
-            return self._encode_unchanged(chunk)
+            return self._encode_unchanged((chunk,))
         # Some providers start a choice again with each chunk; only a whole chunk may repeat that.
         starts = [
             event
@@ -99,7 +99,7 @@ class Sequencer:
         ]
         events = self.sequence(item)
         if chunk is not None and chunk.raw is not None and is_unchanged(chunk, events):
-            return self._encode_unchanged(chunk)
+            return self._encode_unchanged((chunk,))
         events = [event for event in events if event not in starts]
         self._note(Chunk(tuple(events)))
         return self._adapter.encode(events, template_of(chunk)) if events else ()
@@ -115,9 +115,13 @@ class Sequencer:
         """Holds for a run behind a delta of its block that left as it came: so does all of the run."""
         return _block_key(item.events[0], item.blocks[0]) == self._latest is not None
 
-    def _encode_unchanged(self, chunk: Chunk) -> Iterable[object]:
-        self._note(chunk)
-        return self._echoing.encode_unchanged(chunk, as_came=not self._is_judged) if self._echoing else (chunk.raw,)
+    def _encode_unchanged(self, chunks: Sequence[Chunk]) -> Iterable[object]:
+        for chunk in chunks:
+            self._note(chunk)
+        if self._echoing is None:
+            return [chunk.raw for chunk in chunks]
+        as_came, encode = not self._is_judged, self._echoing.encode_unchanged
+        return [unit for chunk in chunks for unit in encode(chunk, as_came=as_came)]
 
     def sequence(self, item: EgressItem) -> list[StreamEvent]:
         """Returns the events of `item` as they may leave: the same objects where nothing had to change."""

@@ -21,7 +21,6 @@ from luthien_litellm_hooks.wire.events import (
     ReasoningStreamBlock,
     StreamBlock,
     StreamEvent,
-    ToolCallDelta,
     ToolCallStreamBlock,
     text_of,
 )
@@ -137,9 +136,8 @@ class ResponseRecord:
         new, feed = self._new, self._assembler.feed
         for _ in range(min(count, len(new))):
             event = new.popleft()
-            if isinstance(event, DELTAS):
-                self._left -= len(event.arguments if isinstance(event, ToolCallDelta) else event.text)
-            else:
+            self._left -= len(text_of(event))
+            if not isinstance(event, DELTAS):
                 self._note(event)
             if self._left >= 0:
                 feed(event)
@@ -147,7 +145,6 @@ class ResponseRecord:
                 self._is_truncated = True
 
     def _note(self, event: StreamEvent) -> None:
-        self._left -= len(text_of(event))
         self._has_failed = self._has_failed or isinstance(event, ProviderFailure)
         self._unjudged += isinstance(event, Opaque) or (
             isinstance(event, BlockMarker) and event.kind in ("other", "unknown")

@@ -25,6 +25,7 @@ from luthien_litellm_hooks.wire.events import (
     TextDelta,
     ToolCallDelta,
     ToolCallStreamBlock,
+    text_of,
 )
 
 RAW_CHUNKS_KEPT = 8
@@ -100,15 +101,11 @@ class BlockAssembler:
         each, and `most` of them."""
         if self._key is None:
             return ()
-        end, last = start, min(len(chunks), start + most)
-        while end < last:
-            events = chunks[end].events
-            if len(events) != 1 or chunks[end].raw is None or not isinstance(events[0], DELTAS):
-                break
-            if self._key_of(events[0]) != self._key:
-                break
-            end += 1
-        return chunks[start:end]
+        run = chunks[start : start + most]
+        for number, chunk in enumerate(run):
+            if chunk.raw is None or len(chunk.events) != 1 or self._key_of(chunk.events[0]) != self._key:
+                return run[:number]
+        return run
 
     @property
     def run_block(self) -> StreamBlock | None:
@@ -124,26 +121,26 @@ class BlockAssembler:
 
     def feed(self, event: StreamEvent) -> FeedResult:
         """Assembles one event."""
+        key = self._key_of(event)
+        if key is not None and key == self._key:
+            self._extend(text_of(event))
+            return self._same_block
         if not isinstance(event, DELTAS):
             self._key = None
             return self._feed(event)
-        key = self._key_of(event)
-        if key is not None and key == self._key:
-            self._extend(event.arguments if isinstance(event, ToolCallDelta) else event.text)
-            return self._same_block
         result = self._feed_delta(event)
         self._key = None if result.is_late else key
         if key is not None and result.block is not None:
             self._same_block, self._extend = FeedResult(block=result.block), result.block.append
         return result
 
-    def _key_of(self, event: DeltaEvent) -> _BlockKey | None:
+    def _key_of(self, event: StreamEvent) -> _BlockKey | None:
         """Returns the key of a delta; the next delta with the same key is of the same block and ends no other."""
         if isinstance(event, TextDelta):
             return TextDelta, event.choice, event.index, event.channel
         if isinstance(event, ReasoningDelta):
             return ReasoningDelta, event.choice, event.index, ""
-        if not self._marks_blocks or event.id or event.name or event.extra:
+        if not isinstance(event, ToolCallDelta) or not self._marks_blocks or event.id or event.name or event.extra:
             return None
         return ToolCallDelta, event.choice, event.index, ""
 

@@ -363,7 +363,10 @@ class TextRewriting(Policy):
 
 def _pending(ctx: StreamingResponseContext) -> _Pending:
     blocks = cast(dict[StreamBlock | None, _Pending], ctx.scratchpad.setdefault("text_rewriting.pending", {}))
-    return blocks.setdefault(ctx.block, _Pending())
+    pending = blocks.get(ctx.block)
+    if pending is None:
+        pending = blocks[ctx.block] = _Pending()
+    return pending
 
 
 async def _release_whole_pieces(ctx: StreamingResponseContext, pending: _Pending, end: int) -> int:
