@@ -95,7 +95,10 @@ class MessageReader:
         self._follows: dict[int, int] = {}  # the call of each result, both by index
 
     def text_chunk(self, raw: bytes, payload: JSON | None) -> Chunk | None:
-        """Returns the chunk of one more plain piece of a text, like most frames; None for any other frame."""
+        """Returns the chunk of one more plain piece of a text, like most frames; None for any other frame.
+
+        Its source is the frame: the writer needs no more than its index and text, and fewer objects wait.
+        """
         if payload is None or len(payload) != 3 or payload.get("type") != "content_block_delta":
             return None
         index: object = payload.get("index")
@@ -105,7 +108,7 @@ class MessageReader:
         text = delta.get("text")
         if delta.get("type") != "text_delta" or type(text) is not str or not text:
             return None
-        return Chunk.from_wire(raw, (TextDelta.from_wire(payload, text, index),))
+        return Chunk.from_wire(raw, (TextDelta.from_wire(raw, text, index),))
 
     def chunk(self, frame: Frame) -> Chunk:
         """Returns the chunk of one frame, with an `Unknown` if it is unreadable."""

@@ -80,12 +80,12 @@ class MessageWriter:
         source: object = event.source
         if isinstance(event, ToolCallDelta):
             yield from self._call(event)
+        elif isinstance(event, TextDelta) and not isinstance(source, dict):  # our own, or a plain piece
+            yield _delta(event.index, {"type": "text_delta", "text": event.text})
         elif source is not None:
             yield self._rewritten(event)
         elif isinstance(event, ResponseStart):
             yield {"type": "message_start", "message": empty_message(self._model, self._id)}
-        elif isinstance(event, TextDelta):
-            yield _delta(event.index, {"type": "text_delta", "text": event.text})
         elif isinstance(event, ReasoningDelta):
             yield _delta(event.index, {"type": "thinking_delta", "thinking": event.text})
         elif isinstance(event, BlockMarker):
