@@ -39,6 +39,7 @@ from luthien_litellm_hooks.wire import readable
 from luthien_litellm_hooks.wire.assembler import BlockAssembler
 from luthien_litellm_hooks.wire.events import Chunk, Finish, ResponseStart, StreamEnd, StreamEvent
 from luthien_litellm_hooks.wire.messages.blocks import text_of_result, write_citation, write_result
+from luthien_litellm_hooks.wire.messages.read import Frame, MessageReader
 from luthien_litellm_hooks.wire.sse import SseDecoder, data_of, write_frame
 from tests.support.chat import WITHHELD
 from tests.support.messages import (
@@ -735,3 +736,36 @@ async def test_a_full_answer_that_cannot_be_read_leaves_only_where_nobody_judges
     [block] = left["content"]
     assert block["text"].startswith("[luthien] This answer was stopped")
     assert left["stop_reason"] == "end_turn"
+
+
+BEGUN = {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}}
+PLAIN: dict[str, Any] = {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "x"}}
+
+
+@pytest.mark.parametrize(
+    ("payload", "is_plain"),
+    [
+        (PLAIN, True),
+        ({**PLAIN, "usage": {}}, False),
+        ({**PLAIN, "index": 1}, False),
+        ({**PLAIN, "index": False}, False),
+        ({**PLAIN, "index": [0]}, False),
+        ({**PLAIN, "type": "content_block_start"}, False),
+        ({**PLAIN, "delta": {"type": "text_delta", "text": ""}}, False),
+        ({**PLAIN, "delta": {"type": "text_delta", "text": ["x"]}}, False),
+        ({**PLAIN, "delta": {"type": "thinking_delta", "text": "x"}}, False),
+        ({**PLAIN, "delta": {"type": "text_delta", "text": "x", "note": "y"}}, False),
+        ({**PLAIN, "delta": "text_delta"}, False),
+        (None, False),
+    ],
+)
+def test_a_plain_piece_of_text_is_the_same_when_read_without_all_checks(
+    payload: dict[str, Any] | None, is_plain: bool
+) -> None:
+    reader = MessageReader()
+    reader.chunk(Frame(b"", BEGUN))
+    quickly = reader.text_chunk(b"raw", payload)
+    assert (quickly is not None) is is_plain
+    if quickly is not None:
+        thoroughly = reader.chunk(Frame(b"raw", payload))
+        assert (quickly, quickly.raw) == (thoroughly, thoroughly.raw)
