@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+import time
 from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Protocol
@@ -20,6 +21,8 @@ MAX_AHEAD = 16
 Work done many times in a row takes a third of the time."""
 EAGER_READS = 8
 """Reads at the start of a response with turns for the reader after each: users wait for the first words."""
+MAX_WAIT_S = 0.001
+"""Longest wait of an item for the next stage. Without a turn after each item, a stage takes many at once."""
 MAX_ITEMS = 10_000
 PUT_TIMEOUT_S = 30.0
 EVENT_BYTES = 4096
@@ -163,6 +166,7 @@ class EgressQueue:
         self._is_closed = False
         self._error: BaseException | None = None
         self._put_error: StreamClosedError | None = None
+        self._waits_since = 0.0  # the first item in the queue
 
     def put_nowait(self, item: EgressItem) -> bool:
         """Puts `item` in, or returns False if the queue is full. Raises `StreamClosedError`."""
@@ -201,9 +205,14 @@ class EgressQueue:
         """Gives the reader time to deliver the waiting items.
 
         The reader gets it at once with the first chunks of a response and after each wait for the provider,
-        and every few chunks if the provider had them ready. A waiting reader needs none, and another stage as reader
-        only the turn in which it takes all items.
+        and every few chunks if the provider had them ready. A waiting reader needs none. Another stage as reader needs
+        one turn for all items.
         """
+        if self._feeds_stage:
+            is_late = len(self._items) >= MAX_AHEAD or time.monotonic() - self._waits_since > MAX_WAIT_S
+            if self._items and is_late:
+                await asyncio.sleep(0)
+            return
         had_to_wait = self._turn is None
         turns = FIRST_TURNS if self._eager == EAGER_READS else READER_TURNS
         if self._eager > 0:
@@ -211,7 +220,7 @@ class EgressQueue:
         elif not had_to_wait and len(self._items) < MAX_AHEAD:
             return
         for _ in range(turns):
-            if not self._items and (self._feeds_stage or (self._reader is not None and not self._reader.done())):
+            if not self._items and self._reader is not None and not self._reader.done():
                 break
             await asyncio.sleep(0)
         if self._turn is None:
@@ -291,6 +300,8 @@ class EgressQueue:
     def _append(self, item: EgressItem) -> None:
         item.size = item.size or sum(map(size_of, item.events))
         self._memory.taken += item.size
+        if self._feeds_stage and not self._items:
+            self._waits_since = time.monotonic()
         self._items.append(item)
         if self._reader is not None:
             self._wake_reader()

@@ -35,6 +35,8 @@ from luthien_litellm_hooks.wire.format import Adapter, EchoingAdapter
 
 _BlockKey = tuple[type[StreamEvent], StreamBlock, int | None, str]
 """Common part of the deltas in one block."""
+_MAX_UNOBSERVED = 100
+"""Most events to remember for later; each keeps its text in memory."""
 
 
 class Sequencer:
@@ -66,6 +68,7 @@ class Sequencer:
         self._choices: dict[int, ChoiceState] = {}
         self._latest: _BlockKey | None = None  # of the event that left last
         self._has_changed = False  # an event has left in another form or order than it came
+        self._unobserved: list[tuple[StreamEvent, StreamBlock | None]] = []  # left as they came, and may never matter
         self.is_cut = False
         """A notice has ended the response."""
         self._is_over = False
@@ -74,11 +77,13 @@ class Sequencer:
     @property
     def has_finished(self) -> bool:
         """Each choice has left to its finish, and there is one."""
+        self._observe()
         return bool(self._choices) and not self._unfinished()
 
     @property
     def has_calls(self) -> bool:
         """A call for the client to run has left."""
+        self._observe()
         return any(choice.calls for choice in self._choices.values())
 
     def encode(self, item: EgressItem) -> Iterable[object]:
@@ -92,11 +97,10 @@ class Sequencer:
             item.is_taken = True
             return self._encode_unchanged((chunk,))
         # Some providers start a choice again with each chunk; only a whole chunk may repeat that.
-        starts = [
-            event
-            for event in item.events
-            if isinstance(event, ResponseStart) and self._choice(event.choice).has_started
-        ]
+        starts = [event for event in item.events if isinstance(event, ResponseStart)]
+        if starts:
+            self._observe()
+            starts = [event for event in starts if self._choice(event.choice).has_started]
         events = self.sequence(item)
         if chunk is not None and chunk.raw is not None and is_unchanged(chunk, events):
             return self._encode_unchanged((chunk,))
@@ -126,14 +130,20 @@ class Sequencer:
     def sequence(self, item: EgressItem) -> list[StreamEvent]:
         """Returns the events of `item` as they may leave: the same objects where nothing had to change."""
         item.is_taken = True
+        if item.chunk is not None and item.is_in_order and not self._has_changed and self._is_untouched():
+            for event, block in zip(item.events, item.blocks, strict=True):
+                key = _block_key(event, block)
+                if key is None or key != self._latest:
+                    self._latest = key
+                    self._unobserved.append((event, block))
+            if len(self._unobserved) > _MAX_UNOBSERVED:
+                self._observe()
+            return [*item.events]
+        self._observe()
         if item.notice is not None:
             self.is_cut = True
             for number in self._unfinished() or [0]:
                 item.add(TextDelta(choice=number, text=item.notice, starts_paragraph=True), None)
-        if item.chunk is not None and item.is_in_order and not self._has_changed and self._is_untouched():
-            for event, block in zip(item.events, item.blocks, strict=True):
-                self._observe(event, block)
-            return [*item.events]
         sequenced: list[StreamEvent] = []
         for event, block in zip(item.events, item.blocks, strict=True):
             key = _block_key(event, block)
@@ -149,10 +159,12 @@ class Sequencer:
 
     def ping(self) -> Iterable[object]:
         """Returns items without content between two items of the response; none after its finish or failure."""
+        self._observe()
         return () if self._is_over or self._has_failed or self.has_finished else self._adapter.ping()
 
     def finish(self) -> list[StreamEvent]:
         """Returns the rest of an ended or made response: a finish at least; nothing if the provider failed."""
+        self._observe()
         if self._has_failed:
             return []
         owed = list(self._owed_finishes())
@@ -162,9 +174,13 @@ class Sequencer:
 
     # One event
 
-    def _observe(self, event: StreamEvent, block: StreamBlock | None) -> None:
-        """Notes an event that leaves just as the provider sent it, for later events."""
-        self._latest = _block_key(event, block)
+    def _observe(self) -> None:
+        """Notes the events that left just as the provider sent them, for later events."""
+        unobserved, self._unobserved = self._unobserved, []
+        for event, block in unobserved:
+            self._observe_one(event, block)
+
+    def _observe_one(self, event: StreamEvent, block: StreamBlock | None) -> None:
         if isinstance(event, Usage) or event.choice == EVERY_CHOICE:
             return
         if isinstance(event, StreamEnd):

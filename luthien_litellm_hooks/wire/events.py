@@ -190,11 +190,9 @@ DELTAS = (TextDelta, ReasoningDelta, ToolCallDelta)
 
 def text_of(event: StreamEvent) -> str:
     """Returns the text that an event adds to a block."""
-    if isinstance(event, TextDelta):
+    if isinstance(event, (TextDelta, ReasoningDelta, Quote)):
         return event.text
-    if isinstance(event, ToolCallDelta):
-        return event.arguments
-    return event.text if isinstance(event, ReasoningDelta | Quote) else ""
+    return event.arguments if isinstance(event, ToolCallDelta) else ""
 
 
 EventT = TypeVar("EventT", bound=Event)
