@@ -94,8 +94,11 @@ class HoldBuffer:
 
     # Forward the provider's events
 
-    async def forward(self, chunk: Chunk, event: StreamEvent, block: StreamBlock | None = None) -> None:
-        """Forwards an event; if the beginning of its call was dropped, drops it, too."""
+    async def forward(
+        self, chunk: Chunk, event: StreamEvent, block: StreamBlock | None = None, *, is_oldest: bool = False
+    ) -> None:
+        """Forwards an event; if the beginning of its call was dropped, drops it, too. One that `is_oldest` was held
+        before the rest of its block."""
         if block is None:
             if isinstance(event, Opaque) and event.repeats_content and self.is_choice_modified(event.choice):
                 return
@@ -114,7 +117,8 @@ class HoldBuffer:
         if item is not None and item.chunk is chunk and not item.is_taken:
             item.add(event, block)
         else:
-            is_in_order = self.keeps_order and not self._held.blocks
+            held = self._held.blocks
+            is_in_order = self.keeps_order and (not held or (is_oldest and block in held and len(held) == 1))
             item = EgressItem(chunk, (event,), block, is_in_order=is_in_order)
             if self._queue.put_nowait(item):
                 self._open = item
@@ -277,7 +281,7 @@ class HoldBuffer:
     async def _release_next(self, block: StreamBlock) -> None:
         chunk, event = self._held.take_first(block)
         try:
-            await self.forward(chunk, event, block)
+            await self.forward(chunk, event, block, is_oldest=True)
         except asyncio.CancelledError:  # the hook did not want to wait for the client; it may try again
             self._held.put_back(chunk, event, block)
             raise

@@ -163,7 +163,6 @@ class HookDeadline:
         A hook that never waits costs no more than a call.
         """
         self._moved_at = time.monotonic()
-        was_cancelled = is_cancelled()  # before on_stream_closed, when the client has left
         try:
             if not hasattr(hook, "__await__"):
                 raise PolicyError(f"a hook must be `async def`; this one returned a {type(hook).__name__}")
@@ -172,14 +171,16 @@ class HookDeadline:
                 waits_for: object = next(steps)
             except StopIteration as done:
                 return cast(T, done.value)
-            return await self._finish(_Rest(steps, waits_for), on_abandoned)
+            was_cancelled = is_cancelled()  # before on_stream_closed, when the client has left
+            try:
+                return await self._finish(_Rest(steps, waits_for), on_abandoned)
+            finally:
+                if is_cancelled() and not was_cancelled:
+                    raise asyncio.CancelledError
         except asyncio.CancelledError as error:
             if is_cancelled():
                 raise
             raise PolicyError("something that the hook awaited was cancelled") from error
-        finally:
-            if is_cancelled() and not was_cancelled:
-                raise asyncio.CancelledError
 
     async def run_in_task(self, hook: Awaitable[T]) -> T:
         """Runs `hook` as `run` does, but in a task of its own, and abandons the task if it cannot be stopped."""

@@ -106,6 +106,8 @@ async def relay(running: RunningStage, adapter: Adapter) -> AsyncGenerator[Seque
             while following is not None:
                 if following.run and sequencer.continues(following):
                     chunks += following.run
+                elif not following.run and following.chunk is not None and sequencer.passes(following):
+                    chunks.append(following.chunk)
                 else:
                     for each in following.apart() if following.run else (following,):
                         chunks += _sequenced(sequencer, each)

@@ -130,14 +130,7 @@ class Sequencer:
     def sequence(self, item: EgressItem) -> list[StreamEvent]:
         """Returns the events of `item` as they may leave: the same objects where nothing had to change."""
         item.is_taken = True
-        if item.chunk is not None and item.is_in_order and not self._has_changed and self._is_untouched():
-            for event, block in zip(item.events, item.blocks, strict=True):
-                key = _block_key(event, block)
-                if key is None or key != self._latest:
-                    self._latest = key
-                    self._unobserved.append((event, block))
-            if len(self._unobserved) > _MAX_UNOBSERVED:
-                self._observe()
+        if self._leaves_as_it_came(item):
             return [*item.events]
         self._observe()
         if item.notice is not None:
@@ -157,6 +150,14 @@ class Sequencer:
             sequenced += legal
         return sequenced
 
+    def passes(self, item: EgressItem) -> bool:
+        """Takes an `item` that leaves as the whole chunk that came. Returns False for any other."""
+        chunk = item.chunk
+        if chunk is None or not is_unchanged(chunk, item.events) or not self._leaves_as_it_came(item):
+            return False
+        item.is_taken = True
+        return True
+
     def ping(self) -> Iterable[object]:
         """Returns items without content between two items of the response; none after its finish or failure."""
         self._observe()
@@ -173,6 +174,18 @@ class Sequencer:
         return owed
 
     # One event
+
+    def _leaves_as_it_came(self, item: EgressItem) -> bool:
+        if item.chunk is None or not item.is_in_order or self._has_changed or not self._is_untouched():
+            return False
+        for event, block in zip(item.events, item.blocks, strict=True):
+            key = _block_key(event, block)
+            if key is None or key != self._latest:
+                self._latest = key
+                self._unobserved.append((event, block))
+        if len(self._unobserved) > _MAX_UNOBSERVED:
+            self._observe()
+        return True
 
     def _observe(self) -> None:
         """Notes the events that left just as the provider sent them, for later events."""

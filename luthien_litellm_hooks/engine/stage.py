@@ -292,6 +292,7 @@ class PolicyStage:
             for choice in {block.choice for block in self._state.blocks}:
                 await self._replace_withheld_calls(choice)
             await self._forward_repeats(EVERY_CHOICE)
+            self._buffer.keeps_order = True  # nothing older than these is left
             for chunk, event in self._deferred:
                 await self._buffer.forward(chunk, event)
         except Exception as error:
