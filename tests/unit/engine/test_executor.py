@@ -27,6 +27,7 @@ from luthien_litellm_hooks import (
     send_text,
     send_tool_call,
 )
+from luthien_litellm_hooks.engine import egress_queue
 from luthien_litellm_hooks.engine.composition import ConfiguredPolicy, Serial
 from luthien_litellm_hooks.engine.egress_queue import EAGER_READS, MAX_AHEAD
 from luthien_litellm_hooks.policies.all_caps import AllCaps
@@ -219,6 +220,21 @@ async def test_a_chunk_that_had_to_be_waited_for_leaves_before_the_next_is_judge
     assert ahead[EAGER_READS] > 1
     assert ahead[20] == 1
     assert ahead[21] > 1
+
+
+@pytest.mark.parametrize(
+    ("waiting", "wait_s", "has_turn"), [(1, 60.0, False), (MAX_AHEAD, 60.0, True), (1, -1.0, True)]
+)
+async def test_another_stage_gets_a_turn_for_many_items_or_after_a_wait(
+    waiting: int, wait_s: float, has_turn: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(egress_queue, "MAX_WAIT_S", wait_s)
+    queue, turns = egress_queue.EgressQueue(put_timeout_s=None), list[str]()
+    for _ in range(waiting):
+        queue.put_nowait(egress_queue.EgressItem(None))
+    asyncio.get_running_loop().call_soon(turns.append, "turn")
+    await queue.yield_to_reader()
+    assert bool(turns) is has_turn
 
 
 async def test_of_a_chunk_that_carries_several_things_only_what_is_let_out_leaves() -> None:
