@@ -1,4 +1,7 @@
-"""How long the event loop is kept from its other work, in processor time: another program at work takes none of it."""
+"""How long the event loop is kept from its other work, in processor time: another program at work takes none of it.
+
+The seconds are those of a quick processor. Others, and the same at another hour, take up to three times as long.
+"""
 
 import asyncio
 import gc
@@ -20,13 +23,16 @@ from luthien_litellm_hooks.recording.recorder import DefaultTransactionRecorder
 from luthien_litellm_hooks.testing.answers import Answer
 from luthien_litellm_hooks.testing.routes import ROUTES, RouteName
 
+STEPS = 100_000
+QUICK_SECONDS = 0.0035
+"""Time of a quick processor for these steps."""
 NO_LIMITS: Mapping[str, int] = MappingProxyType({})
 
 
 @dataclass(slots=True)
 class Cost:
     """What a transaction took: the longest that the loop went on without a turn for anything else, and all of the
-    process, in seconds of processor time; what was decided, and what left for the client."""
+    process, in seconds of a quick processor; what was decided, and what left for the client."""
 
     stall: float = 0.0
     total: float = 0.0
@@ -38,19 +44,27 @@ class Cost:
 @contextmanager
 def measured(cost: Cost) -> Generator[None]:
     """Measures what runs meanwhile on the loop of this thread, but for the step in which this ends."""
-    run, is_over = asyncio.Handle._run, False
+    run, is_over, slowness = asyncio.Handle._run, False, min(seconds_of_steps() for _ in range(3)) / QUICK_SECONDS
 
     def timed(handle: asyncio.Handle) -> None:
         began = time.thread_time()
         run(handle)
         if not is_over:
-            cost.stall = max(cost.stall, time.thread_time() - began)
+            cost.stall = max(cost.stall, (time.thread_time() - began) / slowness)
 
     began = time.process_time()
     with mock.patch.object(asyncio.Handle, "_run", timed):
         yield
         is_over = True
-    cost.total = time.process_time() - began
+    cost.total = (time.process_time() - began) / slowness
+
+
+def seconds_of_steps() -> float:
+    """Processor time that `STEPS` steps of Python take now."""
+    began, total = time.thread_time(), 0
+    for step in range(STEPS):
+        total += step & 3
+    return time.thread_time() - began
 
 
 async def cost_of(
