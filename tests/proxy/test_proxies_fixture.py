@@ -6,14 +6,14 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.support.proxy import Proxies, process_of
+from tests.support.proxy import Proxies
 from tests.support.waiting import wait_until
 
 
 def test_a_proxy_that_has_crashed_is_told_of_once(provider_url: str, tmp_path: Path) -> None:
     proxies = Proxies(provider_url, tmp_path)
     try:
-        process = process_of(proxies.get(None))
+        process = psutil.Process(proxies.get(None).process)
         assert "tests.support.preloaded" in process.cmdline(), "it need not import LiteLLM anew"
         process.send_signal(signal.SIGSEGV)
         wait_until(lambda: process.status() == psutil.STATUS_ZOMBIE)

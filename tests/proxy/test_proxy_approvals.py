@@ -23,7 +23,7 @@ from tests.support.approving import approvals, waiting_for
 from tests.support.clients import ROUTES, Said
 from tests.support.command import COMMAND, run_alone
 from tests.support.pages import blocks, commands
-from tests.support.proxy import KEY, ROOT, Proxies, Proxy, process_of, proxy_config, running_proxy
+from tests.support.proxy import KEY, ROOT, Proxies, Proxy, proxy_config, running_proxy
 from tests.support.waiting import wait_until
 from tests.support.webhook import receiver
 
@@ -427,7 +427,7 @@ def test_a_call_whose_proxy_was_killed_passes_at_the_next(
     with running_proxy(config, tmp_path / "first", {}) as first:
         client = asking(pool, first, "chat", tool)
         call = waiting_for(first, tool)
-        process_of(first).kill()
+        os.kill(first.process, signal.SIGKILL)
         assert client.exception(60) is not None
     with running_proxy(config, tmp_path / "second", {"LUTHIEN_RECORDS": str(first.records)}) as second:
         approvals(first, "approve", call["id"])

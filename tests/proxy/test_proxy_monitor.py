@@ -1,6 +1,8 @@
 """The monitor page at a real proxy without a database: who gets in, what is live, what a hostile text does to it."""
 
+import os
 import re
+import signal
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from luthien_litellm_hooks.recording.sqlite import RecordFile
 from luthien_litellm_hooks.testing.answers import Answer, Call, Gate, Say, Wait
 from luthien_litellm_hooks.testing.provider import ScriptedProvider
 from tests.support.monitor import SAME, UI, Events, visiting
-from tests.support.proxy import Proxy, process_of, proxy_config, running_proxy
+from tests.support.proxy import Proxy, proxy_config, running_proxy
 from tests.support.record_file import line, row
 from tests.support.waiting import wait_until
 
@@ -178,6 +180,6 @@ def test_the_proxy_ends_though_a_page_is_open(provider_url: str, tmp_path: Path)
         stripped = httpx.get(f"{proxy.url}{UI}/static/monitor.css")  # as behind a proxy that takes the root away
         assert stripped.status_code == 200
         events = Events(visitor)
-        process_of(proxy).terminate()
+        os.kill(proxy.process, signal.SIGTERM)
         assert events.ended.wait(20)
         wait_until(lambda: "Finished server process" in proxy.output)

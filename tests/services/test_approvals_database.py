@@ -1,7 +1,9 @@
 """Approvals in the proxy's PostgreSQL, or in its Redis: two proxies share them, and only some keys decide."""
 
 import json
+import os
 import re
+import signal
 import time
 import uuid
 from collections.abc import Generator, Mapping
@@ -20,7 +22,7 @@ from luthien_litellm_hooks.testing.answers import Answer, Call, Say
 from luthien_litellm_hooks.testing.provider import ScriptedProvider
 from tests.support.approving import approvals, waiting_for
 from tests.support.prisma_client import prisma_environment
-from tests.support.proxy import CONFIG, KEY, Proxy, free_port, process_of, proxy_config, running_proxy, write_config
+from tests.support.proxy import CONFIG, KEY, Proxy, free_port, proxy_config, running_proxy, write_config
 from tests.support.redis import running_redis
 from tests.support.waiting import wait_until
 
@@ -220,7 +222,7 @@ def test_a_call_whose_proxy_was_killed_passes_at_another(two: Two, tool: str, tm
     with ThreadPoolExecutor(1) as pool, running_proxy(two.config, tmp_path / "third", two.environment) as third:
         client = pool.submit(ask, third, agent, stream=True)
         open_id(two.second, tool)
-        process_of(third).kill()
+        os.kill(third.process, signal.SIGKILL)
         assert client.exception(60) is not None
     approve(two, tool)
     assert "tool_calls" in ask(two.first, agent)

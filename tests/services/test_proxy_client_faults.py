@@ -18,7 +18,7 @@ from tests.support.clients import plain_request
 from tests.support.judge import JudgeModel
 from tests.support.leaving import Client, SilentProvider, asking
 from tests.support.postgres import spend_logs
-from tests.support.proxy import Proxies, Proxy, process_of
+from tests.support.proxy import Proxies, Proxy
 from tests.support.waiting import LIMIT_S, seconds_without_a_core, wait_until
 
 PROMISED_S = 1.0
@@ -206,7 +206,7 @@ class Clock:
     """Seconds from now, without those in which the proxy or the test was ready to go on and had no core to do so."""
 
     def __init__(self, proxy: Proxy) -> None:
-        self._proxy, self._processes = proxy, (process_of(proxy).pid, os.getpid())
+        self._proxy, self._processes = proxy, (proxy.process, os.getpid())
         self._began, self._waited = time.monotonic(), seconds_without_a_core(*self._processes)
 
     def seconds(self) -> float:

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Generator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,6 @@ from typing import Any
 import anthropic
 import httpx
 import openai
-import psutil
 import yaml
 from google import genai
 from google.genai.types import HttpOptions
@@ -52,6 +51,8 @@ class Proxy:
     port: int
     log: Path
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
+    process: int = 0
+    """The id of its process."""
 
     @property
     def url(self) -> str:
@@ -214,7 +215,7 @@ class Proxies:
             return self.get(None, sections=sections, **settings)
         running = self._with(selected.settings(), "lab", sections=sections, **settings)
         if policy not in running.labs:
-            running.labs[policy] = Proxy(running.proxy.port, running.proxy.log, {selected.HEADER: policy})
+            running.labs[policy] = replace(running.proxy, headers={selected.HEADER: policy})
         return running.labs[policy]
 
     def _with(self, luthien: Mapping[str, Any] | None, kind: str, **settings: Any) -> _Running:
@@ -275,18 +276,6 @@ class Proxies:
             self._running.popitem()[1].close()
 
 
-def process_of(proxy: Proxy) -> psutil.Process:
-    """The process of a proxy that these tests started."""
-    return next(child for child in psutil.Process().children(recursive=True) if _listens(child, proxy.port))
-
-
-def _listens(process: psutil.Process, port: int) -> bool:
-    return any(
-        connection.status == psutil.CONN_LISTEN and connection.laddr.port == port
-        for connection in process.net_connections("tcp")
-    )
-
-
 @contextmanager
 def running_proxy(
     config: Mapping[str, Any], folder: Path, environment: Mapping[str, str], port: int | None = None
@@ -320,6 +309,7 @@ def starting_proxy(
         base["LITELLM_UI_PATH"] = str(folder / "ui")  # LiteLLM writes that path into its installed Admin UI else
     whole = {**base, **environment, STARTUP_HOOKS: _startup_hooks(environment)}
     with litellm_process(path, proxy.port, whole, proxy.log) as process:
+        proxy = replace(proxy, process=process.pid)
         try:
             yield process, proxy
         finally:
