@@ -211,7 +211,8 @@ def _serve() -> None:
                 asking.remove(client)
                 if not asking:
                     Path(sys.argv[1]).unlink(missing_ok=True)
-                    return
+                    if not wait([listener], 0):  # who came before that
+                        return
                 continue
             if "start" in question:
                 sys.stdout.flush()
