@@ -95,7 +95,7 @@ class ErrorRedactor:
     def redact(self, unit: object) -> object:
         """Returns `unit` itself, or if it has an error a copy without the provider's message."""
         if isinstance(unit, bytes):
-            return self._frames(unit) if b"error" in unit or _has_other_lines(unit) else unit
+            return self._frames(unit) if _may_have_error(unit) or _has_other_lines(unit) else unit
         if isinstance(unit, BaseModel):
             return self._model(unit)
         return self._object(cast(dict[str, Any], unit)) if isinstance(unit, dict) else unit
@@ -107,7 +107,7 @@ class ErrorRedactor:
     def _frame(self, frame: bytes) -> bytes:
         if _has_other_lines(frame):  # such as a page of a server between us and the provider
             frame = b"".join(line for line in frame.splitlines(keepends=True) if not _has_other_lines(line))
-        if b"error" not in frame:
+        if not _may_have_error(frame):
             return frame
         try:
             payload: object = json.loads(data_of(frame))
@@ -154,6 +154,11 @@ class ErrorRedactor:
     def _message(self, kind: str, error: Mapping[str, object]) -> str:
         self.failure = ReportedFailure(kind, str(error.get("message") or ""))
         return f"{sentence(529 if kind == 'overloaded_error' else 500)} ({kind}, transaction {self._transaction_id})"
+
+
+def _may_have_error(data: bytes) -> bool:
+    """Holds for `data` with the key of an error, also in escapes, which no encoder uses for plain letters."""
+    return b"error" in data or b"\\u006" in data or b"\\u007" in data
 
 
 def _has_other_lines(data: bytes) -> bool:
