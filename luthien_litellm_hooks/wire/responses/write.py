@@ -116,7 +116,10 @@ class Writer:
 
     def response(self, template: object) -> Any:
         """Returns a copy of `template` with the sent items as its output."""
-        return changed(template, output=self._items.output(), **_output_text(template, self._items.all))
+        return self._with_output(template, self._items.output())
+
+    def _with_output(self, template: object, output: list[Any]) -> Any:
+        return changed(template, output=output, **_output_text(template, self._items.all))
 
     def _continue_block(self, event: StreamEvent) -> BaseModel | None:
         """Returns the unit of a delta of a block that has begun, while nothing is changed: a shortcut for `_write`."""
@@ -192,16 +195,17 @@ class Writer:
             parts = [part for part in self._blocks.values() if not part.is_implicit]
             yield from self._items.close_all((part.item for part in parts), event.reason)
         response = self._template() if raw is None else get(raw, "response")
-        output = pieces(response, "output")
+        provided = pieces(response, "output")
         for sent in self._items.all:
-            slot = origin.finals.get(sent.source, len(output)) if sent.source is not None else len(output)
-            sent.template = output[slot] if slot < len(output) else sent.template
+            slot = origin.finals.get(sent.source, len(provided)) if sent.source is not None else len(provided)
+            sent.template = provided[slot] if slot < len(provided) else sent.template
+        output = self._items.output()
         if raw is None:
-            response = changed(response, status=event.reason, output=self._items.output())
+            response = changed(response, status=event.reason, output=output)
             yield self._units.make(f"response.{event.reason}", response=response)
         else:
-            is_same = {*map(id, self._items.output())} >= {*map(id, output)} and not self._units.is_changed
-            yield self._units.emit(raw, response=response if is_same else self.response(response))
+            is_same = {*map(id, output)} >= {*map(id, provided)} and not self._units.is_changed
+            yield self._units.emit(raw, response=response if is_same else self._with_output(response, output))
 
     # Items
 
