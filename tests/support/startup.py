@@ -3,13 +3,22 @@
 import gc
 import random
 import sys
+from typing import Any
 
 from litellm import constants
+from litellm.litellm_core_utils import core_helpers
 from litellm.litellm_core_utils.streaming_handler import CustomStreamWrapper
 from litellm.proxy import proxy_server
 
 _WRITE_S = 0.2
 _NEVER_S = 3600
+
+
+_add = core_helpers.add_missing_spend_metadata_to_litellm_metadata
+
+
+def _add_from_copy(litellm_metadata: dict[str, Any], metadata: dict[str, Any]) -> dict[str, Any]:
+    return _add(litellm_metadata, metadata.copy())
 
 
 class _Least(random.Random):
@@ -24,8 +33,13 @@ def prepare() -> None:
     removed. It sets context variables, to restore the ids in log lines, and Python calls it from the garbage
     collector. Before 3.12 that may run within another `ContextVar.set`, whose data it then frees: a segmentation fault,
     seldom (https://github.com/python/cpython/issues/148891).
+
+    The loop reads metadata of a request that LiteLLM's logging thread may change meanwhile. On a machine with much to
+    do, "dictionary changed size during iteration" then is the answer (https://github.com/BerriAI/litellm/pull/39869
+    ends it elsewhere). It reads a copy.
     """
     gc.freeze()
+    core_helpers.add_missing_spend_metadata_to_litellm_metadata = _add_from_copy
     proxy_server.random = _Least()
     proxy_server.proxy_batch_write_at = _WRITE_S
     if sys.version_info < (3, 12) and "__del__" in vars(CustomStreamWrapper):
