@@ -195,15 +195,16 @@ AGENT = (
     f"#!{sys.executable}\n"
     + """
 import os, sys, tomllib
-import anthropic, openai
 
 if sys.argv[0].endswith("claude"):
+    import anthropic
     client = anthropic.Anthropic(
         base_url=os.environ["ANTHROPIC_BASE_URL"], auth_token=os.environ["ANTHROPIC_AUTH_TOKEN"], api_key=None
     )
     messages = [{"role": "user", "content": "hello"}]
     print(client.messages.create(model=os.environ["ANTHROPIC_MODEL"], max_tokens=9, messages=messages).content[0].text)
 else:
+    import openai
     pairs = dict(zip(sys.argv[1::2], sys.argv[2::2]))
     settings = tomllib.loads("\\n".join(value for option, value in zip(sys.argv, sys.argv[1:]) if option == "-c"))
     provider = settings["model_providers"][settings["model_provider"]]

@@ -72,15 +72,23 @@ class TapedProxy(Proxy):
 
     @cached_property
     def genai(self) -> genai.Client:
-        client: Any = taping(httpx, self.heard)
         options = HttpOptions(
             base_url=self.url,
             api_version="v1beta",
             timeout=60_000,
             headers=dict(self.headers),
-            httpx_client=client,
+            httpx_client=self._for_genai,
         )
         return genai.Client(api_key=self.key, http_options=options)
+
+    @cached_property
+    def _for_genai(self) -> Any:
+        return taping(httpx, self.heard)
+
+    def close_clients(self) -> None:
+        super().close_clients()
+        if "_for_genai" in vars(self):
+            self._for_genai.close()  # which Google's client leaves open, for it was given
 
 
 @dataclass

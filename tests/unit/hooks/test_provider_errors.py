@@ -203,8 +203,8 @@ def test_no_exception_of_a_full_answer_quotes_it(
         assert MARK not in _all(answered), f"{name}: {_all(answered)}"
         assert "transaction " in answered.text, f"{name}: {_all(answered)}"
     ungoverned = (_answers(client, monkeypatch, route, NoOp(), error) for error in _errors())
-    quoted = islice((answered for answered in ungoverned if MARK in _all(answered)), 51)
-    assert len(list(quoted)) > 50, "without a policy that judges, LiteLLM quotes them"
+    quoted = islice((answered for answered in ungoverned if MARK in _all(answered)), 11)
+    assert len(list(quoted)) > 10, "without a policy that judges, LiteLLM quotes them"
 
 
 @pytest.mark.anyio
