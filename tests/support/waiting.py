@@ -8,12 +8,12 @@ from pathlib import Path
 LIMIT_S = 120.0
 
 
-def wait_until(is_so: Callable[[], bool], limit_s: float = LIMIT_S) -> None:
-    """Looks again and again until it is so. Fails after `limit_s`."""
+def wait_until(is_so: Callable[[], bool], limit_s: float = LIMIT_S, every_s: float = 0.05) -> None:
+    """Looks every so often until it is so. Fails after `limit_s`."""
     deadline = time.monotonic() + limit_s
     while not is_so():
         assert time.monotonic() < deadline, f"it was not so within {limit_s:g} s"
-        time.sleep(0.05)
+        time.sleep(every_s)
 
 
 def seconds_without_a_core(*processes: int) -> float:
