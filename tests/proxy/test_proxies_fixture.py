@@ -16,6 +16,7 @@ def test_a_proxy_that_has_crashed_is_told_of_once(provider_url: str, tmp_path: P
         process = psutil.Process(proxies.get(None).process)
         assert "tests.support.preloaded" in process.cmdline(), "it need not import LiteLLM anew"
         process.send_signal(signal.SIGSEGV)
+        # While its other threads end, its code is not there yet.
         wait_until(lambda: process.status() == psutil.STATUS_ZOMBIE and process.num_threads() == 1)
         with pytest.raises(AssertionError, match=r"ended by itself \(SIGSEGV\)(.|\n)*Fatal Python error"):
             proxies.get(None)

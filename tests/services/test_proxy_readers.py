@@ -14,7 +14,7 @@ from litellm.proxy.common_utils.encrypt_decrypt_utils import encrypt_value_helpe
 
 from luthien_litellm_hooks.testing.answers import Answer, Call, Say
 from luthien_litellm_hooks.testing.provider import ScriptedProvider
-from tests.support.command import run, run_forked
+from tests.support.command import run, run_alone, run_forked
 from tests.support.postgres import spend_logs
 from tests.support.prisma_client import prisma_environment
 from tests.support.proxy import KEEPS_PROMPTS, KEY, PYTHON, Proxies, Proxy
@@ -175,7 +175,7 @@ def test_the_admins_tools_show_it_with_the_key_or_through_the_proxy(
         (("try", "noop", "--record", wanted), {**database, **master}),
     )
     for arguments, environment in cases:
-        told = run_forked(*arguments, **{**PYTHON, **environment})
+        told = run_alone(*arguments, **environment)
         assert SECRET in told.stdout, told.stderr
         assert arguments[0] != "show" or REASON in told.stdout
     shown = run("show", wanted, "--json", "--url", proxy.url, **master)

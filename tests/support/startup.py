@@ -36,7 +36,7 @@ def prepare() -> None:
 
     The loop reads metadata of a request that LiteLLM's logging thread may change meanwhile. On a machine with much to
     do, "dictionary changed size during iteration" then is the answer (https://github.com/BerriAI/litellm/pull/39869
-    ends it elsewhere). It reads a copy.
+    ends it elsewhere). Here it reads a copy.
     """
     gc.freeze()
     core_helpers.add_missing_spend_metadata_to_litellm_metadata = _add_from_copy
